@@ -1,0 +1,22 @@
+package logkey
+
+// Attribute names for slog. Values are never secret: keys appear by their
+// short fingerprint only.
+const (
+	Node     = "node"     // ids.NodeID of a member
+	Name     = "name"     // host name of a member
+	Network  = "network"  // overlay network name
+	VNI      = "vni"      // VXLAN network identifier
+	Epoch    = "epoch"    // key epoch
+	Driver   = "driver"   // tunnel driver
+	Device   = "device"   // kernel link name
+	Endpoint = "endpoint" // attached endpoint
+	Addr     = "addr"     // address, with port where it has one
+	Error    = "error"    // the error
+	Count    = "count"    // how many
+	Path     = "path"     // file or namespace path
+	PID      = "pid"      // process ID
+	Revision = "revision" // desired-state revision
+	Token    = "token"    // public token ID
+	Reason   = "reason"   // why something was refused or chosen
+)

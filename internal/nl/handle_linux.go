@@ -1,0 +1,55 @@
+package nl
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// ErrNotNamespace says that a path exists but names no network namespace.
+var ErrNotNamespace = errors.New("not a network namespace")
+
+// Handle is a route netlink handle bound to one namespace. It retries dumps
+// that the kernel reports as interrupted (NLM_F_DUMP_INTR), so a list is
+// either consistent or an error. It may be used from several goroutines.
+type Handle struct {
+	*netlink.Handle
+}
+
+// Handle opens a netlink handle on the namespace. The caller closes it.
+func (n *Namespace) Handle() (*Handle, error) {
+	fd := netns.NsHandle(n.FD())
+	h, err := netlink.NewHandleWithOptions(netlink.HandleOptions{
+		DisableVFInfoCollection: true,
+		RetryInterrupted:        true,
+		NetNS:                   &fd,
+	}, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink in %s: %w", n.path, err)
+	}
+	return &Handle{Handle: h}, nil
+}
+
+// Close releases the handle's sockets.
+func (h *Handle) Close() { _ = h.Handle.Close() }
+
+// IsNotExist reports whether err says that the link, address, route,
+// neighbour or namespace it was about is not there.
+func IsNotExist(err error) bool {
+	var notFound netlink.LinkNotFoundError
+	return errors.As(err, &notFound) ||
+		errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) ||
+		errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EADDRNOTAVAIL)
+}
+
+// IsExist reports whether err says that the object is there already.
+func IsExist(err error) bool { return errors.Is(err, unix.EEXIST) }
+
+// IsNotSupported reports whether err says that the kernel lacks the feature.
+func IsNotSupported(err error) bool {
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTSUP) ||
+		errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EPROTONOSUPPORT)
+}
