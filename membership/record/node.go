@@ -1,0 +1,76 @@
+package record
+
+import (
+	"net/netip"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
+)
+
+// Limits of one record; a decoder refuses more before it allocates.
+const (
+	MaxEndpoints = 4    // underlay addresses
+	MaxTunnels   = 16   // tunnel devices
+	MaxNetworks  = 256  // networks joined
+	MaxSubnets   = 8    // subnets of a network
+	MaxBlocks    = 64   // address blocks claimed in a network
+	MaxAttached  = 4096 // endpoints on the node
+	MaxAddrs     = 8    // addresses of an endpoint
+)
+
+// Node is the content of a node's record. The complete state of the node is
+// one signed object: an endpoint that is not in the newest record is gone, so
+// no deletion marker can be forged or lost.
+type Node struct {
+	ID       ids.NodeID
+	Seq      uint64 // grows with each publication, also across restarts
+	Underlay []Underlay
+	Tunnels  []Tunnel
+	Networks []Network
+	Attached []Attached
+}
+
+// Underlay is an address at which the node can be reached.
+type Underlay struct {
+	Control netip.AddrPort // gossip, TCP and UDP
+	MTU     uint16         // of the node's link or route behind that address
+}
+
+// Tunnel is one live tunnel device of the node.
+type Tunnel struct {
+	Epoch    ids.Epoch
+	Lane     ids.Lane
+	Instance uint32 // grows each time the device is made anew in its epoch
+	Wire     Wire
+	Public   keys.TunnelPublic
+	Port     uint16 // outer UDP port, at every Underlay address
+}
+
+// Wire is the protocol of a tunnel device on the wire.
+type Wire uint8
+
+// The wire protocols.
+const (
+	WireNone      Wire = 0
+	WireWireGuard Wire = 1
+	WireESP       Wire = 2
+)
+
+// Network is a network that the node takes part in, as the node's
+// configuration defines it. Two nodes whose definitions differ do not connect
+// the network.
+type Network struct {
+	Name      string // 1..63 bytes
+	VNI       ids.VNI
+	Encrypted bool
+	Subnets   []netip.Prefix
+	Blocks    []netip.Prefix // parts of the subnets that the node claims
+	VTEPPort  uint16         // VXLAN UDP port
+}
+
+// Attached is an endpoint on the node.
+type Attached struct {
+	VNI   ids.VNI
+	MAC   ids.MAC
+	Addrs []netip.Addr
+}
