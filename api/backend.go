@@ -1,0 +1,42 @@
+package api
+
+import "context"
+
+// Observer answers what is. Its methods change nothing.
+type Observer interface {
+	Status(ctx context.Context) (Status, error)
+	Members(ctx context.Context) ([]Member, error)
+	Networks(ctx context.Context) ([]Network, error)
+	Endpoints(ctx context.Context) ([]Endpoint, error)
+}
+
+// Attacher plugs network namespaces into networks.
+type Attacher interface {
+	// Attach returns when the endpoint works on this node. The same request
+	// repeated returns the same endpoint.
+	Attach(ctx context.Context, req AttachRequest) (Endpoint, error)
+	// Detach removes an endpoint by its ID or unambiguous prefix of it.
+	Detach(ctx context.Context, id string) error
+}
+
+// Tokens manages join tokens, on nodes that hold an issuer key.
+type Tokens interface {
+	CreateToken(ctx context.Context, req TokenRequest) (NewToken, error)
+	Tokens(ctx context.Context) ([]Token, error)
+	RevokeToken(ctx context.Context, id string) error
+}
+
+// Lifecycle ends the agent.
+type Lifecycle interface {
+	// Down removes everything the agent made and returns; the agent's Run
+	// then ends. The server finishes the answer before it stops.
+	Down(ctx context.Context, req DownRequest) (DownResult, error)
+}
+
+// Backend is what a Server serves. All four are required.
+type Backend struct {
+	Observer  Observer
+	Attacher  Attacher
+	Tokens    Tokens
+	Lifecycle Lifecycle
+}

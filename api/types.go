@@ -1,0 +1,224 @@
+package api
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+)
+
+// Schema is the version of the types in this package. It stands in every
+// answer as "schema" and grows when a field changes its meaning or goes;
+// new fields do not change it.
+const Schema = 1
+
+// State summarises the health of the agent, a network or a tunnel.
+type State string
+
+// The states.
+const (
+	StateStarting State = "starting" // not yet ready
+	StateOK       State = "ok"
+	StateDegraded State = "degraded" // works in part: see the problems
+	StateFailed   State = "failed"   // does not work: see the problems
+	StateStopping State = "stopping"
+)
+
+// Status is the whole truth about the agent on one screen.
+type Status struct {
+	Schema  int           `json:"schema"`
+	Cluster ids.ClusterID `json:"cluster"`
+	Node    NodeRef       `json:"node"`
+	Version string        `json:"version"`
+	PID     int           `json:"pid"`
+	Started time.Time     `json:"started"`
+	State   State         `json:"state"`
+	// Ready is true once the agent has made the kernel match its
+	// configuration for the first time, whatever its peers do.
+	Ready    bool      `json:"ready"`
+	Members  Count     `json:"members"` // alive of known, this node included
+	Driver   Driver    `json:"driver"`
+	Epoch    ids.Epoch `json:"epoch"`
+	Networks []Network `json:"networks"`
+	Peers    []Peer    `json:"peers"`
+	Problems []Problem `json:"problems"`
+}
+
+// NodeRef names a node: ID for programs, name for people.
+type NodeRef struct {
+	ID   ids.NodeID `json:"id"`
+	Name string     `json:"name"`
+}
+
+// Count is a part of a total, for example peers connected of peers known.
+type Count struct {
+	OK    int `json:"ok"`
+	Total int `json:"total"`
+}
+
+// Driver is the tunnel driver that the agent chose.
+type Driver struct {
+	Name    string    `json:"name"`  // empty if no network is encrypted or none works
+	Label   string    `json:"label"` // for people: "wireguard (kernel)"
+	Refused []Refusal `json:"refused,omitempty"`
+}
+
+// Refusal is a driver that was passed over.
+type Refusal struct {
+	Name   string `json:"name"`
+	Reason string `json:"reason"` // names the missing feature
+}
+
+// Problem is something wrong and what to do about it.
+type Problem struct {
+	Code    string `json:"code"`              // stable word for programs, such as "peer-down"
+	Subject string `json:"subject,omitempty"` // the network, peer or device it is about
+	Message string `json:"message"`           // what is wrong and why
+	Fix     string `json:"fix,omitempty"`     // the command or edit that fixes it
+}
+
+// PlaintextLabel is Network.Driver of a network that is not encrypted.
+const PlaintextLabel = "none: PLAINTEXT"
+
+// Network is one overlay network as this node sees it.
+type Network struct {
+	Name      string         `json:"name"`
+	VNI       ids.VNI        `json:"vni"`
+	Subnets   []netip.Prefix `json:"subnets"`
+	Encrypted bool           `json:"encrypted"`
+	State     State          `json:"state"`
+	// Driver is what carries the network, for people: "wireguard (kernel)",
+	// "wireguard (userspace)", or PlaintextLabel.
+	Driver  string `json:"driver"`
+	MTU     int    `json:"mtu"`      // bytes of IP packet
+	MTUFrom string `json:"mtu_from"` // "config" or what it was derived from
+	// EndpointsHere counts endpoints on this node, EndpointsTotal on all.
+	EndpointsHere  int            `json:"endpoints_here"`
+	EndpointsTotal int            `json:"endpoints_total"`
+	Peers          Count          `json:"peers"` // other nodes on the network: connected of known
+	Blocks         []netip.Prefix `json:"blocks,omitempty"`
+	Conflicts      []Conflict     `json:"conflicts,omitempty"`
+}
+
+// Conflict is a node whose definition of a network differs: the two do not
+// connect it.
+type Conflict struct {
+	Peer   NodeRef `json:"peer"`
+	Field  string  `json:"field"` // "vni", "subnets", "encrypted", "vxlan_port"
+	Here   string  `json:"here"`
+	There  string  `json:"there"`
+	Reason string  `json:"reason,omitempty"`
+}
+
+// Peer is another node with which this one shares a network or the cluster.
+type Peer struct {
+	NodeRef
+	// Gossip is what membership believes: alive, suspect, dead, unknown. It
+	// is advice: keys and forwarding do not depend on it.
+	Gossip   string         `json:"gossip"`
+	Underlay netip.AddrPort `json:"underlay,omitzero"` // address in use
+	// Tunnel is "up" (a handshake not older than 3 minutes), "waiting" (a
+	// device but no recent handshake), or "none" (no encrypted network shared).
+	Tunnel        string    `json:"tunnel"`
+	Driver        string    `json:"driver,omitempty"`
+	LastHandshake time.Time `json:"last_handshake,omitzero"`
+	RxBytes       uint64    `json:"rx_bytes"`
+	TxBytes       uint64    `json:"tx_bytes"`
+	InnerMTU      int       `json:"inner_mtu,omitempty"` // bytes a packet inside the tunnel may have
+	Networks      []string  `json:"networks,omitempty"`  // shared networks
+}
+
+// Values of Peer.Tunnel.
+const (
+	TunnelUp      = "up"
+	TunnelWaiting = "waiting"
+	TunnelNone    = "none"
+)
+
+// Member is a node of the cluster, this one included.
+type Member struct {
+	NodeRef
+	Self     bool             `json:"self"`
+	State    string           `json:"state"`  // alive, suspect, dead, unknown: advisory
+	Synced   bool             `json:"synced"` // its last digest equals ours
+	Addr     netip.AddrPort   `json:"addr,omitzero"`
+	Underlay []netip.AddrPort `json:"underlay,omitempty"` // from its signed record
+	Inner    netip.Addr       `json:"inner"`
+	Drivers  []string         `json:"drivers,omitempty"` // wire protocols it offers
+	Networks []string         `json:"networks,omitempty"`
+	LastSeen time.Time        `json:"last_seen,omitzero"`
+	Expires  time.Time        `json:"expires,omitzero"` // of its certificate
+}
+
+// Endpoint is an attachment of a network namespace to a network. Fields
+// below Node are known only for endpoints of the answering node.
+type Endpoint struct {
+	ID        string         `json:"id,omitempty"` // 12 hexadecimal characters; empty for other nodes' endpoints
+	Network   string         `json:"network"`
+	Node      NodeRef        `json:"node"`
+	Local     bool           `json:"local"`
+	Addresses []netip.Prefix `json:"addresses"` // with the subnet's length
+	MAC       ids.MAC        `json:"mac"`
+	Netns     string         `json:"netns,omitempty"`
+	Ifname    string         `json:"ifname,omitempty"`
+	MTU       int            `json:"mtu,omitempty"`
+	State     State          `json:"state"`
+	Problem   string         `json:"problem,omitempty"`
+}
+
+// AttachRequest plugs a network namespace into a network. Exactly one of
+// Netns and PID is set. Addresses left empty are allocated by the agent, one
+// for each subnet; an explicit address must lie in a subnet of the network.
+type AttachRequest struct {
+	Network   string       `json:"network"`
+	Netns     string       `json:"netns,omitempty"` // path of the namespace
+	PID       int          `json:"pid,omitempty"`   // process inside it, in the agent's PID namespace
+	Addresses []netip.Addr `json:"addresses,omitempty"`
+	Ifname    string       `json:"ifname,omitempty"` // default: eth0, or the next free ethN
+}
+
+// Token is a join token as the issuer remembers it. ID is public; the secret
+// is not here.
+type Token struct {
+	ID      string     `json:"id"`
+	Created time.Time  `json:"created"`
+	Expires time.Time  `json:"expires"`
+	State   TokenState `json:"state"`
+	UsedBy  *NodeRef   `json:"used_by,omitempty"`
+}
+
+// TokenState says whether a token can still admit a node.
+type TokenState string
+
+// The token states.
+const (
+	TokenOpen    TokenState = "open"
+	TokenUsed    TokenState = "used"
+	TokenExpired TokenState = "expired"
+	TokenRevoked TokenState = "revoked"
+)
+
+// TokenRequest asks for a new join token.
+type TokenRequest struct {
+	TTL   Duration `json:"ttl,omitempty"`   // lifetime; zero: one hour
+	Seeds []string `json:"seeds,omitempty"` // address:port a joiner can reach; empty: this node's own
+}
+
+// NewToken is the answer to TokenRequest. Text is the token itself, shown
+// once and stored nowhere: whoever has it can join one node to the cluster.
+// It is a plain string on purpose, so that no secret type is reachable from
+// an api type; it must not be logged.
+type NewToken struct {
+	Schema int `json:"schema"`
+	Token
+	Text string `json:"token"`
+}
+
+// DownRequest asks the agent to remove everything it made, then to exit.
+type DownRequest struct{}
+
+// DownResult says what was removed: one line per kernel object or process.
+type DownResult struct {
+	Schema  int      `json:"schema"`
+	Removed []string `json:"removed"`
+}

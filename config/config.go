@@ -1,0 +1,135 @@
+package config
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+)
+
+// Defaults of the settings. Reference text: testdata/reference.yaml.
+const (
+	DefaultPath        = "/etc/secure-overlay/config.yaml"
+	DefaultDataDir     = "/var/lib/secure-overlay"
+	DefaultRuntimeDir  = "/run/secure-overlay"
+	DefaultControlPort = 7946
+	DefaultDataPort    = 51871
+	DefaultVXLANPort   = 4789 // RFC 7348, section 8
+)
+
+// The tunnel drivers that a network may ask for. Auto picks kernel WireGuard
+// where the kernel has it, else userspace WireGuard. There is no plaintext
+// driver: a network without encryption has no tunnel.
+const (
+	DriverAuto      = "auto"
+	DriverWireGuard = "wireguard"
+	DriverUserspace = "userspace"
+	DriverIPsec     = "ipsec"
+)
+
+// Gossip timing profiles of the control plane.
+const (
+	ProfileLAN   = "lan"
+	ProfileWAN   = "wan"
+	ProfileLocal = "local"
+)
+
+// The limits of an explicit MTU, in bytes of IP packet. MinMTU is what every
+// IPv4 host must accept (RFC 791), MinMTU6 what IPv6 needs (RFC 8200).
+const (
+	MinMTU  = 576
+	MinMTU6 = 1280
+	MaxMTU  = 65535
+)
+
+// Config is the complete, checked configuration of one agent. It is never
+// changed after Load: a new configuration is a new value. Callers must not
+// write to its slices.
+type Config struct {
+	Path       string // file it was read from; empty if there was none
+	Node       Node
+	DataDir    string // keys and durable state, absolute
+	RuntimeDir string // socket, namespaces, attachments, absolute
+	Control    Control
+	Data       Data
+	Log        Log
+	Networks   []Network // in the order of the file
+
+	origins map[string]Origin
+}
+
+// Node describes this machine.
+type Node struct {
+	Name string // 1..63 characters; shown to people, never identity
+}
+
+// Control describes the control plane (gossip and streams on one port).
+type Control struct {
+	Bind      netip.AddrPort // where to listen, TCP and UDP
+	Advertise netip.AddrPort // address others reach this node at; zero: derive it
+	Seeds     []string       // host:port or address:port of other members, resolved later
+	Profile   string         // a Profile constant
+}
+
+// Data describes the data plane's ports in the host namespace.
+type Data struct {
+	Port      uint16 // outer UDP port of the tunnels
+	VXLANPort uint16 // UDP destination port of VXLAN
+}
+
+// Log describes what the agent writes to stderr.
+type Log struct {
+	Level  string // debug, info, warn, error
+	Format string // text or json
+}
+
+// Network is one overlay network.
+type Network struct {
+	Name      string
+	VNI       ids.VNI        // never zero: derived from the name if not given
+	Subnets   []netip.Prefix // at least one, masked, disjoint
+	Encrypted bool
+	MTU       int    // bytes of IP packet; 0: derive from the underlay
+	Driver    string // a Driver constant; DriverAuto on a plaintext network
+}
+
+// Network returns the network called name.
+func (c Config) Network(name string) (Network, bool) {
+	i := slices.IndexFunc(c.Networks, func(n Network) bool { return n.Name == name })
+	if i < 0 {
+		return Network{}, false
+	}
+	return c.Networks[i], true
+}
+
+// Driver returns the one driver that the encrypted networks ask for: a pair
+// of nodes shares one tunnel, so Load refuses two explicit choices.
+func (c Config) Driver() string {
+	for _, n := range c.Networks {
+		if n.Encrypted && n.Driver != DriverAuto {
+			return n.Driver
+		}
+	}
+	return DriverAuto
+}
+
+// AnyEncrypted reports whether at least one network is encrypted.
+func (c Config) AnyEncrypted() bool {
+	return slices.ContainsFunc(c.Networks, func(n Network) bool { return n.Encrypted })
+}
+
+// SocketPath is the agent's control socket.
+func (c Config) SocketPath() string { return c.RuntimeDir + "/agent.sock" }
+
+// Origin says where a value came from.
+type Origin string
+
+// OriginDefault marks a value that nobody set.
+const OriginDefault Origin = "default"
+
+// Source is what Load reads.
+type Source struct {
+	Path  string            // config file; empty: no file
+	Env   []string          // as os.Environ gives it
+	Flags map[string]string // flag name without dashes -> value, only flags that were set
+}

@@ -1,0 +1,9 @@
+package config
+
+import (
+	"errors"
+)
+
+func load(Source) (Config, error) {
+	return Config{}, errors.New("load configuration: not built yet")
+}
