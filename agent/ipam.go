@@ -1,0 +1,151 @@
+package agent
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+)
+
+// Each subnet is cut into blocks, and a node hands out addresses only from
+// blocks that it claims in its signed record. So two nodes do not choose the
+// same address although neither asks the other. Everything here is a pure
+// function of its arguments.
+const (
+	minBlocks     = 16      // a subnet has at least this many, if it has as many addresses
+	blockHostBits = 6       // a block has at most 64 addresses
+	maxBlockIndex = 1 << 16 // of a large IPv6 subnet only the first blocks are used: short addresses
+)
+
+// blockBits is the prefix length of the blocks of a subnet.
+func blockBits(subnet netip.Prefix) int {
+	const log2MinBlocks = 4
+	all := subnet.Addr().BitLen()
+	return min(all, max(subnet.Bits()+log2MinBlocks, all-blockHostBits))
+}
+
+// blockCount is how many blocks of a subnet are used; a power of two.
+func blockCount(subnet netip.Prefix) uint64 {
+	bits := blockBits(subnet) - subnet.Bits()
+	if bits >= 16 {
+		return maxBlockIndex
+	}
+	return 1 << bits
+}
+
+// blockAt returns block i of a subnet, i < blockCount.
+func blockAt(subnet netip.Prefix, i uint64) netip.Prefix {
+	bits := blockBits(subnet)
+	return netip.PrefixFrom(addrAt(subnet, i<<(subnet.Addr().BitLen()-bits)), bits)
+}
+
+// addrAt returns the address at an offset from the start of a subnet. The
+// offsets in use are far below 2^32.
+func addrAt(subnet netip.Prefix, offset uint64) netip.Addr {
+	if subnet.Addr().Is4() {
+		raw := subnet.Masked().Addr().As4()
+		binary.BigEndian.PutUint32(raw[:], binary.BigEndian.Uint32(raw[:])+uint32(offset)) //nolint:gosec // below 2^32, see above
+		return netip.AddrFrom4(raw)
+	}
+	raw := subnet.Masked().Addr().As16()
+	low := binary.BigEndian.Uint64(raw[8:])
+	binary.BigEndian.PutUint64(raw[8:], low+offset)
+	if low+offset < low {
+		binary.BigEndian.PutUint64(raw[:8], binary.BigEndian.Uint64(raw[:8])+1)
+	}
+	return netip.AddrFrom16(raw)
+}
+
+// isBlock reports whether p is a block of subnet, exactly: a claim for more
+// than one block, or across blocks, is none.
+func isBlock(subnet, p netip.Prefix) bool {
+	return p.Addr().Is4() == subnet.Addr().Is4() && p.Bits() == blockBits(subnet) &&
+		p == p.Masked() && subnet.Contains(p.Addr())
+}
+
+// reserved reports whether an address of subnet must not be an endpoint's:
+// the first (network, or subnet-router anycast), the second (the gateway that
+// a container engine expects) and on IPv4 the last (broadcast).
+func reserved(subnet netip.Prefix, a netip.Addr) bool {
+	if a == addrAt(subnet, 0) || a == addrAt(subnet, 0).Next() {
+		return true
+	}
+	if !a.Is4() {
+		return false
+	}
+	host := uint64(1)<<(32-subnet.Bits()) - 1
+	return a == addrAt(subnet, host)
+}
+
+// addressesOf returns the usable addresses of a block, ascending.
+func addressesOf(subnet, block netip.Prefix) []netip.Addr {
+	n := 1 << (block.Addr().BitLen() - block.Bits())
+	out := make([]netip.Addr, 0, n)
+	for a := block.Addr(); len(out) < n && block.Contains(a); a = a.Next() {
+		if !reserved(subnet, a) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// pickBlock returns the block of subnet that a node should claim next: the
+// first, in an order that differs from node to node, that has a usable
+// address and is not taken. Nodes that join at the same time thus rarely
+// choose the same one.
+func pickBlock(node ids.NodeID, subnet netip.Prefix, taken map[netip.Prefix]bool) (netip.Prefix, bool) {
+	raw, _ := subnet.MarshalBinary()
+	sum := sha256.Sum256(slices.Concat([]byte("so-block-v1"), node[:], raw))
+	n := blockCount(subnet)
+	// An odd step visits each of a power of two of blocks exactly once.
+	at, step := binary.BigEndian.Uint64(sum[:8]), binary.BigEndian.Uint64(sum[8:16])|1
+	for range n {
+		b := blockAt(subnet, at%n)
+		if !taken[b] && len(addressesOf(subnet, b)) > 0 {
+			return b, true
+		}
+		at += step
+	}
+	return netip.Prefix{}, false
+}
+
+// pickAddr returns the lowest usable address of the blocks that lie in subnet
+// and that is not used.
+func pickAddr(subnet netip.Prefix, blocks []netip.Prefix, used func(netip.Addr) bool) (netip.Addr, bool) {
+	for _, b := range blocks {
+		if !isBlock(subnet, b) {
+			continue
+		}
+		for _, a := range addressesOf(subnet, b) {
+			if !used(a) {
+				return a, true
+			}
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// lowWater is the number of free addresses below which a node claims one more
+// block of the subnet, so that the next attach need not wait for a claim.
+func lowWater(subnet netip.Prefix) int {
+	size := 1 << (subnet.Addr().BitLen() - blockBits(subnet))
+	return max(1, size/8)
+}
+
+// blockOwner is a claim of a block by a node.
+type blockOwner struct {
+	node   ids.NodeID
+	serial uint64
+}
+
+// before reports whether o wins against p: the certificate with the lower
+// serial is the older member. Serials are unique; the ID is there for
+// certificates of two issuers.
+func (o blockOwner) before(p blockOwner) bool {
+	if o.serial != p.serial {
+		return o.serial < p.serial
+	}
+	return o.node.Compare(p.node) < 0
+}
