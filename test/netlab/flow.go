@@ -1,0 +1,227 @@
+package netlab
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/nl"
+)
+
+// FlowOptions says what a UDP flow sends.
+type FlowOptions struct {
+	From, To *nl.Namespace  // sender's and receiver's namespace
+	Dst      netip.AddrPort // receiver's address inside To; port 0 picks a free one
+	Rate     int            // packets per second; default 1000
+	Size     int            // UDP payload bytes; default 200, at least 8
+	Marker   []byte         // repeated through the payload behind the 8-byte number
+}
+
+// FlowResult is what became of the numbered packets.
+type FlowResult struct {
+	Sent       uint64        // packets handed to the kernel
+	SendErrors uint64        // packets the kernel refused (no route, ...): not in Sent
+	Received   uint64        // different numbers that arrived intact
+	Duplicated uint64        // further copies of a number
+	Reordered  uint64        // numbers that came after a higher one
+	Corrupt    uint64        // packets of a wrong size or content
+	LongestGap time.Duration // longest time between two arrivals
+}
+
+// Lost returns how many sent packets have not arrived.
+func (r FlowResult) Lost() uint64 { return r.Sent - min(r.Received, r.Sent) }
+
+// Flow is a running UDP flow. Its methods may be called from several goroutines.
+type Flow struct {
+	o      FlowOptions
+	tx, rx *net.UDPConn
+	cancel context.CancelFunc
+	sent   chan struct{} // the sender has ended
+	recved chan struct{} // the receiver has ended
+	stop   sync.Once
+
+	mu     sync.Mutex // guards what follows
+	result FlowResult
+	seen   []uint64 // bitmap by number
+	high   uint64   // highest number seen plus one
+	last   time.Time
+}
+
+// StartUDPFlow starts to send numbered packets at a steady rate and to count
+// their arrival, until ctx ends or Stop is called. The caller calls Stop.
+func StartUDPFlow(ctx context.Context, o FlowOptions) (*Flow, error) {
+	if o.Rate == 0 {
+		o.Rate = 1000
+	}
+	if o.Size == 0 {
+		o.Size = 200
+	}
+	o.Size = max(o.Size, 8)
+	f := &Flow{o: o, sent: make(chan struct{}), recved: make(chan struct{})}
+	if err := f.open(); err != nil {
+		return nil, fmt.Errorf("start UDP flow to %s: %w", o.Dst, err)
+	}
+	ctx, f.cancel = context.WithCancel(ctx)
+	go f.receive()
+	go f.send(ctx)
+	return f, nil
+}
+
+func (f *Flow) open() error {
+	err := f.o.To.Do(func() (err error) {
+		f.rx, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(f.o.Dst))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	// Loss must be the network's, not the receiver's: room for seconds of
+	// traffic. The limit net.core.rmem_max may cut it; that is no error.
+	_ = f.rx.SetReadBuffer(8 << 20)
+	f.o.Dst = f.rx.LocalAddr().(*net.UDPAddr).AddrPort()
+	err = f.o.From.Do(func() (err error) {
+		f.tx, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(f.o.Dst))
+		return err
+	})
+	if err != nil {
+		_ = f.rx.Close()
+	}
+	return err
+}
+
+// send writes what is due at each tick.
+func (f *Flow) send(ctx context.Context) {
+	defer close(f.sent)
+	buf := make([]byte, f.o.Size)
+	fill(buf[8:], f.o.Marker)
+	start := time.Now()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for done := uint64(0); ; {
+		due := uint64(time.Since(start).Seconds() * float64(f.o.Rate))
+		for ; done < due; done++ {
+			f.sendOne(buf)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// sendOne sends the next number. The number is counted as sent before it can
+// arrive, and a refused one is used again.
+func (f *Flow) sendOne(buf []byte) {
+	f.mu.Lock()
+	binary.BigEndian.PutUint64(buf, f.result.Sent)
+	f.result.Sent++
+	f.mu.Unlock()
+	if _, err := f.tx.Write(buf); err != nil {
+		f.mu.Lock()
+		f.result.Sent--
+		f.result.SendErrors++
+		f.mu.Unlock()
+	}
+}
+
+// receive counts arrivals until the socket is closed.
+func (f *Flow) receive() {
+	defer close(f.recved)
+	want := make([]byte, f.o.Size)
+	fill(want[8:], f.o.Marker)
+	buf := make([]byte, 65536)
+	for {
+		n, err := f.rx.Read(buf)
+		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		}
+		if err == nil {
+			f.arrived(buf[:n], want)
+		}
+	}
+}
+
+func (f *Flow) arrived(p, want []byte) {
+	now := time.Now()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(p) != len(want) || string(p[8:]) != string(want[8:]) {
+		f.result.Corrupt++
+		return
+	}
+	num := binary.BigEndian.Uint64(p)
+	if num >= f.result.Sent {
+		f.result.Corrupt++
+		return
+	}
+	for uint64(len(f.seen)) <= num/64 {
+		f.seen = append(f.seen, 0)
+	}
+	if f.seen[num/64]&(1<<(num%64)) != 0 {
+		f.result.Duplicated++
+		return
+	}
+	f.seen[num/64] |= 1 << (num % 64)
+	f.result.Received++
+	if num+1 < f.high {
+		f.result.Reordered++
+	}
+	f.high = max(f.high, num+1)
+	if !f.last.IsZero() {
+		f.result.LongestGap = max(f.result.LongestGap, now.Sub(f.last))
+	}
+	f.last = now
+}
+
+// Result returns the counts until now. Packets under way count as lost.
+func (f *Flow) Result() FlowResult {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.result
+}
+
+// WaitReceived waits until n more packets have arrived, or ctx ends.
+func (f *Flow) WaitReceived(ctx context.Context, n uint64) error {
+	goal := f.Result().Received + n
+	return waitFor(ctx, func() bool { return f.Result().Received >= goal },
+		func() string { return fmt.Sprintf("%d of %d packets arrived", f.Result().Received, goal) })
+}
+
+// Stop ends the sender, waits up to a second for packets under way, and
+// returns the final counts. It may be called more than once.
+func (f *Flow) Stop() FlowResult {
+	f.stop.Do(func() {
+		f.cancel()
+		<-f.sent
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = waitFor(ctx, func() bool { return f.Result().Lost() == 0 }, func() string { return "packets are missing" })
+		_ = f.tx.Close()
+		_ = f.rx.Close()
+		<-f.recved
+	})
+	return f.Result()
+}
+
+// UDPFlow runs a flow for a time and returns its counts.
+func UDPFlow(ctx context.Context, d time.Duration, o FlowOptions) (FlowResult, error) {
+	f, err := StartUDPFlow(ctx, o)
+	if err != nil {
+		return FlowResult{}, err
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return f.Stop(), fmt.Errorf("UDP flow to %s: %w", o.Dst, ctx.Err())
+	case <-timer.C:
+		return f.Stop(), nil
+	}
+}
