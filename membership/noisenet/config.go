@@ -1,0 +1,152 @@
+package noisenet
+
+import (
+	"context"
+	"crypto/rand"
+	"io"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/keys/keystore"
+)
+
+// VirtualPort is the port of every virtual address that memberlist sees. It
+// has no relation to the port on the underlay.
+const VirtualPort = 7946
+
+// PacketSize is the largest packet memberlist may write, for its
+// UDPBufferSize: 1,200 bytes of UDP payload, which fits IPv6's minimum link of
+// 1,280, minus header and tag.
+const PacketSize = maxDatagram - datagramOverhead
+
+// MaxMessage is the largest control request or response, and the most bytes
+// one memberlist stream may carry in each direction: 4 MiB.
+const MaxMessage = 4 << 20
+
+// Config says who a node is and whom it may talk to.
+type Config struct {
+	Node       ids.NodeID        // this node; also its memberlist name
+	Trust      keys.Trust        // the cluster and its root key
+	Noise      keys.NoisePrivate // static key, the one in Credential's certificate
+	Credential keys.Credential   // shown to peers
+	Access     keys.AccessKey    // cluster access key, the psk of member handshakes
+	Bind       netip.AddrPort    // TCP and UDP; port 0 lets the kernel choose one for both
+	Directory  Directory         // where members are; must not block
+	Admission  Admission         // nil: join requests are refused
+	Handler    Handler           // nil: control requests are answered with an error
+	// Refuse is asked about each peer that has proved its identity, before it
+	// gets anything. Revoked nodes are refused here. Nil refuses nobody. It
+	// must not block.
+	Refuse func(ids.NodeID) bool
+	Log    *slog.Logger // nil: discarded
+
+	// limits and random are for tests of this package.
+	limits limits
+	random io.Reader
+}
+
+// Directory knows the underlay addresses of members from their signed records.
+// The transport adds addresses it has itself seen in authenticated handshakes.
+type Directory interface {
+	Underlay(ids.NodeID) []netip.AddrPort
+}
+
+// JoinKey is one token that an issuer still knows: its ID and the handshake
+// key derived from its secret.
+type JoinKey = keystore.JoinKey
+
+// Admission decides about newcomers. JoinKeys returns the tokens whose ID ends
+// in low32, including used, expired and revoked ones as long as they are known,
+// so that their holders get a reason. Issue returns ErrTokenUsed,
+// ErrTokenExpired, ErrTokenUnknown or ErrTokenRevoked (wrapped or not) when it
+// refuses; another error becomes a refusal without detail.
+type Admission interface {
+	JoinKeys(low32 uint32) []JoinKey
+	Issue(ctx context.Context, from netip.AddrPort, id keys.TokenID, req keys.JoinRequest) (keys.JoinAnswer, error)
+}
+
+// Handler answers one control request of at most MaxMessage bytes with a
+// response of at most MaxMessage bytes. It runs in its own goroutine; ctx ends
+// with the stream. A request may arrive twice, because Call repeats it once
+// when a stream breaks: handlers must be idempotent. The text of an error
+// reaches the caller.
+type Handler func(ctx context.Context, from Peer, req []byte) ([]byte, error)
+
+// Peer is a node that has proved its identity in a handshake.
+type Peer struct {
+	ID         ids.NodeID
+	Cert       keys.Cert
+	Credential keys.Credential
+	Addr       netip.AddrPort // underlay address: as dialled, or source IP with the announced port
+}
+
+// limits are the numbers that tests turn down or up; withDefaults fills zeros.
+type limits struct {
+	unauthenticated int           // connections in a handshake, whole node
+	perSource       int           // connections in a handshake, per source prefix
+	handshake       time.Duration // from accept to the first frame
+	bucketRate      float64       // handshakes per second and source
+	bucketBurst     int
+	bucketWait      time.Duration // how long a connection may wait for its turn
+	controlIdle     time.Duration // the dialler closes an unused control stream
+	hintQuiet       time.Duration // a HINT counts only after this silence
+	hintDial        time.Duration // and this long after the last dial
+	streamsPerPeer  int           // accepted streams of one peer
+}
+
+func (l limits) withDefaults() limits {
+	d := limits{
+		unauthenticated: 128,
+		perSource:       16,
+		handshake:       5 * time.Second,
+		bucketRate:      20,
+		bucketBurst:     5,
+		bucketWait:      time.Second,
+		controlIdle:     time.Minute,
+		hintQuiet:       3 * time.Second,
+		hintDial:        5 * time.Second,
+		streamsPerPeer:  16,
+	}
+	if l.unauthenticated != 0 {
+		d.unauthenticated = l.unauthenticated
+	}
+	if l.perSource != 0 {
+		d.perSource = l.perSource
+	}
+	if l.handshake != 0 {
+		d.handshake = l.handshake
+	}
+	if l.bucketRate != 0 {
+		d.bucketRate, d.bucketBurst = l.bucketRate, l.bucketBurst
+	}
+	if l.bucketWait != 0 {
+		d.bucketWait = l.bucketWait
+	}
+	if l.controlIdle != 0 {
+		d.controlIdle = l.controlIdle
+	}
+	if l.hintQuiet != 0 {
+		d.hintQuiet = l.hintQuiet
+	}
+	if l.hintDial != 0 {
+		d.hintDial = l.hintDial
+	}
+	if l.streamsPerPeer != 0 {
+		d.streamsPerPeer = l.streamsPerPeer
+	}
+	return d
+}
+
+func (c Config) withDefaults() Config {
+	c.limits = c.limits.withDefaults()
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.random == nil {
+		c.random = rand.Reader
+	}
+	return c
+}

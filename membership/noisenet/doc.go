@@ -1,0 +1,24 @@
+// Package noisenet carries everything that members of a cluster say to each
+// other: gossip packets, gossip streams and control requests, all inside Noise
+// on one TCP and one UDP port.
+//
+// It owns the handshakes, the key schedule, the frame and datagram formats,
+// the limits that protect a node from strangers, the sessions with each peer,
+// and the join exchange between a newcomer and an issuer. It does not own the
+// meaning of what it carries, the signature rules (package keys), or who is a
+// member (package membership).
+//
+// Invariants: no byte of a peer reaches memberlist, the Handler or Admission
+// before its certificate chain was verified and bound to its Noise key; no
+// handshake runs on UDP, so there is nothing to flood with, spoof or amplify;
+// every queue, table and buffer that a peer can fill has a limit; memberlist
+// sees virtual addresses only, derived from node IDs.
+//
+// Layers, each pure one with its error contract in its type's comment:
+// header, payload (bytes) - handshake, joinHandshake (Noise, no I/O) -
+// schedule (HKDF) - record (stream frames), datagram, replay (no I/O) -
+// sessions (which datagram session to use, no I/O) - secureConn, control,
+// Transport (sockets). DESIGN.md has every format, state and timer.
+//
+// Start with Transport, then handshake.
+package noisenet

@@ -1,0 +1,320 @@
+package noisenet
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/flynn/noise"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
+)
+
+const (
+	helloSize = 48 // message 1: ephemeral key and the tag of an empty payload
+	// maxHandshake bounds messages 2 and 3, so that a responder reads at most
+	// 10 + 50 + 2 + 1,900 bytes, less than 2 KiB, from an unauthenticated peer.
+	maxHandshake = 1900
+)
+
+var errHandshakeDead = errors.New("handshake is over")
+
+// party is this node in handshakes. It is read only after construction.
+type party struct {
+	node       ids.NodeID
+	trust      keys.Trust
+	static     keys.NoisePrivate
+	credential keys.Credential
+	access     keys.AccessKey
+	port       uint16
+	boot       uint64
+	refuse     func(ids.NodeID) bool // nil: nobody
+	random     io.Reader
+}
+
+// established is the result of a handshake: an authenticated peer (except for
+// the joiner as the issuer sees it) and the secret shared with it.
+type established struct {
+	initiator  bool
+	version    uint8
+	secret     secret
+	hash       [32]byte // handshake hash: names this handshake and nothing else
+	cert       keys.Cert
+	credential keys.Credential
+	port       uint16
+	boot       uint64
+	token      keys.TokenID // join handshakes only
+}
+
+// handshake runs one side of Noise_XXpsk0_25519_ChaChaPoly_BLAKE2s between
+// members. It does no I/O and reads no clock: start and step take and return
+// whole messages (u16 length and Noise message).
+//
+//	initiator: start -> hello; step(m2) -> m3 and the result
+//	responder: step(m1) -> m2; step(m3) -> the result
+//
+// Any error kills it: later calls return errHandshakeDead, because flynn/noise
+// leaves its key state changed when a message fails. There is one goroutine
+// per handshake.
+type handshake struct {
+	party     *party
+	initiator bool
+	version   uint8
+	offered   header
+	expect    ids.NodeID // zero: whoever answers
+	noise     *noise.HandshakeState
+	private   []byte // copy of the static key, cleared at the end
+	messages  int    // written and read so far
+	over      bool
+}
+
+// newInitiator begins a handshake with the node expect, or with whoever
+// answers if it is zero. The returned bytes are header and message 1.
+func newInitiator(p *party, expect ids.NodeID) (*handshake, []byte, error) {
+	id, err := accessKeyID(p.access)
+	if err != nil {
+		return nil, nil, err
+	}
+	h := &handshake{party: p, initiator: true, expect: expect,
+		offered: header{min: versionMin, max: versionMax, kind: streamMember, keyID: id}}
+	if err := h.begin(); err != nil {
+		return nil, nil, err
+	}
+	m1, _, _, err := h.noise.WriteMessage(nil, nil)
+	if err != nil {
+		h.kill()
+		return nil, nil, fmt.Errorf("write handshake message 1: %w", err)
+	}
+	h.messages++
+	first := h.offered.encode()
+	return h, append(first[:], frameHandshake(m1)...), nil
+}
+
+// newResponder answers a stream that began with offered. It refuses other
+// clusters' key IDs before any cryptography.
+func newResponder(p *party, offered header) (*handshake, error) {
+	id, err := accessKeyID(p.access)
+	if err != nil {
+		return nil, err
+	}
+	if offered.kind != streamMember || offered.keyID != id {
+		return nil, fmt.Errorf("answer handshake: access key ID %08x is unknown: %w", offered.keyID, ErrHandshake)
+	}
+	version, err := offered.chooseVersion()
+	if err != nil {
+		return nil, err
+	}
+	h := &handshake{party: p, offered: offered, version: version}
+	return h, h.begin()
+}
+
+func (h *handshake) begin() error {
+	h.private = exposeCopy(h.party.static.Expose)
+	psk := exposeCopy(h.party.access.Expose)
+	defer clear(psk)
+	// flynn/noise takes an empty psk for "no psk" and would then speak plain
+	// XX, which any stranger can begin.
+	if len(psk) != 32 || len(h.private) != 32 {
+		return fmt.Errorf("begin handshake: node has no access key or no Noise key")
+	}
+	pub := h.party.static.Public()
+	var err error
+	h.noise, err = noise.NewHandshakeState(noise.Config{
+		CipherSuite:           suite(),
+		Random:                h.party.random,
+		Pattern:               noise.HandshakeXX,
+		Initiator:             h.initiator,
+		Prologue:              h.offered.prologue(h.party.trust.Cluster),
+		PresharedKey:          psk,
+		PresharedKeyPlacement: 0,
+		StaticKeypair:         noise.DHKey{Private: h.private, Public: pub[:]},
+	})
+	if err != nil {
+		h.kill()
+		return fmt.Errorf("begin handshake: %w", err)
+	}
+	return nil
+}
+
+// step takes the peer's next message without its length prefix. out, if not
+// nil, must be sent; done, if not nil, ends the handshake.
+func (h *handshake) step(now time.Time, msg []byte) (out []byte, done *established, err error) {
+	if h.over {
+		return nil, nil, errHandshakeDead
+	}
+	switch {
+	case !h.initiator && h.messages == 0:
+		out, err = h.answer(msg)
+	case h.initiator && h.messages == 1:
+		out, done, err = h.finishInitiator(now, msg)
+	case !h.initiator && h.messages == 2:
+		done, err = h.finishResponder(now, msg)
+	default:
+		err = errHandshakeDead
+	}
+	if err != nil || done != nil {
+		h.kill()
+	}
+	return out, done, err
+}
+
+// want returns the bounds of the length of the peer's next message.
+func (h *handshake) want() (least, most int) {
+	if !h.initiator && h.messages == 0 {
+		return helloSize, helloSize
+	}
+	return helloSize, maxHandshake
+}
+
+func (h *handshake) answer(m1 []byte) ([]byte, error) {
+	// A stranger without the access key fails here, at one AEAD check, before
+	// any Diffie-Hellman: XXpsk0's first message is tokens psk, e.
+	if _, _, _, err := h.noise.ReadMessage(nil, m1); err != nil {
+		return nil, fmt.Errorf("read handshake message 1: %w: %w", ErrHandshake, err)
+	}
+	m2, _, _, err := h.noise.WriteMessage(nil, h.payload().encode())
+	if err != nil {
+		return nil, fmt.Errorf("write handshake message 2: %w", err)
+	}
+	h.messages = 2
+	return frameHandshake(m2), nil
+}
+
+func (h *handshake) finishInitiator(now time.Time, m2 []byte) ([]byte, *established, error) {
+	raw, _, _, err := h.noise.ReadMessage(nil, m2)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read handshake message 2: %w: %w", ErrHandshake, err)
+	}
+	// The responder is checked in full before message 3 tells it who we are.
+	peer, err := h.checkPeer(now, raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	if peer.version < h.offered.min || peer.version > h.offered.max {
+		return nil, nil, fmt.Errorf("check handshake: peer chose version %d: %w", peer.version, ErrVersion)
+	}
+	h.version = peer.version
+	m3, i2r, r2i, err := h.noise.WriteMessage(nil, h.payload().encode())
+	if err != nil {
+		return nil, nil, fmt.Errorf("write handshake message 3: %w", err)
+	}
+	done, err := h.establish(peer, i2r, r2i)
+	return frameHandshake(m3), done, err
+}
+
+func (h *handshake) finishResponder(now time.Time, m3 []byte) (*established, error) {
+	raw, i2r, r2i, err := h.noise.ReadMessage(nil, m3)
+	if err != nil {
+		return nil, fmt.Errorf("read handshake message 3: %w: %w", ErrHandshake, err)
+	}
+	peer, err := h.checkPeer(now, raw)
+	if err != nil {
+		return nil, err
+	}
+	if peer.version != h.version {
+		return nil, fmt.Errorf("check handshake: peer confirms version %d instead of %d: %w", peer.version, h.version, ErrVersion)
+	}
+	return h.establish(peer, i2r, r2i)
+}
+
+// checkPeer decides whether the other side is a member. Noise proved only that
+// it holds the private half of its static key; the certificate ties that key to
+// an identity, and the chain ties the identity to the cluster's root.
+func (h *handshake) checkPeer(now time.Time, raw []byte) (*established, error) {
+	p, err := parsePayload(raw)
+	if err != nil {
+		return nil, err
+	}
+	e, err := verifyPeer(h.party.trust, now, p, h.noise.PeerStatic())
+	if err != nil {
+		return nil, err
+	}
+	id := e.cert.ID()
+	switch {
+	case id == h.party.node:
+		return nil, fmt.Errorf("check peer: %w", ErrSelf)
+	case !h.expect.IsZero() && id != h.expect:
+		return nil, fmt.Errorf("check peer: have %s, want %s: %w", id, h.expect, ErrWrongPeer)
+	case h.party.refuse != nil && h.party.refuse(id):
+		return nil, fmt.Errorf("check peer %s: %w", id, ErrRefused)
+	}
+	return e, nil
+}
+
+func verifyPeer(trust keys.Trust, now time.Time, p payload, static []byte) (*established, error) {
+	cert, err := trust.VerifyMember(p.credential, now)
+	if err != nil {
+		return nil, fmt.Errorf("check peer's credential: %w", err)
+	}
+	// Without this a member could present another member's certificate, which
+	// is no secret, over a Noise key of its own.
+	if string(cert.Noise[:]) != string(static) {
+		return nil, fmt.Errorf("check peer %s: certificate is for another Noise key: %w", cert.ID(), ErrHandshake)
+	}
+	return &established{version: p.version, cert: cert, credential: p.credential, port: p.port, boot: p.boot}, nil
+}
+
+func (h *handshake) payload() payload {
+	return payload{version: h.version, port: h.party.port, boot: h.party.boot, credential: h.party.credential}
+}
+
+func (h *handshake) establish(e *established, i2r, r2i *noise.CipherState) (*established, error) {
+	e.initiator = h.initiator
+	copy(e.hash[:], h.noise.ChannelBinding())
+	var err error
+	e.secret, err = splitSecret(e.hash[:], i2r, r2i)
+	return e, err
+}
+
+// splitSecret feeds both keys of Noise's Split into the key schedule; the
+// CipherStates themselves are never used to encrypt.
+func splitSecret(hash []byte, i2r, r2i *noise.CipherState) (secret, error) {
+	a, b := i2r.UnsafeKey(), r2i.UnsafeKey()
+	defer clear(a[:])
+	defer clear(b[:])
+	s, err := sessionSecret(hash, labelSession, a[:], b[:])
+	if err != nil {
+		return secret{}, fmt.Errorf("derive session secret: %w", err)
+	}
+	return s, nil
+}
+
+func (h *handshake) kill() {
+	h.over = true
+	clear(h.private)
+	h.noise = nil
+}
+
+func suite() noise.CipherSuite {
+	return noise.NewCipherSuite(noise.DH25519, noise.CipherChaChaPoly, noise.HashBLAKE2s)
+}
+
+func exposeCopy(expose func(func([]byte))) (out []byte) {
+	expose(func(raw []byte) { out = append(out, raw...) })
+	return out
+}
+
+// frameHandshake puts the u16 length before a handshake message.
+func frameHandshake(msg []byte) []byte {
+	return append(binary.BigEndian.AppendUint16(nil, uint16(len(msg))), msg...)
+}
+
+// accessKeyID names a cluster access key in the clear header: 32 bits of HKDF
+// output, which say nothing about the key, never zero.
+func accessKeyID(k keys.AccessKey) (uint32, error) {
+	raw := exposeCopy(k.Expose)
+	defer clear(raw)
+	if len(raw) != len(secret{}) {
+		return 0, fmt.Errorf("derive access key ID: node has no access key")
+	}
+	s := secret(raw)
+	id, err := s.derive(labelAccessID)
+	clear(s[:])
+	if err != nil {
+		return 0, fmt.Errorf("derive access key ID: %w", err)
+	}
+	return max(binary.BigEndian.Uint32(id[:]), 1), nil
+}

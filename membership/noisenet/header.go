@@ -1,0 +1,72 @@
+package noisenet
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+)
+
+// The versions this build speaks. Version 2 is reserved for the hybrid step,
+// which adds an ML-KEM secret to the key schedule.
+const (
+	versionMin = 1
+	versionMax = 1
+)
+
+// Kinds of stream, in the clear header.
+const (
+	streamMember = 1
+	streamJoin   = 2
+)
+
+const headerSize = 10
+
+// header is the only clear part of a stream: "SO", version range, kind, zero,
+// key ID. It chooses a key and a version and promises nothing: the whole of it
+// goes into the prologue, so a changed bit fails the handshake.
+type header struct {
+	min, max uint8
+	kind     uint8
+	keyID    uint32 // which psk: accessKeyID, or the low 32 bits of a token ID
+}
+
+func (h header) encode() [headerSize]byte {
+	var b [headerSize]byte
+	copy(b[:], "SO")
+	b[2], b[3], b[4] = h.min, h.max, h.kind
+	binary.BigEndian.PutUint32(b[6:], h.keyID)
+	return b
+}
+
+// parseHeader is canonical: what it accepts encodes to the same bytes.
+func parseHeader(b []byte) (header, error) {
+	if len(b) != headerSize || b[0] != 'S' || b[1] != 'O' || b[5] != 0 {
+		return header{}, fmt.Errorf("read stream header: not this protocol")
+	}
+	h := header{min: b[2], max: b[3], kind: b[4], keyID: binary.BigEndian.Uint32(b[6:])}
+	if h.min == 0 || h.min > h.max {
+		return header{}, fmt.Errorf("read stream header: version range %d-%d is empty", h.min, h.max)
+	}
+	if h.kind != streamMember && h.kind != streamJoin {
+		return header{}, fmt.Errorf("read stream header: kind %d is unknown", h.kind)
+	}
+	return h, nil
+}
+
+// chooseVersion is the responder's choice: the highest both know.
+func (h header) chooseVersion() (uint8, error) {
+	v := min(h.max, uint8(versionMax))
+	if v < max(h.min, versionMin) {
+		return 0, fmt.Errorf("choose version: peer speaks %d-%d, this node %d-%d: %w",
+			h.min, h.max, versionMin, versionMax, ErrVersion)
+	}
+	return v, nil
+}
+
+// prologue binds header and cluster into the handshake: a stripped version
+// range or another cluster's peer fails at the first message.
+func (h header) prologue(c ids.ClusterID) []byte {
+	b := h.encode()
+	return append(b[:], c[:]...)
+}
