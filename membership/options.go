@@ -1,0 +1,62 @@
+package membership
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+
+	"github.com/secure-overlay/secure-overlay/keys/keystore"
+	"github.com/secure-overlay/secure-overlay/membership/noisenet"
+	"github.com/secure-overlay/secure-overlay/membership/record"
+)
+
+// Options says who the node is and how it meets the others. Only Identity and
+// NextSeq are required.
+type Options struct {
+	Identity keystore.Identity
+
+	Bind      netip.AddrPort   // control address, TCP and UDP
+	Advertise []netip.AddrPort // fills the Underlay of a published record that names none
+	Seeds     []netip.AddrPort // addresses of members to meet first, this node's own do no harm
+	Profile   string           // "lan" (default), "wan" or "local"
+
+	Admission noisenet.Admission // nil: this node admits nobody
+
+	// NextSeq returns a number above every one it has returned before, also
+	// across restarts.
+	NextSeq func() (uint64, error)
+	// SaveSeeds keeps addresses of members for the next start. Nil: not kept.
+	SaveSeeds func([]netip.AddrPort) error
+	// Cache keeps the record set for the next start, so that a node that
+	// restarts while it is cut off still knows its peers. Nil: not kept.
+	Cache Cache
+
+	Log *slog.Logger // nil: discarded
+}
+
+// Cache stores the record set. What Load returns is verified like anything
+// else. Both are called from one goroutine at a time. FileCache implements it.
+type Cache interface {
+	Load() ([]record.Entry, error)
+	Save([]record.Entry) error
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Profile == "" {
+		o.Profile = ProfileLAN
+	}
+	if _, ok := profiles[o.Profile]; !ok {
+		return o, fmt.Errorf("make cluster: profile %q: want lan, wan or local", o.Profile)
+	}
+	if o.NextSeq == nil {
+		return o, errors.New("make cluster: no source of sequence numbers")
+	}
+	if o.Identity.ID.IsZero() {
+		return o, errors.New("make cluster: identity has no node ID")
+	}
+	return o, nil
+}

@@ -1,0 +1,230 @@
+package record
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
+)
+
+// Domain begins the signed bytes of a record.
+const Domain = "so-rec-v1"
+
+const maxName = 63 // bytes of a network name
+
+// Sizes of the format (DESIGN.md): the smallest encoding of each list
+// element, which bounds allocations, and of the largest record.
+const (
+	minUnderlay = 1 + 4 + 2 + 2
+	tunnelSize  = 4 + 1 + 4 + 1 + 32 + 2
+	minNetwork  = 4 + 1 + 1 + 1 + 2 + 1 + 1
+	minPrefix   = 1 + 4 + 1
+	minAttached = 4 + 6 + 1
+	minAddr     = 1 + 4
+
+	maxAddr   = 1 + 16
+	maxPrefix = maxAddr + 1
+
+	// MaxSize is the length in bytes of the largest record: 952,974.
+	MaxSize = len(Domain) + 16 + 8 +
+		1 + MaxEndpoints*(maxAddr+2+2) +
+		1 + MaxTunnels*tunnelSize +
+		2 + MaxNetworks*(4+1+maxName+1+2+1+MaxSubnets*maxPrefix+1+MaxBlocks*maxPrefix) +
+		2 + MaxAttached*(4+6+1+MaxAddrs*maxAddr) +
+		keys.SignatureSize
+)
+
+const flagEncrypted = 0x01
+
+// Encode returns the bytes of a record without its signature: the domain and
+// every field of n in canonical order. n must be valid once it is canonical;
+// Sign checks that.
+func Encode(n Node) []byte {
+	n = n.Canonical()
+	w := &writer{b: make([]byte, 0, 256)}
+	w.bytes([]byte(Domain))
+	w.bytes(n.ID[:])
+	w.u64(n.Seq)
+	w.u8(uint8(len(n.Underlay)))
+	for _, u := range n.Underlay {
+		w.addr(u.Control.Addr())
+		w.u16(u.Control.Port())
+		w.u16(u.MTU)
+	}
+	w.u8(uint8(len(n.Tunnels)))
+	for _, t := range n.Tunnels {
+		w.u32(uint32(t.Epoch))
+		w.u8(uint8(t.Lane))
+		w.u32(t.Instance)
+		w.u8(uint8(t.Wire))
+		w.bytes(t.Public[:])
+		w.u16(t.Port)
+	}
+	w.u16(uint16(len(n.Networks)))
+	for _, net := range n.Networks {
+		w.network(net)
+	}
+	w.u16(uint16(len(n.Attached)))
+	for _, a := range n.Attached {
+		w.u32(uint32(a.VNI))
+		w.bytes(a.MAC[:])
+		w.u8(uint8(len(a.Addrs)))
+		for _, ip := range a.Addrs {
+			w.addr(ip)
+		}
+	}
+	return w.b
+}
+
+func (w *writer) network(n Network) {
+	w.u32(uint32(n.VNI))
+	w.u8(uint8(len(n.Name)))
+	w.bytes([]byte(n.Name))
+	var flags uint8
+	if n.Encrypted {
+		flags |= flagEncrypted
+	}
+	w.u8(flags)
+	w.u16(n.VTEPPort)
+	w.u8(uint8(len(n.Subnets)))
+	for _, p := range n.Subnets {
+		w.prefix(p)
+	}
+	w.u8(uint8(len(n.Blocks)))
+	for _, p := range n.Blocks {
+		w.prefix(p)
+	}
+}
+
+// Sign returns the complete record of n. The error says what no record can
+// hold; n.ID must be the ID of key.
+func Sign(n Node, key keys.NodePrivate) ([]byte, error) {
+	n = n.Canonical()
+	if err := n.Validate(); err != nil {
+		return nil, fmt.Errorf("sign record of node %s: %w", n.ID, err)
+	}
+	if n.ID != key.Public().ID() {
+		return nil, fmt.Errorf("sign record of node %s: %w: key belongs to node %s", n.ID, ErrMalformed, key.Public().ID())
+	}
+	body := Encode(n)
+	sig := key.Sign(Domain, body[len(Domain):])
+	return append(body, sig[:]...), nil
+}
+
+// Parse reads a complete record. It checks everything but the signature,
+// which needs the owner's certificate: see Verify. What parses re-encodes to
+// the same bytes.
+func Parse(raw []byte) (Node, error) {
+	n, _, err := split(raw)
+	return n, err
+}
+
+// split parses raw and returns where its signature begins.
+func split(raw []byte) (n Node, signed int, err error) {
+	if len(raw) > MaxSize {
+		return Node{}, 0, malformed("%d bytes, at most %d", len(raw), MaxSize)
+	}
+	r := &reader{b: raw}
+	if string(r.take(len(Domain))) != Domain {
+		r.fail("does not begin with %s", Domain)
+	}
+	copy(n.ID[:], r.take(len(n.ID)))
+	n.Seq = r.u64()
+	r.underlay(&n)
+	r.tunnels(&n)
+	r.networks(&n)
+	r.attached(&n)
+	if r.err == nil && len(r.b) != keys.SignatureSize {
+		r.fail("%d bytes after the content, want a signature of %d", len(r.b), keys.SignatureSize)
+	}
+	if r.err != nil {
+		return Node{}, 0, r.err
+	}
+	if err := n.Validate(); err != nil {
+		return Node{}, 0, err
+	}
+	signed = len(raw) - keys.SignatureSize
+	// The checks above leave one encoding per content. This comparison does
+	// not depend on their being complete: two spellings of one content would
+	// be two records with one sequence number.
+	if !bytes.Equal(Encode(n), raw[:signed]) {
+		return Node{}, 0, malformed("not in canonical form")
+	}
+	return n, signed, nil
+}
+
+func (r *reader) underlay(n *Node) {
+	k := r.count("underlay addresses", int(r.u8()), MaxEndpoints, minUnderlay)
+	for range k {
+		n.Underlay = append(n.Underlay, Underlay{Control: netip.AddrPortFrom(r.addr(), r.u16()), MTU: r.u16()})
+	}
+}
+
+func (r *reader) tunnels(n *Node) {
+	k := r.count("tunnels", int(r.u8()), MaxTunnels, tunnelSize)
+	for range k {
+		t := Tunnel{Epoch: ids.Epoch(r.u32()), Lane: ids.Lane(r.u8()), Instance: r.u32(), Wire: Wire(r.u8())}
+		copy(t.Public[:], r.take(len(t.Public)))
+		t.Port = r.u16()
+		n.Tunnels = append(n.Tunnels, t)
+	}
+}
+
+func (r *reader) networks(n *Node) {
+	k := r.count("networks", int(r.u16()), MaxNetworks, minNetwork)
+	if k > 0 {
+		n.Networks = make([]Network, 0, k)
+	}
+	for range k {
+		w := Network{VNI: ids.VNI(r.u32())}
+		w.Name = string(r.take(r.count("bytes of a network name", int(r.u8()), maxName, 1)))
+		flags := r.u8()
+		if flags&^flagEncrypted != 0 {
+			r.fail("network flags %#x", flags)
+		}
+		w.Encrypted = flags&flagEncrypted != 0
+		w.VTEPPort = r.u16()
+		w.Subnets = r.prefixes("subnets", MaxSubnets)
+		w.Blocks = r.prefixes("blocks", MaxBlocks)
+		if r.err != nil {
+			return
+		}
+		n.Networks = append(n.Networks, w)
+	}
+}
+
+func (r *reader) prefixes(what string, limit int) []netip.Prefix {
+	k := r.count(what, int(r.u8()), limit, minPrefix)
+	if k == 0 {
+		return nil
+	}
+	out := make([]netip.Prefix, k)
+	for i := range out {
+		out[i] = r.prefix()
+	}
+	return out
+}
+
+func (r *reader) attached(n *Node) {
+	k := r.count("endpoints", int(r.u16()), MaxAttached, minAttached)
+	if k > 0 {
+		n.Attached = make([]Attached, 0, k)
+	}
+	for range k {
+		a := Attached{VNI: ids.VNI(r.u32())}
+		copy(a.MAC[:], r.take(len(a.MAC)))
+		m := r.count("addresses of an endpoint", int(r.u8()), MaxAddrs, minAddr)
+		if m > 0 {
+			a.Addrs = make([]netip.Addr, m)
+		}
+		for i := range a.Addrs {
+			a.Addrs[i] = r.addr()
+		}
+		if r.err != nil {
+			return
+		}
+		n.Attached = append(n.Attached, a)
+	}
+}

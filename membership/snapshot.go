@@ -1,0 +1,66 @@
+package membership
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/membership/record"
+)
+
+// State is what gossip believes about a member. Any member can lie about it,
+// so it is for display only: no key, route or forwarding entry depends on it.
+type State uint8
+
+// The states.
+const (
+	StateUnknown State = iota // gossip has never heard of the node
+	StateAlive                // gossip counts it, and it answers
+	StateSuspect              // gossip counts it, but it has not answered this node for a while
+	StateDead                 // it failed or left
+)
+
+var stateText = [...]string{"unknown", "alive", "suspect", "dead"}
+
+// String returns the lower-case word for s.
+func (s State) String() string {
+	if int(s) >= len(stateText) {
+		return "invalid"
+	}
+	return stateText[s]
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Snapshot is the cluster as one node knows it at one moment. It is shared
+// and immutable: readers must not write to anything it refers to.
+type Snapshot struct {
+	Self    ids.NodeID
+	Digest  [32]byte // of the record set
+	Members []Member // ascending by ID; holds Self once a record was published
+}
+
+// Member is one node with a verified record.
+type Member struct {
+	ID       ids.NodeID
+	Hostname string // from the certificate; not unique
+	Serial   uint64 // of the certificate
+	Cert     keys.Cert
+	Record   record.Node
+	State    State          // advisory
+	Synced   bool           // node and this one hold the same records, as far as known
+	LastSeen time.Time      // last direct answer or request; zero: none since start
+	Addr     netip.AddrPort // underlay address last seen in a handshake; zero: none yet
+}
+
+// Member returns the member with this ID.
+func (s Snapshot) Member(id ids.NodeID) (Member, bool) {
+	for _, m := range s.Members {
+		if m.ID == id {
+			return m, true
+		}
+	}
+	return Member{}, false
+}
