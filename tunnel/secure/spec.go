@@ -30,15 +30,19 @@ type Member struct {
 
 // State is what Observe found.
 type State struct {
-	Inner  []netip.Addr // addresses on lo with the /128 of an inner address
-	Routes []Route      // of ours, sorted by peer
-	// Foreign are the links that have no business here, sorted by name.
-	Foreign []ForeignLink
-	Members []Member // sorted; nil if the table is not intact
-	// Intact reports whether the nftables table is exactly ours.
-	Intact bool
-	// Accepted and Dropped count packets: VXLAN packets of members, and
-	// everything that the input chain refused, since the table was made.
+	Bound   bool          // the path still names this namespace
+	Tuned   bool          // the sysctls are as wanted
+	Blocked bool          // lo is up and both unreachable defaults are there
+	Inner   []netip.Addr  // addresses on lo, loopback addresses left out
+	Routes  []Route       // of ours, sorted by peer
+	Foreign []ForeignLink // links that have no business here, sorted by name
+	// Intact reports whether the nftables table is exactly ours, for Port;
+	// Members are what its set allows, sorted.
+	Intact  bool
+	Port    uint16
+	Members []Member
+	// Accepted counts VXLAN packets of members; Dropped counts what the
+	// input and output chains refused. Both since the table was made.
 	Accepted, Dropped uint64
 }
 
@@ -60,3 +64,17 @@ var (
 	// ErrDrift: Verify found the namespace different from the last Spec.
 	ErrDrift = errors.New("secure namespace differs from what was set")
 )
+
+// RouteError blames one peer's route.
+type RouteError struct {
+	Route Route
+	Err   error
+}
+
+// Error implements error.
+func (e *RouteError) Error() string {
+	return "route to " + e.Route.Peer.String() + " through " + e.Route.Device + ": " + e.Err.Error()
+}
+
+// Unwrap returns the cause.
+func (e *RouteError) Unwrap() error { return e.Err }

@@ -1,0 +1,219 @@
+package secure
+
+import (
+	"context"
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/nl"
+)
+
+// send sends one VXLAN packet with some frame bytes from src to dst, from
+// inside a namespace.
+func (p *place) send(t *testing.T, from *nl.Namespace, src, dst netip.Addr, vni ids.VNI, extra int) error {
+	t.Helper()
+	c := udp(t, from, src, 0)
+	defer func() { _ = c.Close() }()
+	return write(c, dst, vni, extra)
+}
+
+func write(c *net.UDPConn, dst netip.Addr, vni ids.VNI, extra int) error {
+	packet := make([]byte, 8+64+extra)
+	packet[0] = 0x08 // VNI present (RFC 7348 section 5)
+	binary.BigEndian.PutUint32(packet[4:], uint32(vni)<<8)
+	_, err := c.WriteToUDPAddrPort(packet, netip.AddrPortFrom(dst, port))
+	return err
+}
+
+// udp opens a socket inside a namespace; the port 0 is any.
+func udp(t *testing.T, ns *nl.Namespace, addr netip.Addr, port uint16) *net.UDPConn {
+	t.Helper()
+	var c *net.UDPConn
+	ok(t, ns.Do(func() (err error) {
+		c, err = net.ListenUDP("udp6", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, port)))
+		return err
+	}))
+	return c
+}
+
+// arrived counts the VNIs that reached the secure namespace's VXLAN port up
+// to the fence, a packet of (friend, 42) sent last over the same path.
+func (p *place) arrived(t *testing.T, at, from *net.UDPConn) map[ids.VNI]int {
+	t.Helper()
+	const fence = 1
+	ok(t, write(from, self, 42, fence))
+	got := map[ids.VNI]int{}
+	buf := make([]byte, 65536)
+	ok(t, at.SetReadDeadline(time.Now().Add(10*time.Second)))
+	for {
+		n, _, err := at.ReadFromUDPAddrPort(buf)
+		ok(t, err)
+		if n == 8+64+fence {
+			return got
+		}
+		got[ids.VNI(binary.BigEndian.Uint32(buf[4:])>>8)]++
+	}
+}
+
+func TestNonMemberCannotHopIntoANetwork(t *testing.T) {
+	p := newPlace(t)
+	ctx := context.Background()
+	ok(t, p.n.Set(ctx, spec()))
+	at := udp(t, p.n.ns, netip.IPv6Unspecified(), port)
+	defer func() { _ = at.Close() }()
+	ok(t, at.SetReadBuffer(8<<20))
+	good, bad := udp(t, p.peers, friend, 0), udp(t, p.peers, rogue, 0)
+	defer func() { _ = good.Close(); _ = bad.Close() }()
+
+	const count = 1000
+	for i := range count {
+		ok(t, write(good, self, 42, 0))
+		ok(t, write(good, self, 0xABCDEF, 0))
+		ok(t, write(bad, self, 42, 0))              // member of 43 only
+		ok(t, write(bad, self, ids.VNI(i+4096), 0)) // of nobody's network
+		ok(t, write(good, self, 43, 0))             // the rogue's network
+		// The VNI of another network in the reserved last byte's place must
+		// not confuse the comparison.
+		ok(t, write(bad, self, 42<<8&0xFFFFFF, 0))
+	}
+	got := p.arrived(t, at, good)
+	if got[42] != count || got[0xABCDEF] != count {
+		t.Errorf("members' packets: %d and %d of %d arrived", got[42], got[0xABCDEF], count)
+	}
+	delete(got, 42)
+	delete(got, 0xABCDEF)
+	if len(got) != 0 {
+		t.Errorf("packets of non-members arrived: %v", got)
+	}
+	s := must(p.n.Observe(ctx))(t)
+	if s.Accepted < 2*count || s.Dropped < 4*count {
+		t.Errorf("counters: %d accepted, %d dropped", s.Accepted, s.Dropped)
+	}
+	t.Logf("member 42: %d/%d, member 0xABCDEF: %d/%d, non-members: 0/%d", count, count, count, count, 4*count)
+
+	// Positive control: it is the table that stops them.
+	p.n.fw = &table{fd: p.n.ns.FD()}
+	s2 := spec()
+	s2.Members = append(s2.Members, Member{Inner: rogue, VNI: 42})
+	ok(t, p.n.Set(ctx, s2))
+	for range count {
+		ok(t, write(bad, self, 42, 0))
+	}
+	if got := p.arrived(t, at, good); got[42] != count {
+		t.Errorf("after it became a member, %d of %d arrived", got[42], count)
+	}
+}
+
+func TestOtherTrafficIsDropped(t *testing.T) {
+	p := newPlace(t)
+	ctx := context.Background()
+	ok(t, p.n.Set(ctx, spec()))
+	at := udp(t, p.n.ns, netip.IPv6Unspecified(), port)
+	defer func() { _ = at.Close() }()
+	other := udp(t, p.n.ns, netip.IPv6Unspecified(), 7000)
+	defer func() { _ = other.Close() }()
+	good := udp(t, p.peers, friend, 0)
+	defer func() { _ = good.Close() }()
+
+	// Another port, although the payload looks like a member's.
+	_, err := good.WriteToUDPAddrPort([]byte{8, 0, 0, 0, 0, 0, 42, 0}, netip.AddrPortFrom(self, 7000))
+	ok(t, err)
+	// A packet in fragments: the VNI is in the first one only.
+	ok(t, write(good, self, 42, 4000))
+	if got := p.arrived(t, at, good); len(got) != 0 {
+		t.Errorf("a fragmented packet arrived: %v", got)
+	}
+	ok(t, other.SetReadDeadline(time.Now()))
+	if n, _, err := other.ReadFromUDPAddrPort(make([]byte, 100)); err == nil {
+		t.Errorf("%d bytes arrived at another port", n)
+	}
+
+	// Echo works, for probes.
+	echo(t, p)
+}
+
+// echo sends an ICMPv6 echo request from the friend and waits for the reply.
+func echo(t *testing.T, p *place) {
+	t.Helper()
+	var fd int
+	ok(t, p.peers.Do(func() (err error) {
+		fd, err = unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
+		return err
+	}))
+	defer func() { _ = unix.Close(fd) }()
+	ok(t, unix.Bind(fd, &unix.SockaddrInet6{Addr: friend.As16()}))
+	ok(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}))
+	ok(t, unix.Sendto(fd, []byte{128, 0, 0, 0, 0x53, 0x4f, 0, 1}, 0, &unix.SockaddrInet6{Addr: self.As16()}))
+	buf := make([]byte, 100)
+	for {
+		n, _, err := unix.Recvfrom(fd, buf, 0)
+		if err != nil {
+			t.Fatalf("echo reply: %v", err)
+		}
+		if n >= 8 && buf[0] == 129 {
+			return
+		}
+	}
+}
+
+// watch counts what the kernel announces about a namespace: links, addresses,
+// routes and nftables. Announcements are queued before a change returns.
+type watch struct{ fds []int }
+
+func newWatch(t *testing.T, ns *nl.Namespace) *watch {
+	t.Helper()
+	w := &watch{}
+	groups := map[int][]int{
+		unix.NETLINK_ROUTE: {unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR,
+			unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE},
+		unix.NETLINK_NETFILTER: {unix.NFNLGRP_NFTABLES},
+	}
+	ok(t, ns.Do(func() error {
+		for proto, list := range groups {
+			fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, proto)
+			if err != nil {
+				return err
+			}
+			w.fds = append(w.fds, fd)
+			if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+				return err
+			}
+			for _, g := range list {
+				if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, g); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}))
+	t.Cleanup(func() {
+		for _, fd := range w.fds {
+			_ = unix.Close(fd)
+		}
+	})
+	return w
+}
+
+// count drains the queues and returns how many messages were in them.
+func (w *watch) count(t *testing.T) int {
+	t.Helper()
+	total := 0
+	buf := make([]byte, 65536)
+	for _, fd := range w.fds {
+		for {
+			_, _, err := unix.Recvfrom(fd, buf, 0)
+			if err == unix.EAGAIN {
+				break
+			}
+			ok(t, err)
+			total++
+		}
+	}
+	return total
+}
