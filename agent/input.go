@@ -7,6 +7,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
+	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 	"github.com/secure-overlay/secure-overlay/tunnel"
 	"github.com/secure-overlay/secure-overlay/tunnel/secure"
@@ -72,8 +73,8 @@ type DriverFacts struct {
 	State      tunnel.State
 }
 
-func (d DriverFacts) overhead(underlay netip.Addr) int {
-	if underlay.Is4() {
+func (d DriverFacts) overhead(is4 bool) int {
+	if is4 {
 		return d.OverheadV4
 	}
 	return d.OverheadV6
@@ -136,9 +137,9 @@ type NetworkView struct {
 type PeerView struct {
 	ID       ids.NodeID
 	Name     string
-	Underlay netip.AddrPort // where its control plane is, of the family in use
-	Tunnel   bool           // a tunnel to it is wanted
-	Public   string         // its tunnel key in text form; empty if none
-	InnerMTU int            // bytes of a packet inside the tunnel; 0 without tunnel
+	Underlay netip.AddrPort    // where its control plane is, of the family in use
+	Tunnel   bool              // a tunnel to it is wanted
+	Public   keys.TunnelPublic // its tunnel key; zero if none
+	InnerMTU int               // bytes of a packet inside the tunnel; 0 without tunnel
 	Networks []string
 }

@@ -134,8 +134,8 @@ func lowWater(subnet netip.Prefix) int {
 	return max(1, size/8)
 }
 
-// blockOwner is a claim of a block by a node.
-type blockOwner struct {
+// owner is a node that claims a block, an address or a MAC.
+type owner struct {
 	node   ids.NodeID
 	serial uint64
 }
@@ -143,7 +143,7 @@ type blockOwner struct {
 // before reports whether o wins against p: the certificate with the lower
 // serial is the older member. Serials are unique; the ID is there for
 // certificates of two issuers.
-func (o blockOwner) before(p blockOwner) bool {
+func (o owner) before(p owner) bool {
 	if o.serial != p.serial {
 		return o.serial < p.serial
 	}

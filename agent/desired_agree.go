@@ -1,0 +1,99 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/secure-overlay/secure-overlay/api"
+	"github.com/secure-overlay/secure-overlay/config"
+	"github.com/secure-overlay/secure-overlay/membership/record"
+)
+
+// findShared compares this node's networks with what every member has signed.
+// A network is connected with a member only if both define it the same way:
+// otherwise frames of an encrypted network could meet a plaintext one, or two
+// networks could share a VNI. Equal definition is an equivalence, so all nodes
+// of one definition see the same group.
+func (b *build) findShared() {
+	for _, n := range b.nets {
+		for _, p := range b.peers {
+			joined, conflicts := compare(n.Network, b.in.Config.Data.VXLANPort, p.Record)
+			for i := range conflicts {
+				conflicts[i].Peer = api.NodeRef{ID: p.ID, Name: p.Name}
+				b.disagreement(n, p, conflicts[i])
+			}
+			n.conflicts = append(n.conflicts, conflicts...)
+			if joined && len(conflicts) == 0 {
+				n.agreed = append(n.agreed, p)
+			}
+		}
+	}
+}
+
+// compare reports whether a member has network own by name, and in which ways
+// its record contradicts this node's definition.
+func compare(own config.Network, port uint16, rec record.Node) (joined bool, conflicts []api.Conflict) {
+	for _, their := range rec.Networks {
+		switch {
+		case their.Name == own.Name:
+			joined = true
+			conflicts = append(conflicts, differences(own, port, their)...)
+		case their.VNI == own.VNI:
+			conflicts = append(conflicts, api.Conflict{
+				Field: "vni", Here: own.Name + " has " + own.VNI.String(), There: their.Name + " has " + their.VNI.String(),
+				Reason: "two networks have one VNI",
+			})
+		}
+	}
+	return joined, conflicts
+}
+
+// differences lists the fields in which two definitions of one network differ.
+func differences(own config.Network, port uint16, their record.Network) []api.Conflict {
+	var out []api.Conflict
+	add := func(field, here, there string) {
+		if here != there {
+			out = append(out, api.Conflict{Field: field, Here: here, There: there})
+		}
+	}
+	add("vni", own.VNI.String(), their.VNI.String())
+	add("subnets", prefixes(own.Subnets), prefixes(their.Subnets))
+	add("encrypted", strconv.FormatBool(own.Encrypted), strconv.FormatBool(their.Encrypted))
+	add("vxlan_port", strconv.Itoa(int(port)), strconv.Itoa(int(their.VTEPPort)))
+	return out
+}
+
+// prefixes is the text of a set of prefixes, whatever their order.
+func prefixes(in []netip.Prefix) string {
+	sorted := slices.Clone(in)
+	slices.SortFunc(sorted, comparePrefix)
+	text := make([]string, len(sorted))
+	for i, p := range sorted {
+		text[i] = p.Masked().String()
+	}
+	return strings.Join(text, ", ")
+}
+
+func comparePrefix(a, b netip.Prefix) int {
+	if c := a.Addr().Compare(b.Addr()); c != 0 {
+		return c
+	}
+	return a.Bits() - b.Bits()
+}
+
+func (b *build) disagreement(n *network, p *peer, c api.Conflict) {
+	key := "networks[]." + c.Field + " of " + n.Name
+	if c.Field == "vxlan_port" {
+		key = "data.vxlan_port"
+	}
+	fix := fmt.Sprintf("give %s the same value in the configuration of both nodes", key)
+	if c.Reason != "" {
+		fix = "give one of the two networks another vni in its configuration"
+	}
+	b.problem("network-disagreement", n.Name,
+		fmt.Sprintf("network %s is not connected with node %s: %s is %s here and %s there",
+			n.Name, p.title(), c.Field, c.Here, c.There), fix)
+}

@@ -1,0 +1,204 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/membership/record"
+	"github.com/secure-overlay/secure-overlay/tunnel"
+)
+
+// connectPeers gives each member that shares an encrypted network a tunnel,
+// or a reason why it gets none. No other way exists for such a network.
+func (b *build) connectPeers() {
+	wanted := map[*peer]bool{}
+	for _, n := range b.nets {
+		if !n.Encrypted || !n.wanted {
+			continue
+		}
+		for _, p := range n.agreed {
+			wanted[p] = true
+		}
+	}
+	holders := b.keyHolders(wanted)
+	for _, p := range b.peers {
+		if wanted[p] {
+			b.connectPeer(p, holders)
+		}
+	}
+	for _, n := range b.nets {
+		if !n.Encrypted || !n.wanted {
+			continue
+		}
+		for _, p := range n.agreed {
+			if p.link != nil {
+				n.links = append(n.links, *p.link)
+			}
+		}
+	}
+}
+
+func (b *build) connectPeer(p *peer, holders map[keys.TunnelPublic]owner) {
+	refuse := func(code, reason, fix string) {
+		p.refusal = reason
+		b.problem(code, p.ID.String(), fmt.Sprintf("no tunnel to node %s: %s", p.title(), reason), fix)
+	}
+	l, ok := b.pairUp(p)
+	if !ok {
+		refuse("no-common-family", "the two nodes have no underlay address of the same family",
+			"give one of them an address of the other's family (control.advertise)")
+		return
+	}
+	t, ok := b.theirTunnel(p)
+	if !ok {
+		refuse("peer-incompatible", b.incompatible(p), "set the same driver for the network on both nodes; see secure-overlay doctor on node "+p.title())
+		return
+	}
+	// Two entries with one key would fight for the allowed addresses of one
+	// WireGuard peer, so that a member could cut off another by publishing
+	// its key. The older member keeps it; whoever lies is named by its own
+	// signature.
+	if o, taken := holders[t.Public]; taken && o.node != p.ID {
+		refuse("tunnel-key-dispute", "it announces the tunnel key of "+b.title(o.node), "find out which of the two nodes is not what it claims to be")
+		return
+	}
+	p.link = &l
+	key := tunnel.PeerKey{Epoch: t.Epoch, Lane: t.Lane, Public: t.Public}
+	// The lower ID initiates: its entry alone carries an endpoint.
+	if b.in.Self.ID.Compare(p.ID) < 0 {
+		key.Endpoint = netip.AddrPortFrom(l.to.Control.Addr(), t.Port)
+	}
+	p.tunnel = tunnel.Peer{ID: p.ID, Inner: p.ID.InnerAddr(), Keys: []tunnel.PeerKey{key}}
+}
+
+// keyHolders says who owns each tunnel key: the oldest member that announces
+// it, and this node for its own.
+func (b *build) keyHolders(wanted map[*peer]bool) map[keys.TunnelPublic]owner {
+	holders := map[keys.TunnelPublic]owner{}
+	for p := range wanted {
+		t, ok := b.theirTunnel(p)
+		if !ok {
+			continue
+		}
+		if o, ok := holders[t.Public]; !ok || p.rank().before(o) {
+			holders[t.Public] = p.rank()
+		}
+	}
+	if d, ok := b.in.Driver.device(); ok {
+		holders[d.Public] = b.in.Self.rank()
+	}
+	return holders
+}
+
+// theirTunnel returns the peer's tunnel device that this node's can talk to.
+func (b *build) theirTunnel(p *peer) (record.Tunnel, bool) {
+	for _, t := range p.Record.Tunnels {
+		if t.Epoch == epoch && t.Lane == lane && t.Wire == b.in.Driver.Wire && !t.Public.IsZero() && t.Port != 0 {
+			return t, true
+		}
+	}
+	return record.Tunnel{}, false
+}
+
+func (b *build) incompatible(p *peer) string {
+	if len(p.Record.Tunnels) == 0 {
+		return "it has no tunnel device"
+	}
+	wires := ""
+	for _, t := range p.Record.Tunnels {
+		if wires != "" {
+			wires += ", "
+		}
+		wires += fmt.Sprintf("%s (epoch %d)", wireName(t.Wire), t.Epoch)
+	}
+	return fmt.Sprintf("this node speaks %s (epoch %d), it speaks %s", wireName(b.in.Driver.Wire), epoch, wires)
+}
+
+// wireName names a wire protocol for people.
+func wireName(w record.Wire) string {
+	switch w {
+	case record.WireWireGuard:
+		return "WireGuard"
+	case record.WireESP:
+		return "ESP"
+	case record.WireNone:
+		return "none"
+	default:
+		return fmt.Sprintf("protocol %d", w)
+	}
+}
+
+// pairUp chooses the underlay addresses of a pair: the first address of the
+// lower node for which the other has one of the same family. Both sides come
+// to the same answer, so both count the same overhead.
+func (b *build) pairUp(p *peer) (link, bool) {
+	match := func(own int, to record.Underlay) bool {
+		return b.in.Underlay.Own[own].Control.Addr().Is4() == to.Control.Addr().Is4()
+	}
+	if b.in.Self.ID.Compare(p.ID) < 0 {
+		for i := range b.in.Underlay.Own {
+			for _, to := range p.Record.Underlay {
+				if match(i, to) {
+					return link{peer: p, own: i, to: to}, true
+				}
+			}
+		}
+		return link{}, false
+	}
+	for _, to := range p.Record.Underlay {
+		for i := range b.in.Underlay.Own {
+			if match(i, to) {
+				return link{peer: p, own: i, to: to}, true
+			}
+		}
+	}
+	return link{}, false
+}
+
+// connectPlaintext finds the way to the other nodes of each network without
+// encryption. Such a network has one VXLAN socket, so one family for all of
+// its nodes: IPv4 if each has it, else IPv6 if each has that. All nodes of
+// the network see the same records and so choose the same. Where they have no
+// family in common, a node that has IPv4 uses it, and those that do not
+// cannot meet it.
+func (b *build) connectPlaintext() {
+	for _, n := range b.nets {
+		if n.Encrypted || !n.wanted || len(b.in.Underlay.Own) == 0 {
+			continue
+		}
+		own, common := b.plaintextAddr(n)
+		n.vtep = b.in.Underlay.Own[own].Control.Addr()
+		for _, p := range n.agreed {
+			i := slices.IndexFunc(p.Record.Underlay, func(u record.Underlay) bool { return isV4(u) == n.vtep.Is4() })
+			if i < 0 || !common && !n.vtep.Is4() && slices.ContainsFunc(p.Record.Underlay, isV4) {
+				b.problem("no-common-family", n.Name,
+					fmt.Sprintf("network %s is not connected with node %s: not all nodes of the network have underlay addresses of one family, and %s is not of the family it uses", n.Name, p.title(), n.vtep),
+					"give all nodes of the network an underlay address of one family (control.advertise)")
+				continue
+			}
+			n.links = append(n.links, link{peer: p, own: own, to: p.Record.Underlay[i]})
+		}
+	}
+}
+
+func isV4(u record.Underlay) bool { return u.Control.Addr().Is4() }
+
+// plaintextAddr returns which own address carries a plaintext network, and
+// whether all nodes of the network have one of its family.
+func (b *build) plaintextAddr(n *network) (own int, common bool) {
+	first := func(is4 bool) int {
+		return slices.IndexFunc(b.in.Underlay.Own, func(o OwnAddr) bool { return o.Control.Addr().Is4() == is4 })
+	}
+	for _, is4 := range []bool{true, false} {
+		all := first(is4) >= 0
+		for _, p := range n.agreed {
+			all = all && slices.ContainsFunc(p.Record.Underlay, func(u record.Underlay) bool { return isV4(u) == is4 })
+		}
+		if all {
+			return first(is4), true
+		}
+	}
+	return max(first(true), 0), false
+}
