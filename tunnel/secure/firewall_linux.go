@@ -56,8 +56,10 @@ func nftSet() *nftables.Set {
 		Table: nftTable(),
 		Name:  membersSet,
 		ID:    1, // given here because the library numbers sets in a global
-		// IPv6 address, then 24 bits of VNI padded to a 32-bit register.
-		KeyType:       nftables.MustConcatSetType(nftables.TypeIP6Addr, nftables.TypeInteger),
+		// IPv6 address, then 24 bits of VNI padded to a 32-bit register. It is
+		// called a mark because nft(8) aborts on listing a concatenation with
+		// a plain integer; it shows VNI 42 as 0x002a0000.
+		KeyType:       nftables.MustConcatSetType(nftables.TypeIP6Addr, nftables.TypeMark),
 		KeyByteOrder:  binaryutil.BigEndian,
 		Concatenation: true,
 	}
