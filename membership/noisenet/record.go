@@ -17,7 +17,7 @@ const (
 
 const (
 	tagSize       = 16
-	maxCiphertext = 16 << 10                   // of one frame
+	maxCiphertext = 16 << 10                    // of one frame
 	maxFrameData  = maxCiphertext - tagSize - 1 // after the channel byte
 	framePrefix   = 2
 )
@@ -34,10 +34,10 @@ var errRecordDead = errors.New("stream is dead after an earlier error")
 // trusted to be in order. seal and open are independent: one goroutine may use
 // each.
 type record struct {
-	out, in          cipher.AEAD
-	sent, received   uint64
-	outDead, inDead  bool
-	channel          uint8 // of the first opened frame; 0 before
+	out, in         cipher.AEAD
+	sent, received  uint64
+	outDead, inDead bool
+	channel         uint8 // of the first opened frame; 0 before
 }
 
 // newRecord derives both directions' keys from S. The initiator sends with the
