@@ -3,35 +3,111 @@ package wguser
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/tunnel"
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/wg"
 )
 
 // Name is the driver's name in config files and in status.
 const Name = "userspace"
 
+// linkType is what netlink calls TUN links.
+const linkType = "tuntap"
+
 // Options say how the driver starts its workers.
 type Options struct {
 	// Worker is the command that calls RunWorker with the arguments that
-	// follow it, for example ["/proc/self/exe", "worker"].
+	// follow it, for example ["/proc/self/exe", "worker"]. The path
+	// /proc/self/exe is this very program even if its file has been replaced.
 	Worker []string
 }
 
 // Kind returns the driver's row for the table of drivers.
 func Kind(o Options) tunnel.Kind {
-	_ = o
 	return tunnel.Kind{
-		Name:       Name,
-		Probe:      func(context.Context, tunnel.Env) error { return errors.ErrUnsupported },
-		Open:       func(context.Context, tunnel.Env) (tunnel.Driver, error) { return nil, errors.ErrUnsupported },
+		Name:  Name,
+		Probe: probe,
+		Open: func(_ context.Context, env tunnel.Env) (tunnel.Driver, error) {
+			return open(env, o)
+		},
 		Overhead:   tunnel.WireGuardOverhead,
 		Compatible: "wireguard",
 	}
 }
 
-// RunWorker is the worker process: it serves one device until its link is
-// deleted, its control socket is removed, SIGTERM arrives or ctx ends. The
-// arguments are the driver's own; nobody else calls it.
-func RunWorker(ctx context.Context, args []string) error {
-	return errors.ErrUnsupported
+// probe opens a TUN in a namespace that goes with the probe.
+func probe(context.Context, tunnel.Env) error {
+	return wg.InScratchNamespace(func(*nl.Handle) error {
+		f, err := openTUN("soprobe")
+		if err == nil {
+			return f.Close()
+		}
+		for _, missing := range []error{unix.ENOENT, unix.ENXIO, unix.ENODEV} {
+			if errors.Is(err, missing) {
+				return &tunnel.UnsupportedError{
+					Driver: Name, Feature: "TUN devices (CONFIG_TUN and " + clonePath + ")", Err: err,
+				}
+			}
+		}
+		return fmt.Errorf("probe driver %s: %w", Name, err)
+	})
+}
+
+func open(env tunnel.Env, o Options) (tunnel.Driver, error) {
+	if len(o.Worker) == 0 {
+		return nil, fmt.Errorf("open driver %s: no worker command", Name)
+	}
+	if err := os.MkdirAll(env.RuntimeDir, 0o750); err != nil {
+		return nil, fmt.Errorf("open driver %s: %w", Name, err)
+	}
+	secure, err := env.Secure.Handle()
+	if err != nil {
+		return nil, fmt.Errorf("open driver %s: %w", Name, err)
+	}
+	m := &maker{env: env, argv: o.Worker, secure: secure, children: map[int]string{}}
+	d, err := wg.Open(wg.Options{Env: env, Driver: Name, LinkType: linkType, Maker: m})
+	if err != nil {
+		secure.Close()
+		return nil, err
+	}
+	return &driver{Driver: d, maker: m}, nil
+}
+
+// driver adds to the shared one what a device in another process needs.
+type driver struct {
+	*wg.Driver
+	maker *maker
+}
+
+// Set implements tunnel.Driver.
+func (d *driver) Set(ctx context.Context, spec tunnel.Spec) error {
+	d.maker.reap()
+	return d.Driver.Set(ctx, spec)
+}
+
+// State implements tunnel.Driver.
+func (d *driver) State(ctx context.Context) (tunnel.State, error) {
+	d.maker.reap()
+	return d.Driver.State(ctx)
+}
+
+// Remove implements tunnel.Driver. After the links it looks for workers and
+// sockets that have lost theirs.
+func (d *driver) Remove(ctx context.Context) error {
+	err := d.Driver.Remove(ctx)
+	err = errors.Join(err, d.maker.sweep(ctx))
+	d.maker.reap()
+	return err
+}
+
+// Close implements tunnel.Driver.
+func (d *driver) Close() error {
+	d.maker.reap()
+	d.maker.secure.Close()
+	return d.Driver.Close()
 }

@@ -1,0 +1,48 @@
+package tunneltest
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/secure-overlay/secure-overlay/tunnel"
+)
+
+// Harness is a driver and the world to test it in.
+type Harness struct {
+	Kind tunnel.Kind
+	// Hosts makes n hosts that reach each other, in ascending order of node
+	// ID, and removes them when the test ends. No two calls share a node.
+	Hosts func(t *testing.T, n int) []*Host
+	// Leftovers lists what exists of the hosts' drivers besides links:
+	// processes, sockets, files. Nil means that a driver of this kind has
+	// nothing else.
+	Leftovers func(hosts []*Host) ([]string, error)
+}
+
+// Host is one machine of the world.
+type Host struct {
+	Env      tunnel.Env
+	Underlay []netip.Addr // IPv4 and IPv6, in this order
+	Net      Net
+}
+
+// Inner returns the host's inner address.
+func (h *Host) Inner() netip.Addr { return h.Env.Node.InnerAddr() }
+
+// Net is what the suite does to a host from outside the driver: the part of
+// tunnel/secure, of applications, and of other programs on the machine.
+type Net interface {
+	// Route sends packets for a peer's inner address into a device, in place
+	// of any earlier route for it, in one step.
+	Route(peer netip.Addr, device string) error
+	// Listen opens a UDP socket in the secure namespace on an address, which
+	// the host gets if it does not have it. Its packets are not fragmented.
+	Listen(inner netip.Addr) (net.PacketConn, error)
+	// Links lists link names and interface indices of both namespaces,
+	// except loopback and what the world itself made.
+	Links() (host, secure map[string]int, err error)
+	// DeleteLink deletes a link of the secure namespace behind the driver's
+	// back.
+	DeleteLink(device string) error
+}

@@ -1,0 +1,250 @@
+package tunneltest
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/tunnel"
+)
+
+// patience bounds every wait of the suite. It is long because kernels under
+// emulation are slow; nothing waits for it to pass unless it fails.
+const patience = 30 * time.Second
+
+const firstPort = 51871
+
+// mesh is a set of hosts with a driver each, and the specs they should have.
+type mesh struct {
+	t       *testing.T
+	ctx     context.Context
+	h       Harness
+	hosts   []*Host
+	drivers []tunnel.Driver
+	specs   []tunnel.Spec
+	family  int // index into Host.Underlay for endpoints
+}
+
+// newMesh makes n hosts without devices, and checks when the test ends that
+// Remove leaves nothing behind.
+func newMesh(t *testing.T, h Harness, n int) *mesh {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	m := &mesh{t: t, ctx: ctx, h: h, hosts: h.Hosts(t, n)}
+	t.Cleanup(func() {
+		m.removeAll()
+		cancel()
+	})
+	for _, host := range m.hosts {
+		m.drivers = append(m.drivers, m.open(host))
+		m.specs = append(m.specs, tunnel.Spec{})
+	}
+	return m
+}
+
+// newTunnels makes n hosts that are all joined by epoch 1.
+func newTunnels(t *testing.T, h Harness, n int) *mesh {
+	t.Helper()
+	m := newMesh(t, h, n)
+	m.addEpoch(1)
+	m.routeAll(1)
+	return m
+}
+
+func (m *mesh) open(host *Host) tunnel.Driver {
+	m.t.Helper()
+	d, err := m.h.Kind.Open(m.ctx, host.Env)
+	if err != nil {
+		m.t.Fatalf("open driver: %v", err)
+	}
+	return d
+}
+
+func (m *mesh) removeAll() {
+	m.t.Helper()
+	for i, d := range m.drivers {
+		if err := d.Remove(m.ctx); err != nil {
+			m.t.Errorf("host %d: remove: %v", i, err)
+		}
+		if err := d.Close(); err != nil {
+			m.t.Errorf("host %d: close: %v", i, err)
+		}
+	}
+	m.checkNothingLeft()
+}
+
+func (m *mesh) checkNothingLeft() {
+	m.t.Helper()
+	for i, host := range m.hosts {
+		outer, secure, err := host.Net.Links()
+		if err != nil || len(outer) > 0 || len(secure) > 0 {
+			m.t.Errorf("host %d: links left: host %v, secure %v, error %v", i, outer, secure, err)
+		}
+	}
+	if m.h.Leftovers == nil {
+		return
+	}
+	if left, err := m.h.Leftovers(m.hosts); err != nil || len(left) > 0 {
+		m.t.Errorf("left behind: %q, error %v", left, err)
+	}
+}
+
+// set applies host i's spec.
+func (m *mesh) set(i int) {
+	m.t.Helper()
+	m.specs[i].Revision++
+	if err := m.drivers[i].Set(m.ctx, m.specs[i]); err != nil {
+		m.t.Fatalf("host %d: set: %v", i, err)
+	}
+}
+
+func (m *mesh) setAll() {
+	m.t.Helper()
+	for i := range m.hosts {
+		m.set(i)
+	}
+}
+
+func (m *mesh) state(i int) tunnel.State {
+	m.t.Helper()
+	s, err := m.drivers[i].State(m.ctx)
+	if err != nil {
+		m.t.Fatalf("host %d: state: %v", i, err)
+	}
+	return s
+}
+
+// device returns the state of host i's device of an epoch.
+func (m *mesh) device(i int, epoch ids.Epoch) tunnel.DeviceState {
+	m.t.Helper()
+	s := m.state(i)
+	for _, d := range s.Devices {
+		if d.Epoch == epoch && d.Lane == 0 {
+			return d
+		}
+	}
+	m.t.Fatalf("host %d has no device of epoch %d: %+v", i, epoch, s)
+	return tunnel.DeviceState{}
+}
+
+// peer returns what host i's device of an epoch knows of host j.
+func (m *mesh) peer(i, j int, epoch ids.Epoch) tunnel.PeerState {
+	m.t.Helper()
+	for _, p := range m.device(i, epoch).Peers {
+		if p.ID == m.hosts[j].Env.Node {
+			return p
+		}
+	}
+	m.t.Fatalf("host %d has no peer %d in epoch %d", i, j, epoch)
+	return tunnel.PeerState{}
+}
+
+func (m *mesh) name(i int, epoch ids.Epoch) string {
+	return tunnel.DeviceName(m.hosts[i].Env.Node, epoch, 0)
+}
+
+// addEpoch makes a device of an epoch on each host and joins them, as agents
+// do: devices first, then their public keys to all others.
+func (m *mesh) addEpoch(epoch ids.Epoch) {
+	m.t.Helper()
+	for i := range m.hosts {
+		dev := tunnel.Device{Epoch: epoch, Port: firstPort + uint16(epoch) - 1, MTU: 1400}
+		m.specs[i].Devices = append(m.specs[i].Devices, dev)
+		m.set(i)
+	}
+	m.exchangeKeys(epoch)
+	m.setAll()
+}
+
+// exchangeKeys puts each host's present key into the others' specs.
+func (m *mesh) exchangeKeys(epoch ids.Epoch) {
+	m.t.Helper()
+	for i := range m.hosts {
+		dev := m.device(i, epoch)
+		for j := range m.hosts {
+			if i != j {
+				m.putKey(j, i, epoch, dev.Public, dev.Port)
+			}
+		}
+	}
+}
+
+// putKey makes host j's spec know a key of host i. Only the host with the
+// lower ID gets an endpoint.
+func (m *mesh) putKey(j, i int, epoch ids.Epoch, public keys.TunnelPublic, port uint16) {
+	key := tunnel.PeerKey{Epoch: epoch, Public: public}
+	if j < i { // hosts are in ascending order of ID
+		key.Endpoint = netip.AddrPortFrom(m.hosts[i].Underlay[m.family], port)
+	}
+	p := m.specPeer(j, i)
+	for k := range p.Keys {
+		if p.Keys[k].Epoch == epoch {
+			p.Keys[k] = key
+			return
+		}
+	}
+	p.Keys = append(p.Keys, key)
+}
+
+// specPeer returns host i's entry in host j's spec.
+func (m *mesh) specPeer(j, i int) *tunnel.Peer {
+	id := m.hosts[i].Env.Node
+	at := 0
+	for at < len(m.specs[j].Peers) && m.specs[j].Peers[at].ID.Compare(id) < 0 {
+		at++
+	}
+	if at == len(m.specs[j].Peers) || m.specs[j].Peers[at].ID != id {
+		p := tunnel.Peer{ID: id, Inner: id.InnerAddr()}
+		rest := append([]tunnel.Peer{p}, m.specs[j].Peers[at:]...)
+		m.specs[j].Peers = append(m.specs[j].Peers[:at:at], rest...)
+	}
+	return &m.specs[j].Peers[at]
+}
+
+// dropPeer takes host i out of host j's spec.
+func (m *mesh) dropPeer(j, i int) {
+	var kept []tunnel.Peer
+	for _, p := range m.specs[j].Peers {
+		if p.ID != m.hosts[i].Env.Node {
+			kept = append(kept, p)
+		}
+	}
+	m.specs[j].Peers = kept
+}
+
+// routeAll sends everything through the devices of an epoch.
+func (m *mesh) routeAll(epoch ids.Epoch) {
+	m.t.Helper()
+	for i := range m.hosts {
+		for j := range m.hosts {
+			if i != j {
+				m.route(i, j, epoch)
+			}
+		}
+	}
+}
+
+func (m *mesh) route(i, j int, epoch ids.Epoch) {
+	m.t.Helper()
+	if err := m.hosts[i].Net.Route(m.hosts[j].Inner(), m.name(i, epoch)); err != nil {
+		m.t.Fatalf("host %d: route to host %d: %v", i, j, err)
+	}
+}
+
+// waitFor waits until cond holds.
+func (m *mesh) waitFor(what string, cond func() bool) {
+	m.t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	end := time.After(patience)
+	for !cond() {
+		select {
+		case <-tick.C:
+		case <-end:
+			m.t.Fatalf("waited %v for: %s", patience, what)
+		}
+	}
+}

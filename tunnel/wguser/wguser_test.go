@@ -1,0 +1,100 @@
+package wguser_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/secure-overlay/secure-overlay/tunnel/tunneltest"
+	"github.com/secure-overlay/secure-overlay/tunnel/wguser"
+)
+
+// workerWord as the first argument makes the test binary a worker.
+const workerWord = "worker"
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == workerWord {
+		if err := wguser.RunWorker(context.Background(), os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func options() wguser.Options {
+	return wguser.Options{Worker: []string{"/proc/self/exe", workerWord}}
+}
+
+func TestConformance(t *testing.T) {
+	tunneltest.Run(t, tunneltest.Harness{
+		Kind:      wguser.Kind(options()),
+		Hosts:     tunneltest.Namespaces,
+		Leftovers: leftovers,
+	})
+}
+
+// leftovers lists workers, zombies, control sockets and log files.
+func leftovers(hosts []*tunneltest.Host) ([]string, error) {
+	var left []string
+	for _, h := range hosts {
+		pids, err := workers(h.Env.Node.String())
+		if err != nil {
+			return nil, err
+		}
+		for _, pid := range pids {
+			left = append(left, fmt.Sprintf("process %d", pid))
+		}
+		for _, pattern := range []string{
+			"/var/run/wireguard/so" + h.Env.Node.Short() + "*",
+			filepath.Join(h.Env.RuntimeDir, "*"),
+		} {
+			files, err := filepath.Glob(pattern)
+			if err != nil {
+				return nil, err
+			}
+			left = append(left, files...)
+		}
+	}
+	children, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range children {
+		list, err := os.ReadFile(c)
+		if err != nil && !os.IsNotExist(err) { // a thread may end meanwhile
+			return nil, err
+		}
+		for _, pid := range strings.Fields(string(list)) {
+			left = append(left, "child "+pid)
+		}
+	}
+	return left, nil
+}
+
+// workers lists the processes that have a text on their command line.
+func workers(mark string) ([]int, error) {
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, l := range lines {
+		line, err := os.ReadFile(l)
+		if err != nil || !strings.Contains(string(line), mark) {
+			continue // it may have ended
+		}
+		var pid int
+		if _, err := fmt.Sscanf(l, "/proc/%d/", &pid); err != nil {
+			return nil, err
+		}
+		pids = append(pids, pid)
+	}
+	return pids, nil
+}
