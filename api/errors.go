@@ -1,6 +1,9 @@
 package api
 
-import "errors"
+import (
+	"context"
+	"errors"
+)
 
 // Code says what kind of failure an Error is. Each has one exit code.
 type Code string
@@ -60,12 +63,15 @@ func NewError(code Code, message, fix string) *Error {
 	return &Error{Code: code, Message: message, Fix: fix}
 }
 
-// CodeOf returns the code of the first *Error in err's chain, else
-// CodeFailed.
+// CodeOf returns the code of the first *Error in err's chain, CodeTimeout if
+// a deadline passed, else CodeFailed.
 func CodeOf(err error) Code {
 	var e *Error
 	if errors.As(err, &e) {
 		return e.Code
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return CodeTimeout
 	}
 	return CodeFailed
 }

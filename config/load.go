@@ -12,6 +12,8 @@ import (
 
 	"github.com/go-viper/mapstructure/v2"
 	"github.com/spf13/viper"
+
+	"github.com/secure-overlay/secure-overlay/internal/nearest"
 )
 
 // maxFileSize bounds what is read: 256 networks with every key are 60 KiB.
@@ -206,7 +208,7 @@ func (c *checker) overrides(src Source) map[string]override {
 		l, ok := byEnv[name]
 		if !ok {
 			hint := "unset it"
-			if near, found := nearest(name, append(slices.Sorted(maps.Keys(byEnv)), otherEnv()...)); found {
+			if near, found := nearest.Of(name, append(slices.Sorted(maps.Keys(byEnv)), otherEnv()...)); found {
 				hint = "did you mean " + near + "?"
 			}
 			c.problems = append(c.problems, Problem{Key: name, Problem: "unknown environment variable", Hint: hint})

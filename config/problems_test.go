@@ -175,16 +175,3 @@ func TestValidForms(t *testing.T) {
 		}
 	}
 }
-
-func TestNearest(t *testing.T) {
-	choices := []string{"encrypted", "subnets", "driver", "mtu", "name", "vni"}
-	for got, want := range map[string]string{
-		"encypted": "encrypted", "ENCRYPTED": "encrypted", "encryption": "encrypted", "subnet": "subnets", "dirver": "driver",
-		"mut": "mtu", "zzzz": "", "": "",
-	} {
-		c, _ := nearest(got, choices)
-		if c != want {
-			t.Errorf("nearest(%q) = %q, want %q", got, c, want)
-		}
-	}
-}

@@ -17,6 +17,10 @@ const (
 	Path     = "path"     // file or namespace path
 	PID      = "pid"      // process ID
 	Revision = "revision" // desired-state revision
+	Seq      = "seq"      // sequence number of a node's record
+	State    = "state"    // what something is in now
 	Token    = "token"    // public token ID
 	Reason   = "reason"   // why something was refused or chosen
+	Call     = "call"     // operation asked for on the control socket
+	UID      = "uid"      // user ID of a caller
 )

@@ -1,0 +1,169 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxAnswer bounds what a client reads: 4096 endpoints on 256 nodes would be
+// more than any table shows.
+const maxAnswer = 64 << 20
+
+// Client talks to an agent. Its methods may be called from several
+// goroutines. Every error is or wraps an *Error.
+type Client struct {
+	path string
+	http *http.Client
+}
+
+// NewClient returns a client of the agent whose socket is at path. It does
+// not connect yet.
+func NewClient(path string) *Client {
+	var d net.Dialer
+	return &Client{path: path, http: &http.Client{
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return d.DialContext(ctx, "unix", path)
+			},
+			DisableCompression: true,
+			MaxIdleConns:       2,
+			IdleConnTimeout:    10 * time.Second,
+		},
+		// The server never redirects; following one would leave the socket.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+// Close gives back idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Status asks for the agent's status.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return do[Status](ctx, c, http.MethodGet, "/v1/status", nil)
+}
+
+// Members lists the nodes of the cluster.
+func (c *Client) Members(ctx context.Context) (MemberList, error) {
+	return do[MemberList](ctx, c, http.MethodGet, "/v1/members", nil)
+}
+
+// Networks lists the networks of this node.
+func (c *Client) Networks(ctx context.Context) (NetworkList, error) {
+	return do[NetworkList](ctx, c, http.MethodGet, "/v1/networks", nil)
+}
+
+// Endpoints lists the endpoints on all nodes.
+func (c *Client) Endpoints(ctx context.Context) (EndpointList, error) {
+	return do[EndpointList](ctx, c, http.MethodGet, "/v1/endpoints", nil)
+}
+
+// Attach plugs a network namespace into a network.
+func (c *Client) Attach(ctx context.Context, req AttachRequest) (EndpointAnswer, error) {
+	return do[EndpointAnswer](ctx, c, http.MethodPost, "/v1/endpoints", req)
+}
+
+// Detach removes an endpoint.
+func (c *Client) Detach(ctx context.Context, id string) error {
+	_, err := do[Done](ctx, c, http.MethodDelete, "/v1/endpoints/"+url.PathEscape(id), nil)
+	return err
+}
+
+// CreateToken makes a join token. The answer holds its secret.
+func (c *Client) CreateToken(ctx context.Context, req TokenRequest) (NewToken, error) {
+	return do[NewToken](ctx, c, http.MethodPost, "/v1/tokens", req)
+}
+
+// Tokens lists the join tokens that the node issued.
+func (c *Client) Tokens(ctx context.Context) (TokenList, error) {
+	return do[TokenList](ctx, c, http.MethodGet, "/v1/tokens", nil)
+}
+
+// RevokeToken makes a token useless.
+func (c *Client) RevokeToken(ctx context.Context, id string) error {
+	_, err := do[Done](ctx, c, http.MethodDelete, "/v1/tokens/"+url.PathEscape(id), nil)
+	return err
+}
+
+// Down asks the agent to remove everything and to exit.
+func (c *Client) Down(ctx context.Context, req DownRequest) (DownResult, error) {
+	return do[DownResult](ctx, c, http.MethodPost, "/v1/down", req)
+}
+
+// do makes one call and decodes its answer.
+func do[T any](ctx context.Context, c *Client, method, path string, body any) (T, error) {
+	var out T
+	var rd io.Reader
+	if body != nil {
+		raw, err := json.Marshal(body)
+		if err != nil {
+			return out, fmt.Errorf("encode request: %w", err)
+		}
+		rd = bytes.NewReader(raw)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, rd)
+	if err != nil {
+		return out, fmt.Errorf("make request: %w", err)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return out, c.transportError(ctx, err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	raw, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil {
+		return out, c.transportError(ctx, err)
+	}
+	if res.StatusCode != http.StatusOK {
+		return out, answerError(res.StatusCode, raw)
+	}
+	var head struct {
+		Schema int `json:"schema"`
+	}
+	if err := json.Unmarshal(raw, &head); err != nil || head.Schema != Schema {
+		return out, &Error{Code: CodeFailed, Err: err, Fix: "use the same version of secure-overlay for both",
+			Message: fmt.Sprintf("the agent answers in schema %d, this command understands %d", head.Schema, Schema)}
+	}
+	if err := json.Unmarshal(raw, &out); err != nil {
+		return out, &Error{Code: CodeFailed, Message: "the agent's answer cannot be read: " + err.Error(), Err: err}
+	}
+	return out, nil
+}
+
+// answerError turns the body of a failed call into an *Error.
+func answerError(status int, raw []byte) error {
+	var f failure
+	if err := json.Unmarshal(raw, &f); err != nil || f.Error == nil || f.Error.Message == "" {
+		return &Error{Code: CodeFailed, Message: fmt.Sprintf("the agent answered with HTTP status %d and no explanation", status)}
+	}
+	return f.Error
+}
+
+// transportError says why the agent could not be asked.
+func (c *Client) transportError(ctx context.Context, err error) error {
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return &Error{Code: CodeFailed, Message: "interrupted", Err: err}
+	case ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded):
+		return &Error{Code: CodeTimeout, Message: "the agent did not answer in time", Err: err}
+	case errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM):
+		return &Error{Code: CodePermission, Message: "no permission to use the control socket " + c.path, Fix: "run the command with sudo", Err: err}
+	case errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOTDIR):
+		return &Error{Code: CodeNotRunning, Message: "no agent is running (nobody answers on " + c.path + ")", Fix: "sudo secure-overlay up -c FILE", Err: err}
+	default:
+		return &Error{Code: CodeFailed, Message: "the control socket failed: " + err.Error(), Err: err}
+	}
+}

@@ -1,0 +1,143 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+)
+
+func (s *Server) status(r *http.Request) (any, error) {
+	st, err := s.opts.Backend.Observer.Status(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	st.complete()
+	return st, nil
+}
+
+func (s *Server) members(r *http.Request) (any, error) {
+	list, err := s.opts.Backend.Observer.Members(r.Context())
+	return MemberList{Schema: Schema, Members: some(list)}, err
+}
+
+func (s *Server) networks(r *http.Request) (any, error) {
+	list, err := s.opts.Backend.Observer.Networks(r.Context())
+	return NetworkList{Schema: Schema, Networks: some(list)}, err
+}
+
+func (s *Server) endpoints(r *http.Request) (any, error) {
+	list, err := s.opts.Backend.Observer.Endpoints(r.Context())
+	return EndpointList{Schema: Schema, Endpoints: some(list)}, err
+}
+
+func (s *Server) tokens(r *http.Request) (any, error) {
+	list, err := s.opts.Backend.Tokens.Tokens(r.Context())
+	return TokenList{Schema: Schema, Tokens: some(list)}, err
+}
+
+func (s *Server) attach(r *http.Request) (any, error) {
+	if err := s.mayChange(r); err != nil {
+		return nil, err
+	}
+	req, err := readBody[AttachRequest](r)
+	if err != nil {
+		return nil, err
+	}
+	if err := req.check(); err != nil {
+		return nil, err
+	}
+	ep, err := s.opts.Backend.Attacher.Attach(r.Context(), req)
+	return EndpointAnswer{Schema: Schema, Endpoint: ep}, err
+}
+
+// check applies the rules that need no knowledge of the agent's state.
+func (q AttachRequest) check() error {
+	switch {
+	case q.Network == "":
+		return NewError(CodeInvalid, "the request names no network", "")
+	case (q.Netns == "") == (q.PID == 0):
+		return NewError(CodeInvalid, "give exactly one of a namespace path and a process ID", "")
+	case q.Netns != "" && q.Netns[0] != '/':
+		return NewError(CodeInvalid, fmt.Sprintf("the namespace path %q is not absolute", q.Netns), "")
+	case q.PID < 0:
+		return NewError(CodeInvalid, fmt.Sprintf("%d is no process ID", q.PID), "")
+	case len(q.Ifname) > maxIfname:
+		return NewError(CodeInvalid, fmt.Sprintf("the interface name %q has %d characters, %d fit", q.Ifname, len(q.Ifname), maxIfname), "")
+	}
+	for _, c := range []byte(q.Ifname) {
+		if c <= ' ' || c >= 0x7f || c == '/' || c == ':' || c == '%' {
+			return NewError(CodeInvalid, fmt.Sprintf("the interface name %q has a character the kernel does not accept", q.Ifname), "")
+		}
+	}
+	if q.Ifname == "." || q.Ifname == ".." {
+		return NewError(CodeInvalid, fmt.Sprintf("the kernel does not accept the interface name %q", q.Ifname), "")
+	}
+	seen := map[string]bool{}
+	for _, a := range q.Addresses {
+		if !a.IsValid() || a.Zone() != "" || a.Is4In6() || seen[a.String()] {
+			return NewError(CodeInvalid, fmt.Sprintf("%v is not a usable address, or stands twice", a), "")
+		}
+		seen[a.String()] = true
+	}
+	return nil
+}
+
+// maxIfname is IFNAMSIZ - 1.
+const maxIfname = 15
+
+func (s *Server) detach(r *http.Request) (any, error) {
+	if err := s.mayChange(r); err != nil {
+		return nil, err
+	}
+	if err := noBody(r); err != nil {
+		return nil, err
+	}
+	return Done{Schema: Schema, Done: true}, s.opts.Backend.Attacher.Detach(r.Context(), r.PathValue("id"))
+}
+
+func (s *Server) createToken(r *http.Request) (any, error) {
+	if err := s.mayChange(r); err != nil {
+		return nil, err
+	}
+	req, err := readBody[TokenRequest](r)
+	if err != nil {
+		return nil, err
+	}
+	if req.TTL < 0 {
+		return nil, NewError(CodeInvalid, "the lifetime of a token cannot be negative", "")
+	}
+	tok, err := s.opts.Backend.Tokens.CreateToken(r.Context(), req)
+	tok.Schema = Schema
+	return tok, err
+}
+
+func (s *Server) revokeToken(r *http.Request) (any, error) {
+	if err := s.mayChange(r); err != nil {
+		return nil, err
+	}
+	if err := noBody(r); err != nil {
+		return nil, err
+	}
+	return Done{Schema: Schema, Done: true}, s.opts.Backend.Tokens.RevokeToken(r.Context(), r.PathValue("id"))
+}
+
+func (s *Server) down(r *http.Request) (any, error) {
+	if err := s.mayChange(r); err != nil {
+		return nil, err
+	}
+	req, err := readBody[DownRequest](r)
+	if err != nil {
+		return nil, err
+	}
+	res, err := s.opts.Backend.Lifecycle.Down(r.Context(), req)
+	res.Schema, res.Removed = Schema, some(res.Removed)
+	return res, err
+}
+
+// noBody refuses a body where none has a meaning.
+func noBody(r *http.Request) error {
+	var b [1]byte
+	if n, _ := r.Body.Read(b[:]); n > 0 {
+		return NewError(CodeInvalid, "the call takes no body", "")
+	}
+	return nil
+}

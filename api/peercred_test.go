@@ -1,0 +1,141 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// childEnv names the socket for a copy of the test binary that runs as
+// another user and tries every call.
+const childEnv = "SECURE_OVERLAY_TEST_API_CHILD"
+
+// child makes every call once and prints the code of each result.
+func child() int {
+	c := NewClient(os.Getenv(childEnv))
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	code := func(err error) Code {
+		if err == nil {
+			return "ok"
+		}
+		return CodeOf(err)
+	}
+	out := map[string]Code{}
+	_, err := c.Status(ctx)
+	out["status"] = code(err)
+	_, err = c.Members(ctx)
+	out["members"] = code(err)
+	_, err = c.Networks(ctx)
+	out["networks"] = code(err)
+	_, err = c.Endpoints(ctx)
+	out["endpoints"] = code(err)
+	_, err = c.Tokens(ctx)
+	out["tokens"] = code(err)
+	_, err = c.Attach(ctx, AttachRequest{Network: "blue", PID: 1})
+	out["attach"] = code(err)
+	out["detach"] = code(c.Detach(ctx, "x"))
+	_, err = c.CreateToken(ctx, TokenRequest{})
+	out["create"] = code(err)
+	out["revoke"] = code(c.RevokeToken(ctx, "x"))
+	_, err = c.Down(ctx, DownRequest{})
+	out["down"] = code(err)
+	if err := json.NewEncoder(os.Stdout).Encode(out); err != nil {
+		return 1
+	}
+	return 0
+}
+
+// runAs runs child as a user and group.
+func runAs(t *testing.T, path string, uid, gid uint32) map[string]Code {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe") // readable to the child wherever the binary lies
+	cmd.Env = []string{childEnv + "=" + path}
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	raw, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("child as uid %d: %v: %s", uid, err, stderr.String())
+	}
+	var out map[string]Code
+	if err := json.Unmarshal(raw, &out); err != nil {
+		t.Fatalf("%v: %s", err, raw)
+	}
+	return out
+}
+
+func reads() []string   { return []string{"status", "members", "networks", "endpoints", "tokens"} }
+func changes() []string { return []string{"attach", "detach", "create", "revoke", "down"} }
+
+func TestOtherUsersMayNotChange(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Fatal("this test runs processes as other users and needs root")
+	}
+	const uid, gid = 1000, 54321
+	f := newFake()
+	path, _, _ := start(t, f)
+
+	// Outside the group: not even reading.
+	got := runAs(t, path, uid, uid)
+	for _, call := range append(reads(), changes()...) {
+		if got[call] != CodePermission {
+			t.Errorf("outside the group, %s: %s, want %s", call, got[call], CodePermission)
+		}
+	}
+	// In the group: reading only.
+	if err := os.Chown(path, -1, gid); err != nil {
+		t.Fatal(err)
+	}
+	got = runAs(t, path, uid, gid)
+	for _, call := range reads() {
+		if got[call] != "ok" {
+			t.Errorf("in the group, %s: %s, want ok", call, got[call])
+		}
+	}
+	for _, call := range changes() {
+		if got[call] != CodePermission {
+			t.Errorf("in the group, %s: %s, want %s", call, got[call], CodePermission)
+		}
+	}
+	if n := f.changes(); n != 0 {
+		t.Errorf("%d calls of another user reached the agent", n)
+	}
+	// Root, as the positive control: every call arrives.
+	got = runAs(t, path, 0, 0)
+	for call, want := range map[string]Code{"attach": "ok", "detach": CodeNotFound, "create": "ok", "revoke": CodeNotFound, "down": "ok", "status": "ok"} {
+		if got[call] != want {
+			t.Errorf("as root, %s: %s, want %s", call, got[call], want)
+		}
+	}
+}
+
+// The user whom the agent runs as may change things, whoever that is.
+func TestOwnUserMayChange(t *testing.T) {
+	s := &Server{uid: 1000}
+	for uid, want := range map[uint32]bool{0: true, 1000: true, 1001: false, 65534: false} {
+		ctx := context.WithValue(context.Background(), callerKey{}, Caller{UID: uid})
+		if got := s.mayChange(requestWith(t, ctx)) == nil; got != want {
+			t.Errorf("uid %d may change: %v, want %v", uid, got, want)
+		}
+	}
+	if s.mayChange(requestWith(t, context.Background())) == nil {
+		t.Error("a caller without credentials may change")
+	}
+}
+
+func requestWith(t *testing.T, ctx context.Context) *http.Request {
+	t.Helper()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "/v1/down", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}

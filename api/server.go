@@ -1,0 +1,237 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/logkey"
+)
+
+// Limits of the server.
+const (
+	maxBody      = 64 << 10
+	readTimeout  = 10 * time.Second // of a call that changes nothing
+	writeTimeout = 60 * time.Second // of a call that changes something
+	drainTimeout = 5 * time.Second  // for calls under way when the server ends
+)
+
+// ServerOptions configures a Server.
+type ServerOptions struct {
+	Path    string // of the socket; its folder must exist
+	Group   string // whose members may read; empty: only the socket's owner and root
+	Backend Backend
+	Log     *slog.Logger
+}
+
+// Server answers on the control socket. Use it as NewServer, Listen, Run.
+type Server struct {
+	opts ServerOptions
+	uid  uint32 // of the agent
+	ln   net.Listener
+}
+
+// NewServer returns a server that does nothing yet.
+func NewServer(o ServerOptions) *Server {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Server{opts: o, uid: uint32(os.Geteuid())}
+}
+
+// Listen makes the socket, so that a caller knows that it is there before it
+// goes on. It fails with CodeRefused if another agent answers there.
+func (s *Server) Listen() error {
+	l, err := listenUnix(s.opts.Path, s.opts.Group)
+	if err != nil {
+		return err
+	}
+	s.ln = l
+	return nil
+}
+
+// Run serves until ctx ends, gives calls under way five seconds to finish,
+// and removes the socket. The error is nil when ctx ended.
+func (s *Server) Run(ctx context.Context) error {
+	if s.ln == nil {
+		return errors.New("serve control socket: Listen was not called")
+	}
+	srv := &http.Server{
+		Handler:           s.handler(),
+		ConnContext:       withCaller,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      writeTimeout + 10*time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    8 << 10,
+		ErrorLog:          slog.NewLogLogger(s.opts.Log.Handler(), slog.LevelWarn),
+	}
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(s.ln) }()
+	select {
+	case err := <-done:
+		_ = s.ln.Close()
+		return fmt.Errorf("serve control socket: %w", err)
+	case <-ctx.Done():
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	if err := srv.Shutdown(drain); err != nil {
+		s.opts.Log.Warn("control calls cut off", logkey.Error, err)
+		_ = srv.Close()
+	}
+	<-done
+	return nil
+}
+
+// call is one operation. Its result is marshalled as the answer.
+type call func(r *http.Request) (any, error)
+
+// methods maps the methods of one path to their operations.
+type methods map[string]call
+
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/v1/status", s.serve(methods{http.MethodGet: s.status}))
+	mux.Handle("/v1/members", s.serve(methods{http.MethodGet: s.members}))
+	mux.Handle("/v1/networks", s.serve(methods{http.MethodGet: s.networks}))
+	mux.Handle("/v1/endpoints", s.serve(methods{http.MethodGet: s.endpoints, http.MethodPost: s.attach}))
+	mux.Handle("/v1/endpoints/{id}", s.serve(methods{http.MethodDelete: s.detach}))
+	mux.Handle("/v1/tokens", s.serve(methods{http.MethodGet: s.tokens, http.MethodPost: s.createToken}))
+	mux.Handle("/v1/tokens/{id}", s.serve(methods{http.MethodDelete: s.revokeToken}))
+	mux.Handle("/v1/down", s.serve(methods{http.MethodPost: s.down}))
+	mux.Handle("/", s.serve(nil))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// The mux would redirect an unclean path; there is no good reason
+		// for a client of ours to send one.
+		if path.Clean(r.URL.Path) != r.URL.Path {
+			writeError(w, noSuchPath(r))
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func noSuchPath(r *http.Request) *Error {
+	return &Error{Code: CodeNotFound, Message: fmt.Sprintf("the agent has no call %q", r.URL.Path)}
+}
+
+// serve runs the operation of the request's method and writes its answer.
+func (s *Server) serve(m methods) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		op, ok := m[r.Method]
+		switch {
+		case len(m) == 0:
+			writeError(w, noSuchPath(r))
+			return
+		case !ok:
+			writeError(w, &Error{Code: CodeInvalid, Message: fmt.Sprintf("the agent has no %s on %q", r.Method, r.URL.Path)})
+			return
+		case r.URL.RawQuery != "":
+			writeError(w, &Error{Code: CodeInvalid, Message: "the call takes no query parameters"})
+			return
+		}
+		limit := readTimeout
+		if r.Method != http.MethodGet {
+			limit = writeTimeout
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), limit)
+		defer cancel()
+		r = r.WithContext(ctx)
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		answer, err := op(r)
+		if err != nil {
+			if r.Method != http.MethodGet {
+				s.opts.Log.Info("control call failed", append(callAttrs(r), slog.Any(logkey.Error, err))...)
+			}
+			writeError(w, err)
+			return
+		}
+		if r.Method != http.MethodGet {
+			// The path names the object; the answer, which may hold a new
+			// token, is never logged.
+			s.opts.Log.Info("control call", callAttrs(r)...)
+		}
+		writeJSON(w, http.StatusOK, answer)
+	})
+}
+
+func callAttrs(r *http.Request) []any {
+	c, _ := callerOf(r.Context())
+	return []any{slog.String(logkey.Call, r.Method+" "+r.URL.Path), slog.Uint64(logkey.UID, uint64(c.UID)), slog.Int(logkey.PID, int(c.PID))}
+}
+
+// mayChange refuses callers that are neither root nor the user the agent runs
+// as. Each operation that changes something calls it first: access to the
+// socket alone (its group) allows reading only.
+func (s *Server) mayChange(r *http.Request) error {
+	c, ok := callerOf(r.Context())
+	if ok && (c.UID == 0 || c.UID == s.uid) {
+		return nil
+	}
+	return &Error{Code: CodePermission, Message: "only root may change the agent's state", Fix: "run the command with sudo"}
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // the caller may have gone away
+}
+
+func writeError(w http.ResponseWriter, err error) {
+	var e *Error
+	if !errors.As(err, &e) {
+		e = &Error{Code: CodeOf(err), Message: err.Error()}
+	} else if msg := err.Error(); msg != e.Message {
+		// Context that was wrapped around the typed error is kept.
+		e = &Error{Code: e.Code, Message: msg, Fix: e.Fix}
+	}
+	writeJSON(w, e.Code.status(), failure{Schema: Schema, Error: e})
+}
+
+// status is the HTTP status of an error code.
+func (c Code) status() int {
+	switch c {
+	case CodeInvalid:
+		return http.StatusBadRequest
+	case CodeNotFound:
+		return http.StatusNotFound
+	case CodeRefused:
+		return http.StatusConflict
+	case CodePermission:
+		return http.StatusForbidden
+	case CodeTimeout:
+		return http.StatusGatewayTimeout
+	case CodeNotRunning:
+		return http.StatusServiceUnavailable
+	default:
+		return http.StatusInternalServerError
+	}
+}
+
+// readBody decodes a bounded, exact JSON body. An empty body is an error
+// unless optional is set.
+func readBody[T any](r *http.Request) (T, error) {
+	var v T
+	raw, err := io.ReadAll(r.Body)
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return v, &Error{Code: CodeInvalid, Message: fmt.Sprintf("the request is larger than %d bytes", maxBody)}
+	}
+	if err != nil {
+		return v, fmt.Errorf("read request: %w", err)
+	}
+	if err := decodeExact(raw, &v); err != nil {
+		return v, err
+	}
+	return v, nil
+}
