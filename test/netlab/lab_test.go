@@ -90,7 +90,7 @@ func TestLabCloseEndsEverything(t *testing.T) {
 	if _, err := l.CaptureAll(Any()); err != nil {
 		t.Fatal(err)
 	}
-	cmd := a.Command(t.Context(), "sleep", "600")
+	cmd := child(t, a.Box, "wait")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -124,15 +124,15 @@ func TestCommandRunsInside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := box.Command(t.Context(), "stat", "-Lc", "%i", "/proc/self/ns/net").Output()
+	out, err := child(t, box, "inode").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := strings.TrimSpace(string(out)); got != strconv.FormatUint(id.Ino, 10) {
 		t.Errorf("the child's namespace is %s, want %d", got, id.Ino)
 	}
-	if _, err := box.Command(t.Context(), "false").CombinedOutput(); err == nil {
-		t.Error("false succeeded")
+	if _, err := child(t, box, "fail").CombinedOutput(); err == nil {
+		t.Error("a failing program succeeded")
 	}
 }
 

@@ -2,13 +2,47 @@ package netlab
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// childEnv makes the test binary a program for tests of Command: a virtual
+// machine has no other.
+const childEnv = "NETLAB_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(childEnv) {
+	case "":
+		goleak.VerifyTestMain(m)
+	case "wait":
+		select {}
+	case "inode":
+		var st unix.Stat_t
+		if err := unix.Stat("/proc/self/ns/net", &st); err != nil {
+			os.Exit(1)
+		}
+		fmt.Println(st.Ino)
+	default:
+		os.Exit(1)
+	}
+}
+
+// child prepares the test binary as a program inside a namespace.
+func child(t *testing.T, b *Box, what string) *Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := b.Command(t.Context(), self)
+	cmd.Env = []string{childEnv + "=" + what}
+	return cmd
+}
 
 // newLab makes a lab that ends with the test and must leave nothing behind.
 func newLab(t *testing.T, name string) *Lab {

@@ -2,8 +2,8 @@ package netlab
 
 import (
 	"fmt"
+	"net"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 
@@ -21,8 +21,10 @@ const RequireEnv = "SECURE_OVERLAY_TEST_REQUIRE"
 const (
 	FeatureNetns     = "netns"     // network namespaces can be made: root
 	FeatureWireGuard = "wireguard" // the kernel has WireGuard
-	FeatureXfrm      = "xfrm"      // the kernel has xfrm interfaces
-	FeatureVM        = "vm"        // a virtual machine can be emulated
+	FeatureXfrm      = "xfrm"      // the kernel has xfrm interfaces and ESP with AES-GCM for both families
+	FeatureNetem     = "netem"     // the kernel can delay and lose packets on purpose
+	FeatureDummy     = "dummy"     // the kernel has dummy links
+	FeatureVM        = "vm"        // test/vm may download a kernel and spend minutes: only when listed
 )
 
 // TestingT is what Require needs of a *testing.T.
@@ -38,61 +40,110 @@ type TestingT interface {
 // that looks green. It is the only way for a test to skip itself.
 func Require(t TestingT, feature string) {
 	t.Helper()
-	err := probe(feature)
-	if err == nil {
-		return
-	}
-	if slices.Contains(strings.Split(os.Getenv(RequireEnv), ","), feature) {
+	listed := slices.Contains(strings.Split(os.Getenv(RequireEnv), ","), feature)
+	err := probe(feature, listed)
+	switch {
+	case err == nil:
+	case listed:
 		t.Fatalf("%s is required here (%s) but missing: %v", feature, RequireEnv, err)
-		return
+	default:
+		t.Skipf("needs %s: %v", feature, err)
 	}
-	t.Skipf("needs %s: %v", feature, err)
 }
 
 // probe tries a feature out.
-func probe(feature string) error {
+func probe(feature string, listed bool) error {
 	switch feature {
 	case FeatureNetns:
 		return inThrowaway(func(*nl.Handle) error { return nil })
 	case FeatureWireGuard:
-		return inThrowaway(func(h *nl.Handle) error {
-			return h.LinkAdd(&netlink.Wireguard{LinkAttrs: named("probe")})
-		})
+		return addLink(&netlink.Wireguard{LinkAttrs: named("probe")})
+	case FeatureDummy:
+		return addLink(&netlink.Dummy{LinkAttrs: named("probe")})
 	case FeatureXfrm:
+		return probeXfrm()
+	case FeatureNetem:
 		return inThrowaway(func(h *nl.Handle) error {
-			return h.LinkAdd(&netlink.Xfrmi{LinkAttrs: named("probe"), Ifid: 1})
+			lo, err := h.LinkByName("lo")
+			if err != nil {
+				return err
+			}
+			attrs := netlink.QdiscAttrs{LinkIndex: lo.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT}
+			return h.QdiscAdd(netlink.NewNetem(attrs, netlink.NetemQdiscAttrs{Latency: 1}))
 		})
 	case FeatureVM:
-		_, err := exec.LookPath("qemu-system-x86_64")
-		return err
+		if !listed {
+			return fmt.Errorf("%s does not list it", RequireEnv)
+		}
+		return nil
 	default:
 		return fmt.Errorf("unknown feature %q", feature)
 	}
 }
 
+// addLink tries a link type out.
+func addLink(link netlink.Link) error {
+	return inThrowaway(func(h *nl.Handle) error { return h.LinkAdd(link) })
+}
+
+// probeXfrm tries an xfrm interface and one security association per family.
+func probeXfrm() error {
+	if err := addLink(&netlink.Xfrmi{LinkAttrs: named("probe"), Ifid: 1}); err != nil {
+		return fmt.Errorf("add xfrm interface: %w", err)
+	}
+	return inNamespace(func(ns *nl.Namespace) error {
+		return ns.Do(func() error {
+			h, err := netlink.NewHandle(unix.NETLINK_XFRM)
+			if err != nil {
+				return err
+			}
+			defer h.Close()
+			for _, addr := range []string{"198.18.0.1", "fd00:198:18::1"} {
+				ip := net.ParseIP(addr)
+				// Key and salt are all zero: nothing is ever sent with them.
+				sa := &netlink.XfrmState{
+					Src: ip, Dst: ip, Proto: netlink.XFRM_PROTO_ESP, Mode: netlink.XFRM_MODE_TUNNEL,
+					Spi: 0x1000, Aead: &netlink.XfrmStateAlgo{Name: "rfc4106(gcm(aes))", Key: make([]byte, 36), ICVLen: 128},
+				}
+				if err := h.XfrmStateAdd(sa); err != nil {
+					return fmt.Errorf("add ESP association for %s: %w", addr, err)
+				}
+			}
+			return nil
+		})
+	})
+}
+
 // inThrowaway runs fn with a handle on a namespace that is gone afterwards.
 func inThrowaway(fn func(*nl.Handle) error) error {
+	return inNamespace(func(ns *nl.Namespace) error {
+		h, err := ns.Handle()
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		return fn(h)
+	})
+}
+
+// inNamespace runs fn with a namespace that is gone afterwards.
+func inNamespace(fn func(*nl.Namespace) error) error {
 	if unix.Geteuid() != 0 {
 		return fmt.Errorf("make a network namespace: not root")
 	}
-	lab, err := os.MkdirTemp("", "netlab-probe-")
+	dir, err := os.MkdirTemp("", "netlab-probe-")
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(lab) }()
-	path := lab + "/ns"
+	defer func() { _ = os.RemoveAll(dir) }()
+	path := dir + "/ns"
 	ns, err := nl.CreateNamespace(path)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = nl.RemoveNamespace(path) }()
 	defer func() { _ = ns.Close() }()
-	h, err := ns.Handle()
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	return fn(h)
+	return fn(ns)
 }
 
 // named returns link attributes with a name and the library's defaults.
