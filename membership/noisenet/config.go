@@ -17,10 +17,10 @@ import (
 // has no relation to the port on the underlay.
 const VirtualPort = 7946
 
-// PacketSize is the largest packet memberlist may write, for its
-// UDPBufferSize: 1,200 bytes of UDP payload, which fits IPv6's minimum link of
-// 1,280, minus header and tag.
-const PacketSize = maxDatagram - datagramOverhead
+// PacketSize is for memberlist's UDPBufferSize: 1,200 bytes of UDP payload,
+// which fits IPv6's minimum link of 1,280, minus header and tag, minus the CRC
+// that memberlist adds after it has filled a packet.
+const PacketSize = maxPacket - crcHeader
 
 // MaxMessage is the largest control request or response, and the most bytes
 // one memberlist stream may carry in each direction: 4 MiB.

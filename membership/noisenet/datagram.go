@@ -21,6 +21,7 @@ const (
 	datagramHeaderSize = 16
 	datagramOverhead   = datagramHeaderSize + tagSize
 	maxDatagram        = 1200 // UDP payload
+	maxPacket          = maxDatagram - datagramOverhead
 )
 
 // Lifetimes of a datagram session. A key is replaced at the first mark and
@@ -125,12 +126,12 @@ func (c openContext) keys(s *secret) (forward, back cipher.AEAD, err error) {
 	return forward, back, nil
 }
 
-// seal returns one datagram with payload, which has at most PacketSize bytes.
+// seal returns one datagram with payload, which has at most maxPacket bytes.
 func (d *datagramSession) seal(now time.Time, payload []byte) ([]byte, error) {
 	if d.spent(now) {
 		return nil, errExhausted
 	}
-	if len(payload) > PacketSize {
+	if len(payload) > maxPacket {
 		return nil, fmt.Errorf("seal datagram of %d bytes: %w", len(payload), ErrTooLarge)
 	}
 	h := datagramHeader{kind: datagramData, index: d.remote, counter: d.counter}.encode()

@@ -30,7 +30,7 @@ var (
 	ErrUnreachable = errors.New("peer is unreachable")
 	// ErrClosed: the transport has been shut down.
 	ErrClosed = errors.New("transport is closed")
-	// ErrTooLarge: a message exceeds MaxMessage or PacketSize.
+	// ErrTooLarge: a message exceeds MaxMessage, or a packet its 1,168 bytes.
 	ErrTooLarge = errors.New("message is too large")
 	// ErrHandshake: the peer broke off or broke the rules of a handshake.
 	ErrHandshake = errors.New("handshake failed")

@@ -36,7 +36,7 @@ func (t *Transport) WriteTo(b []byte, addr string) (time.Time, error) {
 // opened. A packet for a node of which no address is known is dropped as the
 // network would drop it.
 func (t *Transport) WriteToAddress(b []byte, addr memberlist.Address) (time.Time, error) {
-	if len(b) > PacketSize {
+	if len(b) > maxPacket {
 		return time.Time{}, fmt.Errorf("write packet of %d bytes: %w", len(b), ErrTooLarge)
 	}
 	id, err := t.resolve(addr)
