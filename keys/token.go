@@ -92,7 +92,7 @@ func (t Token) Encode() string {
 // accepted, since people paste and mail systems change case; otherwise the
 // text has one spelling.
 func ParseToken(s string) (Token, error) {
-	s = upper(strings.Trim(s, " \t\r\n"))
+	s = upper(trimToken(s))
 	text, ok := strings.CutPrefix(s, tokenPrefix)
 	switch {
 	case ok:
@@ -179,6 +179,8 @@ func tokenSum(b []byte) uint32 {
 }
 
 func tokenText() *base32.Encoding { return base32.StdEncoding.WithPadding(base32.NoPadding) }
+
+func trimToken(s string) string { return strings.Trim(s, " \t\r\n") }
 
 // upper changes a-z only: strings.ToUpper would turn letters of other scripts
 // into ASCII ones and so give a token a second spelling.
