@@ -27,7 +27,7 @@ const (
 	maxAddr   = 1 + 16
 	maxPrefix = maxAddr + 1
 
-	// MaxSize is the length in bytes of the largest record: 952,974.
+	// MaxSize is the length in bytes of the largest record: 953,467.
 	MaxSize = len(Domain) + 16 + 8 +
 		1 + MaxEndpoints*(maxAddr+2+2) +
 		1 + MaxTunnels*tunnelSize +
@@ -41,8 +41,10 @@ const flagEncrypted = 0x01
 // Encode returns the bytes of a record without its signature: the domain and
 // every field of n in canonical order. n must be valid once it is canonical;
 // Sign checks that.
-func Encode(n Node) []byte {
-	n = n.Canonical()
+func Encode(n Node) []byte { return encode(n.Canonical()) }
+
+// encode writes n in the order that it has.
+func encode(n Node) []byte {
 	w := &writer{b: make([]byte, 0, 256)}
 	w.bytes([]byte(Domain))
 	w.bytes(n.ID[:])

@@ -28,6 +28,15 @@ type Entry struct {
 	Record     []byte
 }
 
+// ClaimedID reads the node ID off a record that nobody has verified. It is
+// zero if there is none.
+func (e Entry) ClaimedID() ids.NodeID {
+	if len(e.Record) < len(Domain)+16 {
+		return ids.NodeID{}
+	}
+	return ids.NodeID(e.Record[len(Domain) : len(Domain)+16])
+}
+
 // AppendEntry appends the encoding of e to b: the lengths of delegation (u16),
 // certificate (u16) and record (u32), then the three.
 func AppendEntry(b []byte, e Entry) []byte {
@@ -100,6 +109,12 @@ type Item struct {
 	Node  Node
 
 	delegated time.Time // NotBefore of the delegation, to order credentials
+}
+
+// Holds reports whether the item consists of exactly the bytes of e, which
+// then need no verification.
+func (it *Item) Holds(e Entry) bool {
+	return bytes.Equal(it.Entry.Record, e.Record) && sameCredential(it.Entry.Credential, e.Credential)
 }
 
 // Errors of verification. ErrMalformed and those of keys.Trust.VerifyMember

@@ -32,24 +32,16 @@ type Set struct {
 func (s *Set) Merge(trust keys.Trust, now time.Time, e Entry) (changed bool, err error) {
 	// The ID that the entry claims only selects what to compare with: Verify
 	// fails if certificate and record do not both belong to it.
-	it, err := Verify(trust, now, e, s.items[claimedID(e)])
+	it, err := Verify(trust, now, e, s.Claimed(e))
 	if err != nil {
 		return false, err
 	}
 	return s.Insert(it)
 }
 
-// claimedID reads the node ID of a record that nobody has verified.
-func claimedID(e Entry) ids.NodeID {
-	if len(e.Record) < len(Domain)+16 {
-		return ids.NodeID{}
-	}
-	return ids.NodeID(e.Record[len(Domain) : len(Domain)+16])
-}
-
 // Claimed returns the item of the node that e says it belongs to, for Verify.
 // It is nil for a node not yet known.
-func (s *Set) Claimed(e Entry) *Item { return s.items[claimedID(e)] }
+func (s *Set) Claimed(e Entry) *Item { return s.items[e.ClaimedID()] }
 
 // Insert merges an item that Verify returned, record and credential each by
 // its own order, and reports like Merge.

@@ -101,7 +101,8 @@ func (n Node) validUnderlay() error {
 		return malformed("%d underlay addresses, at most %d", len(n.Underlay), MaxEndpoints)
 	}
 	for i, u := range n.Underlay {
-		if !host(u.Control.Addr()) || u.Control.Port() == 0 {
+		// An IPv6 link-local address is one only together with a zone.
+		if a := u.Control.Addr(); !host(a) || a.Is6() && a.IsLinkLocalUnicast() || u.Control.Port() == 0 {
 			return malformed("underlay address %s", u.Control)
 		}
 		for _, o := range n.Underlay[:i] {

@@ -1,0 +1,87 @@
+package membertest
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/keys/keystore"
+)
+
+// Authority is a cluster with all its private keys.
+type Authority struct {
+	Trust      keys.Trust
+	Delegation []byte
+	Begin, End time.Time // of the delegation
+
+	label  string
+	issuer keys.IssuerPrivate
+	access keys.AccessKey
+}
+
+// New makes the cluster with this label. Its issuer may sign certificates of
+// up to 90 days, from begin on for ten years.
+func New(label string, begin time.Time) (*Authority, error) {
+	a := &Authority{label: label, Begin: begin.Truncate(time.Second)}
+	a.End = a.Begin.AddDate(10, 0, 0)
+	root, err := keys.RootPrivateFromRaw32(a.secret("root"))
+	if err != nil {
+		return nil, err
+	}
+	if a.issuer, err = keys.IssuerPrivateFromRaw32(a.secret("issuer")); err != nil {
+		return nil, err
+	}
+	if a.access, err = keys.AccessKeyFromRaw32(a.secret("access")); err != nil {
+		return nil, err
+	}
+	a.Trust = keys.Trust{Cluster: ids.ClusterID(a.secret("cluster")[:16]), Root: root.Public()}
+	a.Delegation = keys.SignDelegation(root, keys.Delegation{
+		Cluster:     a.Trust.Cluster,
+		Issuer:      a.issuer.Public(),
+		MaxLifetime: 90 * 24 * time.Hour,
+		NotBefore:   a.Begin,
+		NotAfter:    a.End,
+	})
+	if a.Delegation == nil {
+		return nil, fmt.Errorf("make cluster %s: delegation is not valid", label)
+	}
+	return a, nil
+}
+
+func (a *Authority) secret(name string) []byte {
+	sum := sha256.Sum256([]byte("membertest|" + a.label + "|" + name))
+	return sum[:]
+}
+
+// Member makes the identity called name, with a certificate for 30 days from
+// begin on.
+func (a *Authority) Member(name string, serial uint64, begin time.Time) (keystore.Identity, error) {
+	begin = begin.Truncate(time.Second)
+	node, err := keys.NodePrivateFromRaw32(a.secret("node " + name))
+	if err != nil {
+		return keystore.Identity{}, err
+	}
+	noise, err := keys.NoisePrivateFromRaw32(a.secret("noise " + name))
+	if err != nil {
+		return keystore.Identity{}, err
+	}
+	id := keystore.Identity{ID: node.Public().ID(), Hostname: name, Node: node, Noise: noise, Trust: a.Trust, Access: a.access}
+	id.Cert = keys.Cert{
+		Cluster:   a.Trust.Cluster,
+		Serial:    serial,
+		Identity:  node.Public(),
+		Noise:     noise.Public(),
+		Hostname:  name,
+		Inner:     id.ID.InnerAddr(),
+		NotBefore: begin,
+		NotAfter:  begin.AddDate(0, 0, 30),
+		Issuer:    a.issuer.Public(),
+	}
+	id.Credential = keys.Credential{Delegation: a.Delegation, Cert: keys.SignCert(a.issuer, id.Cert)}
+	if id.Credential.Cert == nil {
+		return keystore.Identity{}, fmt.Errorf("make member %s: certificate is not valid", name)
+	}
+	return id, nil
+}

@@ -1,0 +1,10 @@
+// Package membertest makes clusters' keys for tests: a root, an issuer and
+// members with valid certificates, all derived from labels, so that a test
+// gets the same bytes each time. It must never be used outside tests: whoever
+// knows the label knows the keys.
+//
+// It owns no rules: what it makes is checked by packages keys and record. Its
+// invariant is that equal labels and times give equal bytes.
+//
+// Start with Authority.
+package membertest
