@@ -1,17 +1,322 @@
 package vxlan
 
-// Op is one change to the kernel, printable for people and golden tests.
-type Op struct {
-	Kind    OpKind
-	Network string
-}
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
 
-// OpKind says what an Op does.
-type OpKind string
+// Names inside a network's namespace.
+const (
+	bridgeName = "br0"
+	deviceName = "vx0"
+	portPrefix = "p" // and the endpoint's ID
+)
 
-// String returns one line such as `blue: add flood 10.0.0.2`.
-func (o Op) String() string { return o.Network + ": " + string(o.Kind) }
+// minIPv6MTU is the least MTU with which a link has IPv6 at all (RFC 8200
+// section 5); below it the kernel has no IPv6 neighbours on it either.
+const minIPv6MTU = 1280
+
+// portName is the name of an endpoint's bridge port.
+func portName(id string) string { return portPrefix + id }
 
 // Plan returns the ordered changes that turn have into want. It is pure. Empty
 // means that the kernel is as desired.
-func Plan(want []Spec, have Observed) []Op { return nil }
+//
+// What must not exist goes first, across all networks: a network that is not
+// wanted may hold the VNI that another one needs, and a VXLAN device born in
+// the wrong namespace must not live a moment longer. Then network by network:
+// namespace, bridge, device, ports, entries; of the entries new ones are added
+// before old ones are deleted.
+func Plan(want []Spec, have Observed) []Op {
+	found := make(map[string]Network, len(have.Networks))
+	for _, n := range have.Networks {
+		found[n.Name] = n
+	}
+	wanted := make(map[string]bool, len(want))
+	for _, s := range want {
+		wanted[s.Network] = true
+	}
+	var ops []Op
+	for _, n := range have.Networks {
+		if !wanted[n.Name] {
+			ops = append(ops, Op{Kind: OpDelNamespace, Network: n.Name})
+		}
+	}
+	planners := make([]*planner, 0, len(want))
+	for _, s := range want {
+		if found[s.Network].Unread {
+			continue // Observe has reported why; a guess could do harm
+		}
+		p := &planner{want: s, have: found[s.Network]}
+		p.clear()
+		planners = append(planners, p)
+		ops = append(ops, p.ops...)
+		p.ops = nil
+	}
+	for _, p := range planners {
+		p.namespace()
+		p.bridge()
+		p.links()
+		p.entries()
+		ops = append(ops, p.ops...)
+	}
+	return ops
+}
+
+// planner plans one network. Its methods run in the order in which Plan calls
+// them and note in have what a deletion takes with it.
+type planner struct {
+	want Spec
+	have Network
+	ops  []Op
+}
+
+func (p *planner) add(op Op) {
+	op.Network = p.want.Network
+	p.ops = append(p.ops, op)
+}
+
+func (p *planner) deviceSpec() DeviceSpec {
+	d := DeviceSpec{VNI: p.want.VNI, Birth: BornHost, Local: p.want.Local, Port: p.want.Port}
+	if p.want.Encrypted {
+		d.Birth = BornSecure
+	}
+	return d
+}
+
+// clear deletes what only a new thing can replace.
+func (p *planner) clear() {
+	if d := p.have.Device; d != nil {
+		if why := p.misborn(*d); why != "" {
+			p.add(Op{Kind: OpDelDevice, Why: why})
+			p.have.Device = nil
+			p.have.Forwards = nil
+			p.forgetStations(deviceName)
+		}
+	}
+	if b := p.have.Bridge; b != nil && b.Kind != "bridge" {
+		p.add(Op{Kind: OpDelBridge, Why: "is of kind " + b.Kind})
+		p.have.Bridge = nil
+	}
+}
+
+// misborn says why an existing device cannot be made the wanted one. The
+// birthplace comes first: it alone decides whether a network is encrypted, so
+// a device that is not proved to be of the right one is never kept.
+func (p *planner) misborn(d Device) string {
+	want := p.deviceSpec()
+	switch {
+	case d.Kind != "vxlan":
+		return "is of kind " + d.Kind
+	case d.Birth != want.Birth:
+		return "born " + string(d.Birth) + ", not " + string(want.Birth)
+	case d.VNI != want.VNI:
+		return "vni " + d.VNI.String()
+	case d.Local != want.Local:
+		return "local " + d.Local.String()
+	case d.Port != want.Port:
+		return "port differs"
+	case !d.Plain:
+		return "properties differ"
+	}
+	return ""
+}
+
+func (p *planner) forgetStations(port string) {
+	p.have.Stations = slices.DeleteFunc(slices.Clone(p.have.Stations), func(s Station) bool { return s.Port == port })
+}
+
+func (p *planner) namespace() {
+	switch {
+	case !p.have.Exists:
+		p.add(Op{Kind: OpAddNamespace})
+		p.add(Op{Kind: OpTuneNamespace})
+	case !p.have.Tuned:
+		p.add(Op{Kind: OpTuneNamespace})
+	}
+}
+
+func (p *planner) bridge() {
+	b := p.have.Bridge
+	if b == nil {
+		p.add(Op{Kind: OpAddBridge, MTU: p.want.MTU})
+		// With the bridge went everything that was in it.
+		p.have.Stations, p.have.Neighbours, p.have.Strays = nil, nil, nil
+		return
+	}
+	// The MTU is set together with the ports', see links.
+	if why := differs(
+		is(!b.Up, "down"), is(!b.Marked, "no mark"), is(b.Snooping, "snooping"), is(b.VLANs, "vlans"),
+	); why != "" {
+		p.add(Op{Kind: OpSetBridge, MTU: p.want.MTU, Why: why})
+		if !b.Up {
+			p.have.Neighbours = nil // a link that goes down loses them
+		}
+	} else if b.MTU != p.want.MTU {
+		p.add(Op{Kind: OpSetBridge, MTU: p.want.MTU, Why: "mtu differs"})
+		if b.MTU < minIPv6MTU {
+			p.have.Neighbours = slices.DeleteFunc(slices.Clone(p.have.Neighbours),
+				func(n Neighbour) bool { return n.Addr.Is6() })
+		}
+	}
+}
+
+// wantedFlags of a port: nothing is learned and nothing goes to an unknown
+// MAC, so that signed records alone decide where frames go; and a frame from
+// a MAC that no record places behind the port is dropped. The VXLAN device
+// does not get ARP and ND requests that the bridge can answer.
+func wantedFlags(device bool) PortFlags { return PortFlags{Lock: true, Suppress: device, Open: true} }
+
+func flagFaults(have, want PortFlags) []string {
+	if have.NoLock {
+		have.Lock, have.NoLock = want.Lock, false // no way to have it
+	}
+	return []string{
+		is(have.Learning, "learning"), is(have.Flood, "flood"), is(!have.Lock, "not locked"),
+		is(have.Suppress != want.Suppress, "suppression differs"), is(!have.Open, "port settings"),
+	}
+}
+
+// is returns what if cond holds, for differs.
+func is(cond bool, what string) string {
+	if cond {
+		return what
+	}
+	return ""
+}
+
+func differs(faults ...string) string {
+	return strings.Join(slices.DeleteFunc(faults, func(s string) bool { return s == "" }), ", ")
+}
+
+// links plans the VXLAN device and the endpoints. A smaller MTU goes to the
+// endpoints first, a larger one to the device first: what an endpoint may send
+// always fits through.
+func (p *planner) links() {
+	for _, name := range p.have.Strays {
+		p.add(Op{Kind: OpReleasePort, Link: name, Why: "not ours"})
+		p.forgetStations(name)
+	}
+	if d := p.have.Device; d != nil && d.MTU > p.want.MTU {
+		p.ports()
+		p.device()
+		return
+	}
+	p.device()
+	p.ports()
+}
+
+func (p *planner) device() {
+	if p.have.Device == nil {
+		p.add(Op{Kind: OpAddDevice, Device: p.deviceSpec(), MTU: p.want.MTU})
+		p.add(Op{Kind: OpSetDevice, MTU: p.want.MTU, Device: p.deviceSpec()})
+		return
+	}
+	d := *p.have.Device
+	if p.have.Bridge == nil {
+		d.InBridge = false
+	}
+	faults := []string{
+		is(d.MTU != p.want.MTU, "mtu differs"), is(!d.Up, "down"),
+		is(!d.Marked, "no mark"), is(!d.InBridge, "not in bridge"),
+	}
+	if d.InBridge {
+		faults = append(faults, flagFaults(d.Flags, wantedFlags(true))...)
+	}
+	if why := differs(faults...); why != "" {
+		p.add(Op{Kind: OpSetDevice, MTU: p.want.MTU, Device: p.deviceSpec(), Why: why})
+	}
+	if !d.InBridge {
+		p.forgetStations(deviceName)
+	}
+}
+
+// ports deletes endpoints first: a new one may take the interface name of one
+// that goes.
+func (p *planner) ports() {
+	wanted := make(map[string]Endpoint, len(p.want.Endpoints))
+	for _, e := range p.want.Endpoints {
+		wanted[e.ID] = e
+	}
+	kept := make(map[string]Port, len(p.have.Ports))
+	for _, port := range p.have.Ports {
+		_, ok := wanted[port.ID]
+		if ok && port.Where != InnerLost {
+			kept[port.ID] = port
+			continue
+		}
+		why := ""
+		if ok {
+			why = "other end is gone"
+		}
+		p.add(Op{Kind: OpDelPort, Endpoint: Endpoint{ID: port.ID}, Why: why})
+		p.forgetStations(portName(port.ID))
+	}
+	for _, e := range sorted(p.want.Endpoints, func(a, b Endpoint) int { return cmp.Compare(a.ID, b.ID) }) {
+		port, ok := kept[e.ID]
+		if !ok {
+			p.newPort(e)
+			continue
+		}
+		p.oldPort(e, port)
+	}
+}
+
+func (p *planner) newPort(e Endpoint) {
+	p.add(Op{Kind: OpAddPort, Endpoint: e, MTU: p.want.MTU})
+	p.add(Op{Kind: OpSetPort, Endpoint: e, MTU: p.want.MTU})
+	p.add(Op{Kind: OpSetInner, Endpoint: e, MTU: p.want.MTU})
+	for _, a := range e.Addrs {
+		p.add(Op{Kind: OpAddAddr, Endpoint: e, Prefix: a})
+	}
+}
+
+func (p *planner) oldPort(e Endpoint, port Port) {
+	if p.have.Bridge == nil {
+		port.InBridge = false
+	}
+	faults := []string{
+		is(port.MTU != p.want.MTU, "mtu differs"), is(!port.Up, "down"),
+		is(!port.Marked, "no mark"), is(!port.InBridge, "not in bridge"),
+	}
+	if port.InBridge {
+		faults = append(faults, flagFaults(port.Flags, wantedFlags(false))...)
+	} else {
+		p.forgetStations(portName(port.ID))
+	}
+	if why := differs(faults...); why != "" {
+		p.add(Op{Kind: OpSetPort, Endpoint: e, MTU: p.want.MTU, Why: why})
+	}
+	// What cannot be seen is left alone: as long as the veth pair exists the
+	// endpoint lives, even if the path to its namespace does not.
+	if port.Where == InnerThere {
+		p.inner(e, port.Inner)
+	}
+}
+
+func (p *planner) inner(e Endpoint, in Inner) {
+	if why := differs(
+		is(in.MAC != e.MAC, "mac differs"), is(in.MTU != p.want.MTU, "mtu differs"),
+		is(!in.Up, "down"), is(!in.Marked, "no mark"),
+	); why != "" {
+		p.add(Op{Kind: OpSetInner, Endpoint: e, MTU: p.want.MTU, Why: why})
+		if in.MTU < minIPv6MTU && p.want.MTU >= minIPv6MTU || !in.Up {
+			in.Addrs = nil // IPv6 addresses went when IPv6 did
+		}
+	}
+	for _, a := range e.Addrs {
+		if !slices.Contains(in.Addrs, a) {
+			p.add(Op{Kind: OpAddAddr, Endpoint: e, Prefix: a})
+		}
+	}
+	for _, a := range in.Ours {
+		if !slices.Contains(e.Addrs, a) {
+			p.add(Op{Kind: OpDelAddr, Endpoint: e, Prefix: a})
+		}
+	}
+}
+
+func sorted[T any](in []T, compare func(a, b T) int) []T {
+	return slices.SortedFunc(slices.Values(in), compare)
+}

@@ -21,6 +21,7 @@ const (
 	State    = "state"    // what something is in now
 	Token    = "token"    // public token ID
 	Reason   = "reason"   // why something was refused or chosen
+	Op       = "op"       // change made to the kernel
 	Call     = "call"     // operation asked for on the control socket
 	UID      = "uid"      // user ID of a caller
 )

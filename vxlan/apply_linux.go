@@ -1,0 +1,346 @@
+package vxlan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/logkey"
+	"github.com/secure-overlay/secure-overlay/internal/nl"
+)
+
+// Apply executes ops in order. It goes on past a failing network or endpoint
+// and joins the errors, each an *Error. After a failure of a namespace, bridge
+// or device the rest of that network is left for the next round.
+func (p *Programmer) Apply(ctx context.Context, ops []Op) error {
+	for _, r := range p.rooms {
+		clear(r.index)
+	}
+	var errs []error
+	badNet := make(map[string]bool)
+	badEnd := make(map[string]bool) // by name of the bridge port
+	for _, op := range ops {
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		end := endOf(op)
+		if badNet[op.Network] || end != "" && badEnd[op.Network+"/"+end] {
+			continue
+		}
+		err := p.do(op)
+		if err == nil {
+			p.opts.Log.Debug("overlay changed", logkey.Network, op.Network, logkey.Op, op.String())
+			continue
+		}
+		blame := &Error{Network: op.Network, Err: fmt.Errorf("%s: %w", op.Kind, err)}
+		switch {
+		case end != "":
+			blame.Endpoint = op.Endpoint.ID
+			badEnd[op.Network+"/"+end] = true
+		case structural(op.Kind):
+			badNet[op.Network] = true
+		}
+		errs = append(errs, blame)
+	}
+	return errors.Join(errs...)
+}
+
+// endOf names the bridge port of the endpoint that an op is about, "" if it is
+// about none.
+func endOf(op Op) string {
+	switch op.Kind {
+	case OpAddPort, OpSetPort, OpDelPort, OpSetInner, OpAddAddr, OpDelAddr:
+		return portName(op.Endpoint.ID)
+	case OpSetStation:
+		if op.Link != deviceName {
+			return op.Link
+		}
+	}
+	return ""
+}
+
+func structural(k OpKind) bool {
+	switch k {
+	case OpAddNamespace, OpTuneNamespace, OpDelNamespace, OpAddBridge, OpSetBridge, OpDelBridge,
+		OpAddDevice, OpSetDevice, OpDelDevice, OpReleasePort:
+		return true
+	}
+	return false
+}
+
+func (p *Programmer) do(op Op) error {
+	switch op.Kind {
+	case OpAddNamespace:
+		return p.addNamespace(op.Network)
+	case OpDelNamespace:
+		return p.delNamespace(op.Network)
+	}
+	r, err := p.open(op.Network)
+	if err != nil {
+		return err
+	}
+	switch op.Kind {
+	case OpTuneNamespace:
+		_, err := r.ns.SetSysctls(sysctls())
+		return err
+	case OpAddBridge:
+		return p.addBridge(r, op)
+	case OpSetBridge:
+		return p.setBridge(r, op)
+	case OpDelBridge:
+		return r.delLink(bridgeName)
+	case OpAddDevice:
+		return p.addDevice(r, op)
+	case OpSetDevice:
+		return p.setDevice(r, op)
+	case OpDelDevice:
+		return r.delLink(deviceName)
+	case OpAddPort:
+		return p.addPort(r, op)
+	case OpSetPort:
+		return r.setPort(portName(op.Endpoint.ID), op.MTU, p.endpointMark(op.Endpoint.ID), wantedFlags(false))
+	case OpDelPort:
+		return r.delLink(portName(op.Endpoint.ID))
+	case OpReleasePort:
+		return r.release(op.Link)
+	case OpSetInner:
+		return p.setInner(r, op)
+	case OpAddAddr, OpDelAddr:
+		return p.changeAddr(r, op)
+	default:
+		return r.changeEntry(op)
+	}
+}
+
+func (p *Programmer) addNamespace(network string) error {
+	path, err := p.path(network)
+	if err != nil {
+		return err
+	}
+	ns, err := nl.CreateNamespace(path)
+	if err != nil {
+		return err
+	}
+	return ns.Close()
+}
+
+// delNamespace deletes our links before it lets go of the namespace: the
+// kernel takes a dead namespace apart some time later, and until then the
+// VXLAN device would keep its VNI and the endpoints their links.
+func (p *Programmer) delNamespace(network string) error {
+	path, err := p.path(network)
+	if err != nil {
+		return err
+	}
+	r, err := p.open(network)
+	if err == nil {
+		links, listErr := r.h.LinkList()
+		err = listErr
+		for _, l := range links {
+			name := l.Attrs().Name
+			if name == deviceName || name == bridgeName || l.Type() == "veth" {
+				if delErr := r.h.LinkDel(l); delErr != nil && !nl.IsNotExist(delErr) {
+					err = errors.Join(err, fmt.Errorf("delete link %s: %w", name, delErr))
+				}
+			}
+		}
+		p.forget(network)
+	} else if errors.Is(err, nl.ErrNotNamespace) || errors.Is(err, unix.ENOENT) {
+		err = nil // only a file, or nothing
+	}
+	return errors.Join(err, nl.RemoveNamespace(path))
+}
+
+// link returns the index of a link by name.
+func (r *room) link(name string) (int, error) {
+	if i, ok := r.index[name]; ok {
+		return i, nil
+	}
+	l, err := r.h.LinkByName(name)
+	if err != nil {
+		return 0, fmt.Errorf("find link %s: %w", name, err)
+	}
+	r.index[name] = l.Attrs().Index
+	return l.Attrs().Index, nil
+}
+
+func (r *room) delLink(name string) error {
+	clear(r.index)
+	l, err := r.h.LinkByName(name)
+	if nl.IsNotExist(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("find link %s: %w", name, err)
+	}
+	if err := r.h.LinkDel(l); err != nil && !nl.IsNotExist(err) {
+		return fmt.Errorf("delete link %s: %w", name, err)
+	}
+	return nil
+}
+
+func (r *room) release(name string) error {
+	l, err := r.h.LinkByName(name)
+	if nl.IsNotExist(err) {
+		return nil
+	}
+	if err == nil {
+		err = r.h.LinkSetNoMaster(l)
+	}
+	return err
+}
+
+func (p *Programmer) addBridge(r *room, op Op) error {
+	if err := r.h.LinkAdd(newBridge()); err != nil {
+		return fmt.Errorf("create link %s: %w", bridgeName, err)
+	}
+	return p.setBridge(r, op)
+}
+
+func (p *Programmer) setBridge(r *room, op Op) error {
+	index, err := r.link(bridgeName)
+	if err != nil {
+		return err
+	}
+	b := newBridge()
+	b.Index = index
+	if err := r.h.LinkModify(b); err != nil {
+		return fmt.Errorf("modify bridge: %w", err)
+	}
+	return r.base(b, op.MTU, p.bridgeMark())
+}
+
+// base sets what all our links have: MTU, mark, up.
+func (r *room) base(l netlink.Link, mtu int, mark string) error {
+	if err := r.h.LinkSetAlias(l, mark); err != nil {
+		return fmt.Errorf("set alias: %w", err)
+	}
+	if err := r.h.LinkSetMTU(l, mtu); err != nil {
+		return fmt.Errorf("set mtu %d: %w", mtu, err)
+	}
+	if err := r.h.LinkSetUp(l); err != nil {
+		return fmt.Errorf("set up: %w", err)
+	}
+	return nil
+}
+
+// setPort puts a link into the bridge. The flags are set before the link goes
+// up, so that it never forwards with the kernel's defaults.
+func (r *room) setPort(name string, mtu int, mark string, flags PortFlags) error {
+	index, err := r.link(name)
+	if err != nil {
+		return err
+	}
+	bridge, err := r.link(bridgeName)
+	if err != nil {
+		return err
+	}
+	l := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: name, Index: index}}
+	if err := r.h.LinkSetMasterByIndex(l, bridge); err != nil {
+		return fmt.Errorf("put into bridge: %w", err)
+	}
+	if err := setPortFlags(r, index, flags); err != nil {
+		return err
+	}
+	return r.base(l, mtu, mark)
+}
+
+// addDevice creates the VXLAN device by a request to its birthplace that names
+// the network's namespace as target: the kernel then takes the sockets' side
+// from where the request was made and puts the link straight where it belongs
+// (measured: IFLA_NET_NS_FD without IFLA_LINK_NETNSID). There is no instant at
+// which it is in a third place, and nothing to clean up after a crash.
+func (p *Programmer) addDevice(r *room, op Op) error {
+	h, err := p.birthHandle(op.Device.Birth)
+	if err != nil {
+		return err
+	}
+	dev := newDevice(op.Device)
+	dev.MTU = op.MTU
+	dev.Namespace = netlink.NsFd(r.ns.FD())
+	if err := h.LinkAdd(dev); err != nil {
+		if nl.IsExist(err) {
+			return vniHolder(h, op.Device)
+		}
+		return fmt.Errorf("create VXLAN device in %s namespace: %w", op.Device.Birth, err)
+	}
+	clear(r.index)
+	return nil
+}
+
+// vniHolder says who has the VNI that we were refused.
+func vniHolder(h *nl.Handle, d DeviceSpec) error {
+	links, err := h.LinkList()
+	if err != nil {
+		return errors.Join(ErrVNITaken, fmt.Errorf("list links: %w", err))
+	}
+	for _, l := range links {
+		x, ok := l.(*netlink.Vxlan)
+		if ok && ids.VNI(x.VxlanId) == d.VNI && uint16(x.Port) == d.Port {
+			return fmt.Errorf("%w: VNI %s, port %d, link %s", ErrVNITaken, d.VNI, d.Port, x.Name)
+		}
+	}
+	return fmt.Errorf("%w: VNI %s, port %d, a link that was moved to another namespace", ErrVNITaken, d.VNI, d.Port)
+}
+
+func (p *Programmer) setDevice(r *room, op Op) error {
+	err := r.setPort(deviceName, op.MTU, p.deviceMark(op.Device), wantedFlags(true))
+	if errors.Is(err, unix.EADDRINUSE) {
+		// Going up binds the socket.
+		return fmt.Errorf("%w: %d in %s namespace: %w", ErrPortTaken, op.Device.Port, op.Device.Birth, err)
+	}
+	return err
+}
+
+// changeEntry writes or deletes one forwarding or neighbour entry. Written is
+// with replace semantics, and what is to be deleted may be gone: neither a
+// crash nor another writer can make the same op fail for ever.
+func (r *room) changeEntry(op Op) error {
+	name := deviceName
+	switch op.Kind {
+	case OpSetStation, OpDelStation:
+		name = op.Link
+	case OpSetNeighbour, OpDelNeighbour:
+		name = bridgeName
+	}
+	link, err := r.link(name)
+	if err != nil {
+		return ignoreMissing(op, err)
+	}
+	switch op.Kind {
+	case OpAddFlood:
+		err = r.h.NeighAppend(forwardMsg(link, Forward{VTEP: op.VTEP}))
+	case OpSetForward:
+		err = r.h.NeighSet(forwardMsg(link, Forward{MAC: op.MAC, VTEP: op.VTEP}))
+	case OpDelFlood, OpDelForward:
+		err = r.h.NeighDel(forwardMsg(link, Forward{MAC: op.MAC, VTEP: op.VTEP}))
+	case OpSetStation:
+		err = r.h.NeighSet(stationMsg(link, op.MAC, 0))
+	case OpDelStation:
+		err = r.h.NeighDel(stationMsg(link, op.MAC, op.VLAN))
+	case OpSetNeighbour:
+		err = r.h.NeighSet(neighbourMsg(link, Neighbour{Addr: op.Addr, MAC: op.MAC}))
+	case OpDelNeighbour:
+		err = r.h.NeighDel(neighbourMsg(link, Neighbour{Addr: op.Addr, MAC: op.MAC}))
+	default:
+		err = fmt.Errorf("unknown operation %q", op.Kind)
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", op.detail(), err)
+	}
+	return ignoreMissing(op, err)
+}
+
+func ignoreMissing(op Op, err error) error {
+	switch op.Kind {
+	case OpDelFlood, OpDelForward, OpDelStation, OpDelNeighbour:
+		if nl.IsNotExist(err) {
+			return nil
+		}
+	}
+	return err
+}

@@ -1,0 +1,211 @@
+package vxlan
+
+import (
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	rtnl "github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/nl"
+)
+
+// sysctls of a network's namespace. It forwards frames, never packets: no IP
+// address, no router, no IPv6 chatter of its own on bridge or ports.
+func sysctls() []nl.Sysctl {
+	s := []nl.Sysctl{
+		// A new namespace takes IPv4 forwarding over from the host's.
+		{Key: "ipv4/ip_forward", Value: "0"},
+		{Key: "ipv6/conf/all/forwarding", Value: "0"},
+		{Key: "ipv6/conf/default/forwarding", Value: "0"},
+		{Key: "ipv6/conf/all/accept_ra", Value: "0"},
+		{Key: "ipv6/conf/default/accept_ra", Value: "0"},
+		// The bridge answers ND from its IPv6 neighbour table, which exists
+		// only while IPv6 is on; without a link-local address it stays mute.
+		{Key: "ipv6/conf/all/disable_ipv6", Value: "0"},
+		{Key: "ipv6/conf/default/disable_ipv6", Value: "0"},
+		{Key: "ipv6/conf/default/addr_gen_mode", Value: "1"},
+		{Key: "ipv6/conf/" + bridgeName + "/disable_ipv6", Value: "0", Optional: true},
+		{Key: "ipv6/conf/" + bridgeName + "/addr_gen_mode", Value: "1", Optional: true},
+	}
+	// There are no rules here for bridged frames to be shown to.
+	for _, f := range []string{"arptables", "ip6tables", "iptables"} {
+		s = append(s, nl.Sysctl{Key: "bridge/bridge-nf-call-" + f, Value: "0", Optional: true})
+	}
+	return s
+}
+
+// mark is the alias of our links: "secure-overlay/", the node, what it is.
+func (p *Programmer) mark(what string) string {
+	return fmt.Sprintf("secure-overlay/%s/%s", p.opts.Node, what)
+}
+
+func (p *Programmer) bridgeMark() string             { return p.mark("bridge") }
+func (p *Programmer) deviceMark(d DeviceSpec) string { return p.mark("vxlan/" + string(d.Birth)) }
+func (p *Programmer) endpointMark(id string) string  { return p.mark("endpoint/" + id) }
+
+func attrs(name string) netlink.LinkAttrs {
+	a := netlink.NewLinkAttrs() // queue length -1: the kernel's choice
+	a.Name = name
+	return a
+}
+
+// newBridge describes br0: no snooping, so that broadcast and multicast go to
+// every port without any state; no VLANs, so that a MAC has one FDB entry.
+func newBridge() *netlink.Bridge {
+	off, none := false, uint16(0)
+	return &netlink.Bridge{LinkAttrs: attrs(bridgeName),
+		MulticastSnooping: &off, VlanFiltering: &off, VlanDefaultPVID: &none}
+}
+
+// newDevice describes vx0. UDP checksums stay on for both families: RFC 6935
+// permits zero ones over IPv6 only where the payload is protected otherwise,
+// a plaintext network has nothing else, and with checksum offload inside the
+// packet the outer one costs next to nothing (local checksum offload).
+func newDevice(d DeviceSpec) *netlink.Vxlan {
+	return &netlink.Vxlan{
+		LinkAttrs: attrs(deviceName),
+		VxlanId:   int(d.VNI),
+		// Explicit, so that a host with several addresses never sends from
+		// one that the peers do not expect; it also decides the family.
+		SrcAddr:  d.Local.AsSlice(),
+		Port:     int(d.Port),
+		TTL:      64,
+		Learning: false, // forwarding comes from signed records only
+		UDPCSum:  true,
+		NoAge:    true,
+	}
+}
+
+// isPlain reports whether a device has all the properties that newDevice
+// gives and no others.
+func isPlain(v *netlink.Vxlan) bool {
+	grouped := v.Group != nil && !v.Group.IsUnspecified()
+	return !v.Learning && !v.Proxy && !v.RSC && !v.L2miss && !v.L3miss &&
+		!v.GBP && !v.FlowBased && !v.VniFilter && !v.UDP6ZeroCSumTx && !v.UDP6ZeroCSumRx &&
+		v.VtepDevIndex == 0 && !grouped
+}
+
+// Neighbour messages for the three tables. States: NUD_PERMANENT means "does
+// not age" for VXLAN and for IP neighbours, but "own address" for a bridge,
+// where NUD_NOARP is the static one.
+
+func forwardMsg(link int, f Forward) *netlink.Neigh {
+	return &netlink.Neigh{LinkIndex: link, Family: unix.AF_BRIDGE, Flags: netlink.NTF_SELF,
+		State: netlink.NUD_PERMANENT | netlink.NUD_NOARP, HardwareAddr: f.MAC[:], IP: f.VTEP.AsSlice()}
+}
+
+func stationMsg(link int, mac ids.MAC, vlan int) *netlink.Neigh {
+	return &netlink.Neigh{LinkIndex: link, Family: unix.AF_BRIDGE, Flags: netlink.NTF_MASTER,
+		State: netlink.NUD_NOARP, HardwareAddr: mac[:], Vlan: vlan}
+}
+
+func neighbourMsg(link int, n Neighbour) *netlink.Neigh {
+	return &netlink.Neigh{LinkIndex: link, State: netlink.NUD_PERMANENT,
+		HardwareAddr: n.MAC[:], IP: n.Addr.AsSlice()}
+}
+
+// portFlags reads the flags of all bridge ports, by link index. The netlink
+// library reads one port at a time and not all flags.
+func portFlags(r *room) (map[int]PortFlags, error) {
+	out := make(map[int]PortFlags)
+	err := r.ns.Do(func() error {
+		req := rtnl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
+		req.RetryInterrupted = true
+		req.AddData(rtnl.NewIfInfomsg(unix.AF_BRIDGE))
+		msgs, err := req.Execute(unix.NETLINK_ROUTE, 0)
+		if err != nil {
+			return fmt.Errorf("list bridge ports: %w", err)
+		}
+		for _, m := range msgs {
+			info := rtnl.DeserializeIfInfomsg(m)
+			list, err := rtnl.ParseRouteAttr(m[info.Len():])
+			if err != nil {
+				return fmt.Errorf("parse bridge port: %w", err)
+			}
+			for _, a := range list {
+				if a.Attr.Type&rtnl.NLA_TYPE_MASK != unix.IFLA_PROTINFO {
+					continue
+				}
+				if out[int(info.Index)], err = parseFlags(a.Value); err != nil {
+					return fmt.Errorf("parse bridge port: %w", err)
+				}
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// flagAttrs are the flags that we set, with the value for wantedFlags.
+func flagAttrs(want PortFlags) map[int]bool {
+	return map[int]bool{
+		rtnl.IFLA_BRPORT_LEARNING:       want.Learning,
+		rtnl.IFLA_BRPORT_UNICAST_FLOOD:  want.Flood,
+		rtnl.IFLA_BRPORT_LOCKED:         want.Lock,
+		rtnl.IFLA_BRPORT_NEIGH_SUPPRESS: want.Suppress,
+		// Open is the rest.
+		rtnl.IFLA_BRPORT_BCAST_FLOOD:    true,
+		rtnl.IFLA_BRPORT_MCAST_FLOOD:    true,
+		rtnl.IFLA_BRPORT_MODE:           false, // hairpin
+		rtnl.IFLA_BRPORT_ISOLATED:       false,
+		rtnl.IFLA_BRPORT_PROXYARP:       false,
+		rtnl.IFLA_BRPORT_PROXYARP_WIFI:  false,
+		rtnl.IFLA_BRPORT_MCAST_TO_UCAST: false,
+		rtnl.IFLA_BRPORT_VLAN_TUNNEL:    false,
+	}
+}
+
+func parseFlags(raw []byte) (PortFlags, error) {
+	list, err := rtnl.ParseRouteAttr(raw)
+	if err != nil {
+		return PortFlags{}, err
+	}
+	f := PortFlags{NoLock: true, Open: true}
+	open := flagAttrs(PortFlags{})
+	for _, a := range list {
+		if len(a.Value) == 0 {
+			continue
+		}
+		on := a.Value[0] != 0
+		switch t := int(a.Attr.Type & rtnl.NLA_TYPE_MASK); t {
+		case rtnl.IFLA_BRPORT_LEARNING:
+			f.Learning = on
+		case rtnl.IFLA_BRPORT_UNICAST_FLOOD:
+			f.Flood = on
+		case rtnl.IFLA_BRPORT_LOCKED:
+			f.Lock, f.NoLock = on, false
+		case rtnl.IFLA_BRPORT_NEIGH_SUPPRESS:
+			f.Suppress = on
+		default:
+			if want, ok := open[t]; ok && on != want {
+				f.Open = false
+			}
+		}
+	}
+	return f, nil
+}
+
+// setPortFlags writes the flags in one request: all or none.
+func setPortFlags(r *room, link int, want PortFlags) error {
+	return r.ns.Do(func() error {
+		req := rtnl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
+		msg := rtnl.NewIfInfomsg(unix.AF_BRIDGE)
+		msg.Index = int32(link)
+		req.AddData(msg)
+		info := rtnl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
+		for attr, on := range flagAttrs(want) {
+			value := byte(0)
+			if on {
+				value = 1
+			}
+			info.AddRtAttr(attr, []byte{value})
+		}
+		req.AddData(info)
+		if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
+			return fmt.Errorf("set bridge port flags: %w", err)
+		}
+		return nil
+	})
+}
