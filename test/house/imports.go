@@ -22,6 +22,7 @@ var importRules = []importRule{
 	{"keys", []string{"keys", "internal"}, "keys imports nothing of ours upward"},
 	{"config", []string{"config", "internal"}, "config knows no domain package"},
 	{"membership", []string{"membership", "keys", "internal"}, "membership knows keys only"},
+	{"tunnel/tunneltest", []string{"tunnel", "keys", "internal", "test/netlab"}, "the conformance suite stands on the lab, and nothing else"},
 	{"tunnel", []string{"tunnel", "keys", "internal"}, "tunnel knows keys only, and not vxlan"},
 	{"vxlan", []string{"vxlan", "internal"}, "vxlan does not know tunnel"},
 	{"api", []string{"api", "internal"}, "the api is what others see: it knows no domain package"},

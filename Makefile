@@ -1,0 +1,33 @@
+# Thin names for commands that stand on their own. CONTRIBUTING.md explains them.
+
+# The linter takes minutes to build, so nothing but `make lint` needs it.
+GOLANGCI = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+FUZZTIME ?= 30s
+
+.PHONY: demo build test check vm-test fuzz bench lint
+
+demo: ## show encrypted and plaintext networks on this machine (root)
+	go run ./cmd/secure-overlay demo
+
+build: ## one static program in bin/
+	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/secure-overlay
+
+test: ## everything, with all its set-up (root)
+	test/all
+
+check: ## what takes less than a minute and needs no root
+	test -z "$$(find . -name '*.go' -not -path './.*' -exec gofmt -l {} +)"
+	go vet ./...
+	go test ./test/house
+
+vm-test: ## the suites that need a real kernel, in a virtual machine (root)
+	test/all vm
+
+fuzz: ## every fuzz target for FUZZTIME
+	FUZZTIME=$(FUZZTIME) test/all fuzz
+
+bench: ## throughput, compared within one run (root)
+	go test -v -count=1 -timeout 30m ./test/bench -run Throughput
+
+lint:
+	$(GOLANGCI) run ./...
