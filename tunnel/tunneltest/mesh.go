@@ -101,9 +101,11 @@ func (m *mesh) set(i int) {
 	}
 }
 
+// setAll applies all specs, the highest ID's first: it responds. An initiator
+// that comes first is not answered, and WireGuard tries again after 5 s.
 func (m *mesh) setAll() {
 	m.t.Helper()
-	for i := range m.hosts {
+	for i := len(m.hosts) - 1; i >= 0; i-- {
 		m.set(i)
 	}
 }
