@@ -29,7 +29,7 @@ func GuestEnv() []string {
 
 // BinaryEnv names the environment variable that tells end-to-end tests where
 // a built secure-overlay program is.
-const BinaryEnv = "SECURE_OVERLAY_TEST_BINARY"
+const BinaryEnv = "SECURE_OVERLAY_BIN"
 
 // guestBinary is where the product lies inside the machine.
 const guestBinary = "/bin/secure-overlay"
