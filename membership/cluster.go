@@ -2,18 +2,67 @@ package membership
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
 	"sync/atomic"
+	"time"
 
+	"github.com/hashicorp/memberlist"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/membership/noisenet"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
 
 // Cluster is this node's membership. Its methods may be called from any
 // goroutine.
 type Cluster struct {
-	opts    Options
-	view    atomic.Pointer[Snapshot]
-	changes chan struct{}
+	opts Options
+	self ids.NodeID
+	prof profile
+	log  *slog.Logger
+
+	view    atomic.Pointer[view] // written by the loop only
+	changes chan struct{}        // capacity 1
+	events  chan event           // from callbacks, which drop when it is full
+	merges  chan mergeRequest    // from goroutines that wait for the answer
+	hints   *memberlist.TransmitLimitedQueue
+	serving chan struct{} // a token per control request being answered
+
+	pending   atomic.Pointer[record.Node] // newest content not yet published
+	published chan struct{}               // capacity 1: look at pending
+
+	newTransport func(noisenet.Config) transport // tests replace it
+	transport    transport                       // set by Run before anything reads it
+
+	mu     sync.Mutex // guards gossip and stop; leaf
+	gossip *memberlist.Memberlist
+	stop   context.CancelFunc // non-nil while Run runs
+	ran    bool
 }
+
+// transport is what a cluster uses of noisenet.Transport.
+type transport interface {
+	memberlist.NodeAwareTransport
+	control
+}
+
+// control is the part of it that memberlist does not know.
+type control interface {
+	Open() error
+	Run(ctx context.Context) error
+	Contact(ctx context.Context, addr netip.AddrPort) (noisenet.Peer, error)
+	Call(ctx context.Context, id ids.NodeID, req []byte) ([]byte, error)
+}
+
+// Bounds on what waits and what runs at once.
+const (
+	maxEvents  = 1024 // events waiting; one that does not fit is made good by a later digest
+	maxServing = 8    // control requests answered at once
+)
 
 // New checks the options. It does no I/O and starts no goroutine.
 func New(o Options) (*Cluster, error) {
@@ -21,8 +70,23 @@ func New(o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{opts: o, changes: make(chan struct{}, 1)}
-	c.view.Store(&Snapshot{Self: o.Identity.ID})
+	c := &Cluster{
+		opts:         o,
+		self:         o.Identity.ID,
+		prof:         profiles[o.Profile],
+		log:          o.Log,
+		changes:      make(chan struct{}, 1),
+		events:       make(chan event, maxEvents),
+		merges:       make(chan mergeRequest),
+		serving:      make(chan struct{}, maxServing),
+		published:    make(chan struct{}, 1),
+		newTransport: func(cfg noisenet.Config) transport { return noisenet.New(cfg) },
+	}
+	c.hints = &memberlist.TransmitLimitedQueue{
+		RetransmitMult: 4,
+		NumNodes:       func() int { return c.view.Load().alive },
+	}
+	c.view.Store(newView(c.self, record.Set{}, nil))
 	return c, nil
 }
 
@@ -31,23 +95,151 @@ func New(o Options) (*Cluster, error) {
 // the node fails, and a restart finds its records still there. Run may be
 // called once.
 func (c *Cluster) Run(ctx context.Context) error {
-	<-ctx.Done()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	c.mu.Lock()
+	if c.ran {
+		c.mu.Unlock()
+		return errors.New("run cluster: it ran before")
+	}
+	c.ran, c.stop = true, func() { cancel(nil) }
+	c.mu.Unlock()
+
+	l := newLoop(c, c.restore())
+	c.transport = c.newTransport(c.transportConfig())
+	if err := c.transport.Open(); err != nil {
+		return fmt.Errorf("open control port %s: %w", c.opts.Bind, err)
+	}
+	// The transport outlives memberlist, which closes it: its streams must
+	// not break under memberlist's feet.
+	netCtx, stopNet := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopNet()
+	var wg sync.WaitGroup
+	var netErr error
+	wg.Go(func() {
+		if netErr = c.transport.Run(netCtx); netErr != nil {
+			cancel(netErr)
+		}
+	})
+	err := c.runGossip(ctx, l)
+	stopNet()
+	wg.Wait()
+	if err == nil && ctx.Err() != nil && netErr != nil && !errors.Is(netErr, context.Canceled) && !errors.Is(netErr, noisenet.ErrClosed) {
+		err = fmt.Errorf("run control transport: %w", netErr)
+	}
+	return err
+}
+
+// runGossip runs memberlist, the loop and the writer of durable state until
+// ctx ends, and leaves none of their goroutines behind.
+func (c *Cluster) runGossip(ctx context.Context, l *loop) error {
+	gossip, err := memberlist.Create(c.gossipConfig(c.transport))
+	if err != nil {
+		return errors.Join(fmt.Errorf("start gossip: %w", err), c.transport.Shutdown())
+	}
+	c.mu.Lock()
+	c.gossip = gossip
+	c.mu.Unlock()
+
+	var wg sync.WaitGroup
+	wg.Go(func() { c.persist(ctx) })
+	l.run(ctx, gossip)
+
+	c.mu.Lock()
+	c.gossip, c.stop = nil, nil
+	err = gossip.Shutdown()
+	c.mu.Unlock()
+	l.workers.Wait()
+	wg.Wait()
+	if err != nil {
+		return fmt.Errorf("stop gossip: %w", err)
+	}
 	return nil
+}
+
+func (c *Cluster) transportConfig() noisenet.Config {
+	id := c.opts.Identity
+	return noisenet.Config{
+		Node:       id.ID,
+		Trust:      id.Trust,
+		Noise:      id.Noise,
+		Credential: id.Credential,
+		Access:     id.Access,
+		Bind:       c.opts.Bind,
+		Directory:  directory{c},
+		Admission:  c.opts.Admission,
+		Handler:    c.serve,
+		Log:        c.log,
+	}
+}
+
+// directory answers noisenet from the signed records.
+type directory struct{ c *Cluster }
+
+// Underlay implements noisenet.Directory.
+func (d directory) Underlay(id ids.NodeID) []netip.AddrPort {
+	it := d.c.view.Load().set.Get(id)
+	if it == nil {
+		return nil
+	}
+	out := make([]netip.AddrPort, len(it.Node.Underlay))
+	for i, u := range it.Node.Underlay {
+		out[i] = u.Control
+	}
+	return out
 }
 
 // Publish replaces what this node says about itself. ID and Seq of n are
 // ignored. Content equal to what was published last, also before a restart,
 // is not published again. It may be called before Run. Content that
 // record.Node.Validate refuses in canonical form is logged and dropped.
-func (c *Cluster) Publish(n record.Node) {}
+func (c *Cluster) Publish(n record.Node) {
+	n = n.Canonical()
+	c.pending.Store(&n)
+	wake(c.published)
+}
 
 // Changes wakes a reader after the Snapshot changed in anything but LastSeen
 // and Addr. It holds one wake-up; several changes may be one.
 func (c *Cluster) Changes() <-chan struct{} { return c.changes }
 
 // Snapshot returns the cluster as this node knows it now.
-func (c *Cluster) Snapshot() Snapshot { return *c.view.Load() }
+func (c *Cluster) Snapshot() Snapshot { return c.view.Load().snap }
+
+// leaveTimeout bounds Leave where ctx has no deadline.
+const leaveTimeout = 5 * time.Second
 
 // Leave tells the others that this node goes away, and ends Run. The records
 // stay with the others. Without a running Run it does nothing.
-func (c *Cluster) Leave(ctx context.Context) error { return nil }
+func (c *Cluster) Leave(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stop == nil {
+		return nil
+	}
+	defer c.stop()
+	if c.gossip == nil {
+		return nil
+	}
+	timeout := leaveTimeout
+	if end, ok := ctx.Deadline(); ok {
+		timeout = min(timeout, time.Until(end))
+	}
+	if timeout <= 0 || ctx.Err() != nil {
+		return nil // no time to tell anybody; they will notice
+	}
+	// The lock is held so that Run cannot shut memberlist down meanwhile,
+	// which makes Leave panic.
+	if err := c.gossip.Leave(timeout); err != nil {
+		return fmt.Errorf("leave cluster: %w", err)
+	}
+	return nil
+}
+
+// wake sends to a channel of capacity 1 unless a wake-up waits there already.
+func wake(ch chan<- struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,306 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/membership/noisenet"
+)
+
+// fakeNet connects fake transports in memory. It does what noisenet promises
+// (peers are who they say, virtual addresses, control calls) and can break the
+// network on purpose.
+type fakeNet struct {
+	mu     sync.Mutex
+	byID   map[ids.NodeID]*fakeTransport
+	byAddr map[netip.AddrPort]*fakeTransport
+	broken func(from, to ids.NodeID) bool           // nothing passes
+	drop   func(from, to ids.NodeID, b []byte) bool // this packet is lost
+}
+
+func newFakeNet() *fakeNet {
+	return &fakeNet{byID: make(map[ids.NodeID]*fakeTransport), byAddr: make(map[netip.AddrPort]*fakeTransport)}
+}
+
+func (n *fakeNet) setBroken(f func(from, to ids.NodeID) bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.broken = f
+}
+
+func (n *fakeNet) setDrop(f func(from, to ids.NodeID, b []byte) bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.drop = f
+}
+
+// find returns the open transport of a node, unless the path is broken.
+func (n *fakeNet) find(from, to ids.NodeID) (*fakeTransport, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	t := n.byID[to]
+	if t == nil || n.broken != nil && n.broken(from, to) {
+		return nil, noisenet.ErrUnreachable
+	}
+	return t, nil
+}
+
+func (n *fakeNet) lost(from, to ids.NodeID, b []byte) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.drop != nil && n.drop(from, to, b)
+}
+
+// transport returns a factory for Cluster.newTransport.
+func (n *fakeNet) transport(cfg noisenet.Config) transport {
+	return &fakeTransport{
+		net:     n,
+		cfg:     cfg,
+		packets: make(chan *memberlist.Packet, 1024),
+		streams: make(chan net.Conn, 64),
+		closed:  make(chan struct{}),
+	}
+}
+
+// fakeTransport is one node's side.
+type fakeTransport struct {
+	net     *fakeNet
+	cfg     noisenet.Config
+	packets chan *memberlist.Packet
+	streams chan net.Conn
+	once    sync.Once
+	closed  chan struct{}
+}
+
+func (t *fakeTransport) Open() error {
+	t.net.mu.Lock()
+	defer t.net.mu.Unlock()
+	if t.net.byID[t.cfg.Node] != nil {
+		return errors.New("node is on the net already")
+	}
+	t.net.byID[t.cfg.Node] = t
+	t.net.byAddr[t.cfg.Bind] = t
+	return nil
+}
+
+func (t *fakeTransport) Run(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+	case <-t.closed:
+	}
+	return t.Shutdown()
+}
+
+func (t *fakeTransport) Shutdown() error {
+	t.once.Do(func() {
+		close(t.closed)
+		t.net.mu.Lock()
+		defer t.net.mu.Unlock()
+		if t.net.byID[t.cfg.Node] == t {
+			delete(t.net.byID, t.cfg.Node)
+			delete(t.net.byAddr, t.cfg.Bind)
+		}
+	})
+	return nil
+}
+
+func (t *fakeTransport) peer() noisenet.Peer {
+	return noisenet.Peer{ID: t.cfg.Node, Credential: t.cfg.Credential, Addr: t.cfg.Bind}
+}
+
+func (t *fakeTransport) Contact(_ context.Context, addr netip.AddrPort) (noisenet.Peer, error) {
+	t.net.mu.Lock()
+	other := t.net.byAddr[addr]
+	t.net.mu.Unlock()
+	switch {
+	case other == nil:
+		return noisenet.Peer{}, noisenet.ErrUnreachable
+	case other == t:
+		return noisenet.Peer{}, noisenet.ErrSelf
+	}
+	if _, err := t.net.find(t.cfg.Node, other.cfg.Node); err != nil {
+		return noisenet.Peer{}, err
+	}
+	return other.peer(), nil
+}
+
+func (t *fakeTransport) Call(ctx context.Context, id ids.NodeID, req []byte) ([]byte, error) {
+	if len(req) > noisenet.MaxMessage {
+		return nil, noisenet.ErrTooLarge
+	}
+	other, err := t.net.find(t.cfg.Node, id)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-other.closed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	resp, err := other.cfg.Handler(ctx, t.peer(), append([]byte(nil), req...))
+	if err != nil {
+		return nil, &noisenet.RemoteError{Text: err.Error()}
+	}
+	if len(resp) > noisenet.MaxMessage {
+		return nil, noisenet.ErrTooLarge
+	}
+	return resp, nil
+}
+
+func (t *fakeTransport) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
+	return t.cfg.Node.InnerAddr().AsSlice(), noisenet.VirtualPort, nil
+}
+
+func (t *fakeTransport) WriteTo([]byte, string) (time.Time, error) {
+	return time.Time{}, noisenet.ErrNotVirtual
+}
+
+func (t *fakeTransport) WriteToAddress(b []byte, addr memberlist.Address) (time.Time, error) {
+	now := time.Now()
+	if len(b) > noisenet.PacketSize {
+		return now, noisenet.ErrTooLarge
+	}
+	id, err := ids.ParseNodeID(addr.Name)
+	if err != nil {
+		return now, err
+	}
+	other, err := t.net.find(t.cfg.Node, id)
+	if err != nil || t.net.lost(t.cfg.Node, id, b) {
+		return now, nil // lost on the way
+	}
+	p := &memberlist.Packet{
+		Buf:       append([]byte(nil), b...),
+		From:      net.UDPAddrFromAddrPort(virtualAddr(t.cfg.Node)),
+		Timestamp: now,
+	}
+	select {
+	case other.packets <- p:
+	default:
+	}
+	return now, nil
+}
+
+func (t *fakeTransport) PacketCh() <-chan *memberlist.Packet { return t.packets }
+func (t *fakeTransport) StreamCh() <-chan net.Conn           { return t.streams }
+
+func (t *fakeTransport) DialTimeout(string, time.Duration) (net.Conn, error) {
+	return nil, noisenet.ErrNotVirtual
+}
+
+func (t *fakeTransport) DialAddressTimeout(addr memberlist.Address, _ time.Duration) (net.Conn, error) {
+	id, err := ids.ParseNodeID(addr.Name)
+	if err != nil {
+		return nil, err
+	}
+	other, err := t.net.find(t.cfg.Node, id)
+	if err != nil {
+		return nil, err
+	}
+	near, far := newPipe(), newPipe()
+	a, b := &fakeConn{in: near, out: far}, &fakeConn{in: far, out: near}
+	select {
+	case other.streams <- b:
+		return a, nil
+	case <-other.closed:
+		return nil, noisenet.ErrUnreachable
+	default:
+		return nil, noisenet.ErrUnreachable
+	}
+}
+
+// pipe is an unbounded byte queue; net.Pipe would block a writer until the
+// reader comes, which a socket does not.
+type pipe struct {
+	mu       sync.Mutex
+	cond     *sync.Cond
+	buf      []byte
+	closed   bool
+	deadline time.Time
+	timer    *time.Timer
+}
+
+func newPipe() *pipe {
+	p := &pipe{}
+	p.cond = sync.NewCond(&p.mu)
+	return p
+}
+
+func (p *pipe) read(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.buf) == 0 {
+		if p.closed {
+			return 0, io.EOF
+		}
+		if !p.deadline.IsZero() && !time.Now().Before(p.deadline) {
+			return 0, context.DeadlineExceeded
+		}
+		p.cond.Wait()
+	}
+	n := copy(b, p.buf)
+	p.buf = p.buf[n:]
+	return n, nil
+}
+
+func (p *pipe) write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return 0, io.ErrClosedPipe
+	}
+	p.buf = append(p.buf, b...)
+	p.cond.Broadcast()
+	return len(b), nil
+}
+
+func (p *pipe) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+	p.cond.Broadcast()
+}
+
+func (p *pipe) setDeadline(at time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.deadline = at
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+	if !at.IsZero() && !p.closed {
+		p.timer = time.AfterFunc(time.Until(at), p.cond.Broadcast)
+	}
+}
+
+type fakeConn struct{ in, out *pipe }
+
+func (c *fakeConn) Read(b []byte) (int, error)  { return c.in.read(b) }
+func (c *fakeConn) Write(b []byte) (int, error) { return c.out.write(b) }
+func (c *fakeConn) Close() error {
+	c.in.close()
+	c.out.close()
+	return nil
+}
+func (c *fakeConn) LocalAddr() net.Addr  { return &net.TCPAddr{} }
+func (c *fakeConn) RemoteAddr() net.Addr { return &net.TCPAddr{} }
+func (c *fakeConn) SetDeadline(t time.Time) error {
+	c.in.setDeadline(t)
+	return nil
+}
+func (c *fakeConn) SetReadDeadline(t time.Time) error  { return c.SetDeadline(t) }
+func (c *fakeConn) SetWriteDeadline(t time.Time) error { return nil }

@@ -1,0 +1,130 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/membership/noisenet"
+)
+
+// Jobs are what the loop has done elsewhere because it takes network round
+// trips. A job gets values and returns a result; it shares no state.
+type jobKind uint8
+
+const (
+	jobSync    jobKind = iota // SYNC with a member
+	jobConnect                // SYNC with a member, then make it known to gossip
+	jobSeed                   // the same with whoever is at an address
+	jobPull                   // get the records that hints named
+	jobKinds
+)
+
+// limits of jobs running at once, by kind.
+var jobLimit = [jobKinds]int{jobSync: 4, jobConnect: 8, jobSeed: 8, jobPull: 8}
+
+const maxJobs = 4 + 8 + 8 + 8
+
+type job struct {
+	kind  jobKind
+	node  ids.NodeID     // all but jobSeed
+	addr  netip.AddrPort // jobSeed
+	nodes []ids.NodeID   // jobPull
+}
+
+type result struct {
+	job
+	err    error
+	peer   noisenet.Peer // jobSeed, if somebody answered
+	synced bool          // ours and theirs are the digests at the end of a SYNC
+	ours   [32]byte
+	theirs [32]byte
+}
+
+// start runs a job unless its kind has no room left.
+func (l *loop) start(ctx context.Context, j job) bool {
+	if l.running[j.kind] >= jobLimit[j.kind] {
+		return false
+	}
+	l.running[j.kind]++
+	l.workers.Go(func() { l.done <- l.c.do(ctx, j, l.gossip) })
+	return true
+}
+
+// joiner is the part of memberlist that a job uses.
+type joiner interface {
+	Join(existing []string) (int, error)
+}
+
+// do runs in a goroutine of its own.
+func (c *Cluster) do(ctx context.Context, j job, gossip joiner) (r result) {
+	r.job = j
+	ctx, cancel := context.WithTimeout(ctx, 2*c.prof.call)
+	defer cancel()
+	switch j.kind {
+	case jobPull:
+		r.err = c.pull(ctx, j.node, j.nodes)
+	case jobSync:
+		r.err = c.sync(ctx, j.node, &r)
+	case jobSeed:
+		if r.peer, r.err = c.transport.Contact(ctx, j.addr); r.err != nil {
+			return r
+		}
+		r.node = r.peer.ID
+		r.err = c.connect(ctx, r.node, gossip, &r)
+	case jobConnect:
+		r.err = c.connect(ctx, j.node, gossip, &r)
+	}
+	return r
+}
+
+// connect exchanges records with a node and then lets memberlist join it. The
+// order matters: each side's NotifyAlive lets the other in only with a record.
+func (c *Cluster) connect(ctx context.Context, node ids.NodeID, gossip joiner, r *result) error {
+	if err := c.sync(ctx, node, r); err != nil {
+		return err
+	}
+	if c.view.Load().set.Get(node) == nil {
+		return fmt.Errorf("connect to node %s: it has published no record", node)
+	}
+	if _, err := gossip.Join([]string{gossipName(node)}); err != nil {
+		return fmt.Errorf("connect to node %s: %w", node, err)
+	}
+	return nil
+}
+
+// finish takes up the result of a job.
+func (l *loop) finish(now time.Time, r result) {
+	if r.kind == jobSeed {
+		l.finishSeed(now, r)
+	}
+	if r.node.IsZero() || r.node == l.c.self {
+		return
+	}
+	p := l.peer(r.node)
+	if r.kind != jobPull {
+		p.busy = false
+	}
+	var bad *invalidError
+	if errors.As(r.err, &bad) {
+		l.accuse(p, r.node, bad)
+	}
+	if r.synced {
+		l.seen(now, r.node, r.peer.Addr)
+		p.settled = [2][32]byte{r.ours, r.theirs}
+		p.syncDue = time.Time{}
+		l.compare(now, p, r.theirs)
+	}
+	switch {
+	case r.kind == jobPull && r.err != nil:
+		// Whoever has the record now, the next digest that differs tells.
+		l.handle(now, event{kind: eventStranger})
+	case r.kind == jobConnect || r.kind == jobSeed && r.err == nil:
+		l.rescheduled(now, p, r.err)
+	case r.kind == jobSync && r.err != nil && p.inGossip:
+		p.syncDue = now.Add(l.c.prof.retryMin + jitter(l.c.prof.retryMin))
+	}
+}

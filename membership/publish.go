@@ -1,0 +1,137 @@
+package membership
+
+import (
+	"bytes"
+	"math"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/logkey"
+	"github.com/secure-overlay/secure-overlay/membership/record"
+)
+
+// publish takes up the newest content that Publish left.
+func (l *loop) publish(now time.Time) {
+	n := l.c.pending.Swap(nil)
+	if n == nil {
+		return
+	}
+	n.ID, n.Seq = l.c.self, 0
+	if len(n.Underlay) == 0 {
+		for _, a := range l.c.opts.Advertise {
+			n.Underlay = append(n.Underlay, record.Underlay{Control: a})
+		}
+	}
+	if err := n.Validate(); err != nil {
+		l.c.log.Error("own record is not published", logkey.Error, err)
+		return
+	}
+	l.content = n
+	if have := l.set.Get(l.c.self); have != nil && sameContent(have.Node, *n) {
+		l.published = have.Head
+		return
+	}
+	l.sign(now)
+}
+
+// sameContent compares everything but the sequence number.
+func sameContent(a, b record.Node) bool {
+	a.Seq, b.Seq = 0, 0
+	return bytes.Equal(record.Encode(a), record.Encode(b))
+}
+
+// sign publishes l.content above every own record known so far.
+func (l *loop) sign(now time.Time) {
+	seq, err := l.c.opts.NextSeq()
+	if err != nil {
+		// Without a number that survives a crash a later record could be
+		// taken for an older one: better late than never heard again.
+		l.c.log.Error("own record is not published: no sequence number", logkey.Error, err)
+		return
+	}
+	if have := l.set.Get(l.c.self); have != nil && seq <= have.Head.Seq {
+		if have.Head.Seq == math.MaxUint64 {
+			l.c.log.Error("own record is not published: sequence numbers are used up, the node needs a new identity")
+			return
+		}
+		seq = have.Head.Seq + 1
+	}
+	n := *l.content
+	n.Seq = seq
+	raw, err := record.Sign(n, l.c.opts.Identity.Node)
+	if err != nil {
+		l.c.log.Error("own record is not published", logkey.Error, err)
+		return
+	}
+	l.insertOwn(now, record.Entry{Credential: l.c.opts.Identity.Credential, Record: raw})
+}
+
+// insertOwn puts an entry of this node into the set, by the same checks that
+// every other node will make.
+func (l *loop) insertOwn(now time.Time, e record.Entry) {
+	it, err := record.Verify(l.c.opts.Identity.Trust, now, e, l.set.Get(l.c.self))
+	if err != nil {
+		l.c.log.Error("own record is not published", logkey.Error, err)
+		return
+	}
+	if _, err := l.set.Insert(it); err != nil {
+		l.c.log.Error("own record is not published", logkey.Error, err)
+		return
+	}
+	l.published = l.set.Get(l.c.self).Head
+	l.dirty = true
+	l.hint(l.published)
+	l.c.log.Debug("own record is published", logkey.Seq, l.published.Seq)
+}
+
+// renewOwn brings a renewed certificate into the own entry that the cache
+// kept. The record stays as it is until the agent publishes.
+func (l *loop) renewOwn(now time.Time) {
+	have := l.set.Get(l.c.self)
+	if have == nil {
+		return
+	}
+	e := record.Entry{Credential: l.c.opts.Identity.Credential, Record: have.Entry.Record}
+	if !have.Holds(e) {
+		l.insertOwn(now, e)
+	}
+}
+
+// echo answers an own record that came back from others and is newer than
+// what this process has signed: the state directory was restored from a copy,
+// or two processes use one identity. The others have heard the higher number,
+// so the true content must go above it. The second case would make the two
+// outbid each other without end; the pause between answers doubles to 64 s.
+func (l *loop) echo(now time.Time, head record.Head) {
+	if !l.outbid() {
+		return
+	}
+	if l.echoes == 0 || now.After(l.echoAt.Add(time.Minute)) {
+		l.echoes = 0
+		l.c.log.Warn("cluster knows a newer record of this node than it does: was its state restored, or does a copy run?",
+			logkey.Seq, head.Seq)
+	}
+	if l.echoAt.IsZero() || !now.Before(l.echoAt) {
+		l.answerEcho(now)
+	}
+	// Otherwise the tick answers at echoAt.
+}
+
+// outbid reports whether the set holds an own record that this process did
+// not sign and whose content is not what it has to say.
+func (l *loop) outbid() bool {
+	have := l.set.Get(l.c.self)
+	if have == nil || l.content == nil || have.Head.Record == l.published.Record {
+		return false
+	}
+	if sameContent(have.Node, *l.content) {
+		l.published = have.Head
+		return false
+	}
+	return true
+}
+
+func (l *loop) answerEcho(now time.Time) {
+	l.sign(now)
+	l.echoAt = now.Add(time.Second << min(l.echoes, 6))
+	l.echoes++
+}

@@ -1,0 +1,127 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/membership/noisenet"
+	"github.com/secure-overlay/secure-overlay/membership/record"
+)
+
+// serve answers one control request; it is noisenet's Handler. The peer has
+// proved that it is from.ID and a member. What it says about others is
+// verified like anything else. Requests are idempotent.
+func (c *Cluster) serve(ctx context.Context, from noisenet.Peer, req []byte) ([]byte, error) {
+	select {
+	case c.serving <- struct{}{}:
+		defer func() { <-c.serving }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if len(req) < 2 {
+		return nil, errMessage
+	}
+	if req[1] != version {
+		return nil, fmt.Errorf("%w: version %d, want %d", errMessage, req[1], version)
+	}
+	switch req[0] {
+	case kindSync:
+		return c.serveSync(from, req)
+	case kindPush:
+		return c.servePush(ctx, from, req)
+	case kindGet:
+		return c.serveGet(from, req)
+	}
+	return nil, fmt.Errorf("%w: kind %d", errMessage, req[0])
+}
+
+func (c *Cluster) serveSync(from noisenet.Peer, req []byte) ([]byte, error) {
+	m, err := parseSyncRequest(req)
+	if err != nil {
+		return nil, err
+	}
+	c.post(event{kind: eventSeen, node: from.ID, addr: from.Addr, digest: m.Digest, hasDigest: true})
+	v := c.view.Load()
+	give, want := compareHeads(v.items, m.After, m.Heads)
+	ans := syncAnswer{Digest: v.snap.Digest, Entries: page(give)}
+	if n := len(ans.Entries); n < len(give) {
+		// The rest comes in the next round, which starts after the last
+		// entry of this one; what is wanted beyond that, too.
+		ans.More = true
+		want = until(want, give[n-1].Head.ID)
+	}
+	ans.Want = want
+	return ans.encode(), nil
+}
+
+func (c *Cluster) servePush(ctx context.Context, from noisenet.Peer, req []byte) ([]byte, error) {
+	entries, err := parseEntries(req[2:])
+	if err != nil {
+		return nil, err
+	}
+	var bad *invalidError
+	if err := c.absorb(ctx, entries); errors.As(err, &bad) {
+		c.post(event{kind: eventInvalid, node: from.ID, bad: bad})
+		// The reason stays in this node's log.
+		return nil, errors.New("entry refused")
+	} else if err != nil {
+		return nil, err
+	}
+	c.post(event{kind: eventSeen, node: from.ID, addr: from.Addr})
+	return pushAnswer(c.view.Load().snap.Digest), nil
+}
+
+func (c *Cluster) serveGet(from noisenet.Peer, req []byte) ([]byte, error) {
+	nodes, rest, err := cutIDs(req[2:], maxGet)
+	if err != nil || len(rest) != 0 {
+		return nil, errMessage
+	}
+	c.post(event{kind: eventSeen, node: from.ID, addr: from.Addr})
+	set := c.view.Load().set
+	var items []*record.Item
+	for _, id := range nodes {
+		if it := set.Get(id); it != nil {
+			items = append(items, it)
+		}
+	}
+	return getAnswer(page(items)), nil
+}
+
+// compareHeads walks two ascending lists and returns the items above after
+// that the other side lacks, and the nodes of which it has something newer.
+func compareHeads(items []*record.Item, after ids.NodeID, theirs []record.Head) (give []*record.Item, want []ids.NodeID) {
+	for len(items) > 0 && items[0].Head.ID.Compare(after) <= 0 {
+		items = items[1:]
+	}
+	for len(items) > 0 || len(theirs) > 0 {
+		var mine, other record.Head
+		var it *record.Item
+		if len(theirs) == 0 || len(items) > 0 && items[0].Head.ID.Compare(theirs[0].ID) <= 0 {
+			it, items = items[0], items[1:]
+			mine = it.Head
+		}
+		if len(theirs) > 0 && (it == nil || theirs[0].ID == mine.ID) {
+			other, theirs = theirs[0], theirs[1:]
+		}
+		g, w := record.Missing(mine, other)
+		if g {
+			give = append(give, it)
+		}
+		if w {
+			want = append(want, other.ID)
+		}
+	}
+	return give, want
+}
+
+// until cuts an ascending list after last.
+func until(nodes []ids.NodeID, last ids.NodeID) []ids.NodeID {
+	for i, id := range nodes {
+		if id.Compare(last) > 0 {
+			return nodes[:i]
+		}
+	}
+	return nodes
+}

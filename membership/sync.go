@@ -1,0 +1,185 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/logkey"
+	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/membership/record"
+)
+
+// invalidError says that a peer handed over an entry that no honest node can
+// hold.
+type invalidError struct{ err error }
+
+func (e *invalidError) Error() string { return "peer sent an invalid entry: " + e.err.Error() }
+func (e *invalidError) Unwrap() error { return e.err }
+
+// accuse logs, once per peer, that it handed over what cannot be true. That
+// is all that happens to it: nothing it sent took effect, and whether to
+// revoke it is the operator's decision.
+func (l *loop) accuse(p *peer, from ids.NodeID, bad *invalidError) {
+	if p.accused {
+		return
+	}
+	p.accused = true
+	l.c.log.Warn("member sent an invalid record: it is faulty or hostile", logkey.Node, from, logkey.Error, bad.err)
+}
+
+// call is one control request, bounded in time.
+func (c *Cluster) call(ctx context.Context, node ids.NodeID, req []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.prof.call)
+	defer cancel()
+	return c.transport.Call(ctx, node, req)
+}
+
+// sync brings the sets of this node and another together, both directions,
+// page by page in ascending order of IDs, and notes the digests at the end.
+func (c *Cluster) sync(ctx context.Context, node ids.NodeID, r *result) error {
+	var after ids.NodeID
+	for {
+		v := c.view.Load()
+		req := syncRequest{After: after, Digest: v.snap.Digest, Heads: headsAfter(v.items, after)}
+		b, err := c.call(ctx, node, req.encode())
+		if err != nil {
+			return fmt.Errorf("sync with node %s: %w", node, err)
+		}
+		ans, err := parseSyncAnswer(b)
+		if err != nil {
+			return fmt.Errorf("sync with node %s: %w", node, err)
+		}
+		if err := c.absorb(ctx, ans.Entries); err != nil {
+			return fmt.Errorf("sync with node %s: %w", node, err)
+		}
+		r.theirs = ans.Digest
+		if err := c.push(ctx, node, ans.Want, r); err != nil {
+			return fmt.Errorf("sync with node %s: %w", node, err)
+		}
+		if !ans.More {
+			break
+		}
+		// Each round must get further, so a peer cannot keep this one busy.
+		last := after
+		if n := len(ans.Entries); n > 0 {
+			last = ans.Entries[n-1].ClaimedID()
+		}
+		if last.Compare(after) <= 0 {
+			return fmt.Errorf("sync with node %s: %w: no progress", node, errMessage)
+		}
+		after = last
+	}
+	r.ours, r.synced = c.view.Load().snap.Digest, true
+	return nil
+}
+
+// push hands over what the peer wants, in pages.
+func (c *Cluster) push(ctx context.Context, node ids.NodeID, want []ids.NodeID, r *result) error {
+	set := c.view.Load().set
+	var items []*record.Item
+	for _, id := range want {
+		if it := set.Get(id); it != nil {
+			items = append(items, it)
+		}
+	}
+	for len(items) > 0 {
+		entries := page(items)
+		items = items[len(entries):]
+		b, err := c.call(ctx, node, pushRequest(entries))
+		if err != nil {
+			return err
+		}
+		if r.theirs, err = parsePushAnswer(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pull gets the entries of some nodes from one that said it holds them.
+func (c *Cluster) pull(ctx context.Context, holder ids.NodeID, nodes []ids.NodeID) error {
+	b, err := c.call(ctx, holder, getRequest(nodes))
+	if err != nil {
+		return fmt.Errorf("get records from node %s: %w", holder, err)
+	}
+	entries, err := parseGetAnswer(b)
+	if err != nil {
+		return fmt.Errorf("get records from node %s: %w", holder, err)
+	}
+	if err := c.absorb(ctx, entries); err != nil {
+		return fmt.Errorf("get records from node %s: %w", holder, err)
+	}
+	return nil
+}
+
+// absorb verifies entries, whoever sent them, and has the loop merge them.
+// One that cannot be true spoils them all. It runs in the goroutine of a job
+// or a request, because signatures take time.
+func (c *Cluster) absorb(ctx context.Context, entries []record.Entry) error {
+	items, err := verifyAll(c.opts.Identity.Trust, time.Now(), c.view.Load(), entries)
+	if err != nil || len(items) == 0 {
+		return err
+	}
+	reply := make(chan [32]byte, 1)
+	select {
+	case c.merges <- mergeRequest{items: items, reply: reply}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-reply:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// verifyAll returns the items that are new to v.
+func verifyAll(trust keys.Trust, now time.Time, v *view, entries []record.Entry) ([]*record.Item, error) {
+	var items []*record.Item
+	for _, e := range entries {
+		known := v.set.Claimed(e)
+		if known != nil && known.Holds(e) {
+			continue
+		}
+		it, err := record.Verify(trust, now, e, known)
+		switch {
+		case errors.Is(err, keys.ErrExpired), errors.Is(err, keys.ErrNotYetValid):
+			// The peer may have known this member in time, or one of the
+			// clocks is wrong: no reason to distrust it.
+			continue
+		case err != nil:
+			return nil, &invalidError{err}
+		}
+		items = append(items, it)
+	}
+	return items, nil
+}
+
+func headsAfter(items []*record.Item, after ids.NodeID) []record.Head {
+	var out []record.Head
+	for _, it := range items {
+		if it.Head.ID.Compare(after) > 0 {
+			out = append(out, it.Head)
+		}
+	}
+	return out
+}
+
+// page takes entries off the front of items until pageSize is reached: at
+// least one, if there is one.
+func page(items []*record.Item) []record.Entry {
+	var out []record.Entry
+	size := 0
+	for _, it := range items {
+		n := record.EntrySize(it.Entry)
+		if len(out) > 0 && (size+n > pageSize || len(out) == maxEntries) {
+			break
+		}
+		out, size = append(out, it.Entry), size+n
+	}
+	return out
+}

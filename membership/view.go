@@ -1,0 +1,114 @@
+package membership
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/membership/record"
+)
+
+// view is what the loop shows to every other goroutine: a snapshot for users,
+// and the set behind it for answering requests. It is immutable.
+type view struct {
+	snap  Snapshot
+	set   record.Set
+	items []*record.Item // ascending by ID
+	ack   []byte         // payload for answers to pings
+	alive int            // nodes that gossip counts, this one included
+}
+
+// newView builds a view. peers is only read, and only here.
+func newView(self ids.NodeID, set record.Set, peers map[ids.NodeID]*peer) *view {
+	v := &view{set: set.Clone(), alive: 1}
+	v.items = v.set.Items()
+	digest := v.set.Digest()
+	v.ack = ackPayload(digest, 0)
+	for _, p := range peers {
+		if p.inGossip {
+			v.alive++
+		}
+	}
+	v.snap = Snapshot{Self: self, Digest: digest, Members: make([]Member, len(v.items))}
+	for i, it := range v.items {
+		m := Member{
+			ID: it.Head.ID, Hostname: it.Cert.Hostname, Serial: it.Cert.Serial, Cert: it.Cert, Record: it.Node,
+		}
+		switch p := peers[it.Head.ID]; {
+		case it.Head.ID == self:
+			m.State, m.Synced = StateAlive, true
+		case p != nil:
+			m.State, m.Synced, m.LastSeen, m.Addr = p.state, p.synced(digest), p.lastSeen, p.addr
+		}
+		v.snap.Members[i] = m
+	}
+	return v
+}
+
+// differs reports whether v shows a reader anything but newer LastSeen and
+// Addr than old does.
+func (v *view) differs(old *view) bool {
+	if v.snap.Digest != old.snap.Digest || len(v.snap.Members) != len(old.snap.Members) {
+		return true
+	}
+	for i, m := range v.snap.Members {
+		// Equal digests: the same records in the same order.
+		if o := old.snap.Members[i]; m.State != o.State || m.Synced != o.Synced {
+			return true
+		}
+	}
+	return false
+}
+
+// peer is what the loop knows about another node besides its record. Peers
+// exist only for nodes that have proved an identity or have a record, so
+// their number is bounded by the certificates that issuers have signed.
+type peer struct {
+	state    State
+	lastSeen time.Time
+	addr     netip.AddrPort
+
+	inGossip bool      // memberlist counts the node
+	since    time.Time // since when
+
+	digest    [32]byte // of its set, as it said last
+	hasDigest bool
+	settled   [2][32]byte // digests, ours and its, after a SYNC that left nothing to exchange
+
+	syncDue time.Time // zero: no SYNC is planned
+	retryAt time.Time // next attempt to get it into gossip
+	backoff time.Duration
+	hurried int  // quick attempts since the last failure
+	busy    bool // a job with this node is running
+
+	accused  bool // its invalid entry was logged
+	conflict bool // its double use of a sequence number was logged
+}
+
+// synced reports whether p and this node, whose digest is ours, have nothing
+// to give each other: equal digests, or different ones that a SYNC could not
+// bring together (a member whose certificate ran out cannot be introduced to
+// a node that never knew it) and that have not changed since.
+func (p *peer) synced(ours [32]byte) bool {
+	return p.hasDigest && (p.digest == ours || p.settled == [2][32]byte{ours, p.digest})
+}
+
+// update derives the state to show. memberlist does not tell whom it
+// suspects; silence for longer than two rounds of its probing is what this
+// node can see itself.
+func (p *peer) update(now time.Time, patience time.Duration) {
+	last := p.lastSeen
+	if p.since.After(last) {
+		last = p.since
+	}
+	switch {
+	case p.inGossip && now.Sub(last) <= patience:
+		p.state = StateAlive
+	case p.inGossip:
+		p.state = StateSuspect
+	case p.since.IsZero():
+		p.state = StateUnknown
+	default:
+		p.state = StateDead
+	}
+}
