@@ -51,7 +51,19 @@ func vacant(d *dir) error {
 	if d.exists(nodeKeyName) {
 		return fmt.Errorf("%s is prepared to join a cluster: finish with secure-overlay join TOKEN, or use another data directory: %w", d.path, ErrExists)
 	}
+	if found := present(d, initFiles()); len(found) != 0 {
+		return fmt.Errorf("%s holds %s: use an empty data directory: %w", d.path, strings.Join(found, ", "), ErrExists)
+	}
 	return nil
+}
+
+func present(d *dir, names []string) (found []string) {
+	for _, name := range names {
+		if d.exists(name) {
+			found = append(found, name)
+		}
+	}
+	return found
 }
 
 // interrupted recognises what a crash in Init leaves: an issuer key, which
@@ -61,19 +73,14 @@ func interrupted(d *dir) error {
 	if d.exists(nodeCertName) || !d.exists(issuerKeyName) {
 		return nil
 	}
-	var found []string
-	for _, name := range initFiles() {
-		if d.exists(name) {
-			found = append(found, name)
-		}
-	}
+	found := present(d, initFiles())
 	return fmt.Errorf("%s holds an init that was interrupted: remove %s from it and the root key file, then repeat: %w",
 		d.path, strings.Join(found, ", "), ErrExists)
 }
 
 func initFiles() []string {
 	return []string{issuerKeyName, rootKeyName, issuerCertName, nodeKeyName, noiseKeyName, accessKeyName,
-		tokensName, logName, stateName, nodeCertName}
+		tokensName, tokensName + prevSuffix, logName, stateName, stateName + prevSuffix, nodeCertName}
 }
 
 // founder holds the secrets of a cluster while it is made.
@@ -134,182 +141,69 @@ func (s *Store) found(o InitOptions) error {
 	if _, err := m.trust.VerifyMember(m.credential, o.Now); err != nil {
 		return fmt.Errorf("init: check the new certificate: %w", err)
 	}
-	var undo undoList
-	if err := s.writeFounder(&undo, f, m, o); err != nil {
-		return errors.Join(fmt.Errorf("init: %w", err), undo.run())
+	if o.RootKeyFile == "" {
+		o.RootKeyFile = s.dir.file(rootKeyName)
 	}
-	return s.loadMember()
+	rootWritten, err := s.writeFounder(f, m, o)
+	if err == nil {
+		return s.loadMember()
+	}
+	err = fmt.Errorf("init: %w", err)
+	if rootWritten {
+		err = errors.Join(err, os.Remove(o.RootKeyFile))
+	}
+	// None of these files existed before: vacant has looked.
+	for _, name := range present(s.dir, initFiles()) {
+		err = errors.Join(err, s.dir.root.Remove(name))
+	}
+	return err
 }
 
-// writeFounder writes the files, the certificate last: it is what makes the
-// directory a member's.
-func (s *Store) writeFounder(undo *undoList, f founder, m membership, o InitOptions) error {
+// writeFounder writes the files: the issuer key first, which tells an init
+// that was interrupted, the certificate last, which makes the directory a
+// member's.
+func (s *Store) writeFounder(f founder, m membership, o InitOptions) (rootWritten bool, err error) {
 	d := s.dir
 	cert, err := keys.ParseCert(m.credential.Cert)
 	if err != nil {
-		return err
+		return false, err
 	}
-	steps := []struct {
-		name  string
-		write func() error
-	}{
-		{issuerKeyName, func() error { return d.createKey(issuerKeyName, issuerKeyTag, f.issuer) }},
-		{"", func() error { return writeRootKey(undo, d, o.RootKeyFile, f.root) }},
-		{issuerCertName, func() error { return d.create(issuerCertName, objectLine(delegationTag, m.credential.Delegation)) }},
-		{nodeKeyName, func() error { return d.createKey(nodeKeyName, nodeKeyTag, f.node) }},
-		{noiseKeyName, func() error { return d.createKey(noiseKeyName, noiseKeyTag, f.noise) }},
-		{accessKeyName, func() error { return d.createKey(accessKeyName, accessKeyTag, f.access) }},
-		{tokensName, func() error { return d.saveBoth(tokensName, ledger{NextSerial: cert.Serial + 1}) }},
-		{logName, func() error { return logIssue(d, o.Now, cert, "init") }},
-		{stateName, func() error { return d.saveBoth(stateName, state{Hostname: o.Hostname}) }},
-		{nodeCertName, func() error { return d.create(nodeCertName, m.encode()) }},
+	if err := d.createKey(issuerKeyName, issuerKeyTag, f.issuer); err != nil {
+		return false, err
 	}
-	for _, step := range steps {
-		if err := step.write(); err != nil {
-			return err
-		}
-		if step.name != "" {
-			undo.add(func() error { return d.root.Remove(step.name) })
+	if err := writeRootKey(o.RootKeyFile, f.root, d.step); err != nil {
+		return false, err
+	}
+	for _, write := range []func() error{
+		func() error { return d.create(issuerCertName, objectLine(delegationTag, m.credential.Delegation)) },
+		func() error { return d.createKey(nodeKeyName, nodeKeyTag, f.node) },
+		func() error { return d.createKey(noiseKeyName, noiseKeyTag, f.noise) },
+		func() error { return d.createKey(accessKeyName, accessKeyTag, f.access) },
+		func() error { return d.saveBoth(tokensName, ledger{NextSerial: cert.Serial + 1}) },
+		func() error { return logIssue(d, o.Now, cert, "init") },
+		func() error { return d.saveBoth(stateName, state{Hostname: o.Hostname}) },
+		func() error { return d.create(nodeCertName, m.encode()) },
+	} {
+		if err := write(); err != nil {
+			return true, err
 		}
 	}
-	return nil
+	return true, nil
 }
 
 // writeRootKey puts the root key where the operator wants it, which may be a
 // removable medium. Its directory need not be private; the file is.
-func writeRootKey(undo *undoList, d *dir, path string, root keys.RootPrivate) error {
-	if path == "" {
-		path = d.file(rootKeyName)
-	}
+func writeRootKey(path string, root keys.RootPrivate, step func(name, call string) error) error {
 	parent, err := os.OpenRoot(filepath.Dir(path))
 	if err != nil {
 		return fmt.Errorf("write root key: %w", err)
 	}
 	defer parent.Close()
-	at := &dir{path: filepath.Dir(path), root: parent, step: d.step}
+	at := &dir{path: filepath.Dir(path), root: parent, step: step}
 	line := keyLine(rootKeyTag, root)
 	defer clear(line)
 	if err := at.createPlain(filepath.Base(path), line); err != nil {
 		return fmt.Errorf("write root key: %w", err)
 	}
-	undo.add(func() error { return os.Remove(path) })
 	return nil
-}
-
-// undoList removes, newest first, what a failed Init wrote.
-type undoList struct{ steps []func() error }
-
-func (u *undoList) add(f func() error) { u.steps = append(u.steps, f) }
-
-func (u *undoList) run() error {
-	var errs []error
-	for i := len(u.steps) - 1; i >= 0; i-- {
-		errs = append(errs, u.steps[i]())
-	}
-	return errors.Join(errs...)
-}
-
-// Prepare opens dir for a joiner and makes its identity and Noise keys unless
-// they are there. Repeating it gives the same keys and takes the newest
-// hostname. ErrExists if the node is a member already.
-func Prepare(dir, hostname string) (*Store, error) {
-	if err := keys.ValidHostname(hostname); err != nil {
-		return nil, fmt.Errorf("prepare to join: %w", err)
-	}
-	d, err := openDir(dir, true)
-	if err != nil {
-		return nil, err
-	}
-	err = interrupted(d)
-	if d.exists(nodeCertName) {
-		err = fmt.Errorf("%s is the data directory of a cluster member: start it with secure-overlay up: %w", d.path, ErrExists)
-	}
-	if err != nil {
-		return nil, errors.Join(err, d.close())
-	}
-	return finish(d, func(s *Store) error { return s.prepare(hostname) })
-}
-
-func (s *Store) prepare(hostname string) error {
-	node, err1 := keys.NewNodePrivate()
-	noise, err2 := keys.NewNoisePrivate()
-	defer node.Wipe()
-	defer noise.Wipe()
-	if err := errors.Join(err1, err2); err != nil {
-		return fmt.Errorf("prepare to join: draw keys: %w", err)
-	}
-	if !s.dir.exists(nodeKeyName) {
-		if err := s.dir.createKey(nodeKeyName, nodeKeyTag, node); err != nil {
-			return err
-		}
-	}
-	if !s.dir.exists(noiseKeyName) {
-		if err := s.dir.createKey(noiseKeyName, noiseKeyTag, noise); err != nil {
-			return err
-		}
-	}
-	if err := s.loadKeys(); err != nil {
-		return err
-	}
-	s.state.Hostname = hostname
-	if err := s.loadState(); err != nil {
-		return err
-	}
-	if s.state.Hostname != hostname {
-		st := s.state
-		st.Hostname = hostname
-		if err := s.putState(st); err != nil {
-			return err
-		}
-	}
-	s.id.Hostname = hostname
-	return nil
-}
-
-// Adopt makes a prepared node a member: it checks that the answer's
-// certificate is for this node's keys and that its chain ends at trust.Root,
-// and persists it. A member may adopt a newer certificate of its cluster;
-// ErrExists for another cluster's. a.Access is copied.
-func (s *Store) Adopt(trust keys.Trust, a keys.JoinAnswer) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return ErrClosed
-	}
-	if s.id.Joined() && s.id.Trust != trust {
-		return fmt.Errorf("adopt certificate: %s is a member of cluster %v: %w", s.dir.path, s.id.Trust.Cluster, ErrExists)
-	}
-	if err := a.Validate(); err != nil {
-		return fmt.Errorf("adopt certificate: %w", err)
-	}
-	m := membership{trust, cloneCredential(a.Credential)}
-	cert, err := s.verifyOwn(m, s.clock())
-	if err != nil {
-		return fmt.Errorf("adopt certificate: %w", err)
-	}
-	// The access key first: a key without certificate is harmless, and a
-	// certificate makes the directory a member's, which needs the key.
-	line := keyLine(accessKeyTag, a.Access)
-	defer clear(line)
-	if err := s.dir.replace(accessKeyName, line); err != nil {
-		return fmt.Errorf("adopt certificate: %w", err)
-	}
-	st := s.state
-	st.Seeds = mergeSeeds(maxSeeds, a.Seeds, st.Seeds)
-	st.Hostname = cert.Hostname
-	if err := s.putState(st); err != nil {
-		return fmt.Errorf("adopt certificate: %w", err)
-	}
-	if err := s.dir.replace(nodeCertName, m.encode()); err != nil {
-		return fmt.Errorf("adopt certificate: %w", err)
-	}
-	s.id.setMember(m, cert, a.Access.Clone())
-	return nil
-}
-
-func cloneCredential(c keys.Credential) keys.Credential {
-	return keys.Credential{
-		Delegation: append([]byte(nil), c.Delegation...),
-		Cert:       append([]byte(nil), c.Cert...),
-	}
 }
