@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 )
 
@@ -81,9 +83,10 @@ func (f *Flow) open() error {
 	if err != nil {
 		return err
 	}
-	// Loss must be the network's, not the receiver's: room for seconds of
-	// traffic. The limit net.core.rmem_max may cut it; that is no error.
-	_ = f.rx.SetReadBuffer(8 << 20)
+	if err := growBuffer(f.rx); err != nil {
+		_ = f.rx.Close()
+		return err
+	}
 	f.o.Dst = f.rx.LocalAddr().(*net.UDPAddr).AddrPort()
 	err = f.o.From.Do(func() (err error) {
 		f.tx, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(f.o.Dst))
@@ -93,6 +96,25 @@ func (f *Flow) open() error {
 		_ = f.rx.Close()
 	}
 	return err
+}
+
+// growBuffer makes room for seconds of traffic: loss must be the network's, not
+// the receiver's. It passes over the limit net.core.rmem_max, as root may.
+func growBuffer(conn *net.UDPConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var opt error
+	if err := raw.Control(func(fd uintptr) {
+		opt = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20)
+	}); err != nil {
+		return err
+	}
+	if opt != nil {
+		return fmt.Errorf("size socket buffer: %w", opt)
+	}
+	return nil
 }
 
 // send writes what is due at each tick.

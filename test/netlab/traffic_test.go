@@ -71,8 +71,12 @@ func TestUDPFlowCountsLoss(t *testing.T) {
 	if err := b.Disconnect(); err != nil {
 		t.Fatal(err)
 	}
-	if err := waitFor(ctx, func() bool { return f.Result().Lost() > 20 }, func() string { return "no loss" }); err != nil {
-		t.Fatal(err)
+	// What was under way at the cut arrives within the first 100 packets' time.
+	for _, more := range []uint64{100, 100} {
+		goal := f.Result().Sent + more
+		if err := waitFor(ctx, func() bool { return f.Result().Sent >= goal }, func() string { return "nothing is sent" }); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := b.Connect(); err != nil {
 		t.Fatal(err)
@@ -80,7 +84,7 @@ func TestUDPFlowCountsLoss(t *testing.T) {
 	if err := f.WaitReceived(ctx, 10); err != nil {
 		t.Fatal(err)
 	}
-	if r := f.Stop(); r.Lost() == 0 || r.LongestGap < 20*time.Millisecond {
+	if r := f.Stop(); r.Lost() < 100 || r.LongestGap < 100*time.Millisecond {
 		t.Errorf("flow through a cut = %+v", r)
 	}
 }

@@ -14,6 +14,9 @@ func Suites() []Suite {
 	return []Suite{
 		{Package: "test/vm/probe"},
 		{Package: "test/netlab"},
+		{Package: "internal/nl"},
+		{Package: "tunnel/secure"},
+		{Package: "tunnel/wguser"},
 	}
 }
 

@@ -2,6 +2,8 @@ package vm
 
 import (
 	"bytes"
+	"flag"
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,10 +12,12 @@ import (
 	"github.com/secure-overlay/secure-overlay/test/netlab"
 )
 
+var only = flag.String("suites", "", "boot with those suites only whose package contains this text")
+
 // TestVM boots the machine and reports each test that ran inside as a subtest.
 func TestVM(t *testing.T) {
 	netlab.Require(t, netlab.FeatureVM)
-	suites := Suites()
+	suites := slices.DeleteFunc(Suites(), func(s Suite) bool { return !strings.Contains(s.Package, *only) })
 	outcomes, err := Run(t.Context(), Options{
 		Root: "../..", Suites: suites, Progress: func(line string) { t.Log(line) },
 	})
