@@ -202,14 +202,21 @@ func (p *Programmer) addBridge(r *room, op Op) error {
 }
 
 func (p *Programmer) setBridge(r *room, op Op) error {
-	index, err := r.link(bridgeName)
+	l, err := r.h.LinkByName(bridgeName)
 	if err != nil {
-		return err
+		return fmt.Errorf("find link %s: %w", bridgeName, err)
 	}
-	b := newBridge()
-	b.Index = index
-	if err := r.h.LinkModify(b); err != nil {
+	b, ok := l.(*netlink.Bridge)
+	if !ok {
+		return fmt.Errorf("link %s is of kind %s", bridgeName, l.Type())
+	}
+	if err := r.h.LinkModify(bridgeSettings(b)); err != nil {
 		return fmt.Errorf("modify bridge: %w", err)
+	}
+	if mac := bridgeMAC(); b.HardwareAddr.String() != mac.String() {
+		if err := r.h.LinkSetHardwareAddr(b, mac[:]); err != nil {
+			return fmt.Errorf("set mac of bridge: %w", err)
+		}
 	}
 	return r.base(b, op.MTU, p.bridgeMark())
 }

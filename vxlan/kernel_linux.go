@@ -51,12 +51,38 @@ func attrs(name string) netlink.LinkAttrs {
 	return a
 }
 
-// newBridge describes br0: no snooping, so that broadcast and multicast go to
-// every port without any state; no VLANs, so that a MAC has one FDB entry.
+// bridgeMAC is the bridge's own address in every network, where it is only
+// ever seen locally. It must be a set one: a bridge without takes the least of
+// its ports' addresses, and with each change the kernel forgets all
+// neighbours, permanent ones too (measured).
+func bridgeMAC() ids.MAC { return ids.MAC{0x02, 's', 'o', 'b', 'r', '0'} }
+
+// newBridge describes br0 for creation; setBridge does the rest.
 func newBridge() *netlink.Bridge {
+	b := &netlink.Bridge{LinkAttrs: attrs(bridgeName)}
+	mac := bridgeMAC()
+	b.HardwareAddr = mac[:]
+	return b
+}
+
+// bridgeSettings returns what to change on a bridge that has just been read:
+// no snooping, so that broadcast and multicast go to every port without any
+// state; no VLANs, so that a MAC has one FDB entry. Only what differs is named:
+// a kernel built without one of these refuses even to turn it off.
+func bridgeSettings(have *netlink.Bridge) *netlink.Bridge {
 	off, none := false, uint16(0)
-	return &netlink.Bridge{LinkAttrs: attrs(bridgeName),
-		MulticastSnooping: &off, VlanFiltering: &off, VlanDefaultPVID: &none}
+	b := &netlink.Bridge{LinkAttrs: attrs(bridgeName)}
+	b.Index = have.Index
+	if have.MulticastSnooping != nil && *have.MulticastSnooping {
+		b.MulticastSnooping = &off
+	}
+	if have.VlanFiltering != nil && *have.VlanFiltering {
+		b.VlanFiltering = &off
+	}
+	if have.VlanDefaultPVID != nil && *have.VlanDefaultPVID != 0 {
+		b.VlanDefaultPVID = &none
+	}
+	return b
 }
 
 // newDevice describes vx0. UDP checksums stay on for both families: RFC 6935

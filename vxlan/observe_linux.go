@@ -144,6 +144,7 @@ func (v *view) readBridge(l netlink.Link) (Bridge, bool) {
 	b := Bridge{Kind: l.Type(), MTU: a.MTU, Up: isUp(a), Marked: a.Alias == v.p.bridgeMark()}
 	if br, ok := l.(*netlink.Bridge); ok {
 		v.bridge = a.Index
+		b.Fixed = a.HardwareAddr.String() == bridgeMAC().String()
 		b.Snooping = br.MulticastSnooping != nil && *br.MulticastSnooping
 		b.VLANs = br.VlanFiltering != nil && *br.VlanFiltering ||
 			br.VlanDefaultPVID != nil && *br.VlanDefaultPVID != 0

@@ -34,6 +34,7 @@ type Bridge struct {
 	MTU      int
 	Up       bool
 	Marked   bool // carries our alias
+	Fixed    bool // has our MAC, not one taken from a port
 	Snooping bool // looks into IGMP and MLD
 	VLANs    bool // filters VLANs or gives ports one
 }

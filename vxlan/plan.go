@@ -147,11 +147,11 @@ func (p *planner) bridge() {
 	}
 	// The MTU is set together with the ports', see links.
 	if why := differs(
-		is(!b.Up, "down"), is(!b.Marked, "no mark"), is(b.Snooping, "snooping"), is(b.VLANs, "vlans"),
+		is(!b.Up, "down"), is(!b.Marked, "no mark"), is(!b.Fixed, "mac differs"), is(b.Snooping, "snooping"), is(b.VLANs, "vlans"),
 	); why != "" {
 		p.add(Op{Kind: OpSetBridge, MTU: p.want.MTU, Why: why})
-		if !b.Up {
-			p.have.Neighbours = nil // a link that goes down loses them
+		if !b.Up || !b.Fixed {
+			p.have.Neighbours = nil // a link that goes down or changes its MAC loses them
 		}
 	} else if b.MTU != p.want.MTU {
 		p.add(Op{Kind: OpSetBridge, MTU: p.want.MTU, Why: "mtu differs"})
