@@ -92,10 +92,6 @@ func checkSimple(b []byte) error {
 // 2 MB; its own limit of 2^20 would let one 40-byte message cost 120 MB.
 const maxStreamNodes = 16384
 
-// streamHead is how many bytes checkStream may need: the longest header that
-// memberlist writes is 1 + 41 bytes.
-const streamHead = 48
-
 var errShort = errors.New("more bytes are needed")
 
 // checkStream decides from the first bytes of a memberlist stream whether it
