@@ -27,7 +27,7 @@ fuzz: ## every fuzz target for FUZZTIME
 	FUZZTIME=$(FUZZTIME) test/all fuzz
 
 bench: ## throughput, compared within one run (root)
-	go test -v -count=1 -timeout 30m ./test/bench -run Throughput
+	go run ./test/bench throughput
 
 lint:
 	$(GOLANGCI) run ./...

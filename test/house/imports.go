@@ -46,7 +46,7 @@ func checkImports(t *Tree) []Violation {
 			if !ours {
 				continue
 			}
-			if ruled && rule.Allow != nil && !within(rel, rule.Allow) && !(f.Test() && within(rel, testOnly)) {
+			if ruled && rule.Allow != nil && !within(rel, rule.Allow) && (!f.Test() || !within(rel, testOnly)) {
 				vs = append(vs, Violation{File: f.Path, What: "imports " + rel + ": " + rule.Why})
 			}
 			if !f.Test() {
