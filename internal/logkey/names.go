@@ -20,6 +20,7 @@ const (
 	Seq      = "seq"      // sequence number of a node's record
 	State    = "state"    // what something is in now
 	Token    = "token"    // public token ID
+	Subject  = "subject"  // the network, peer or device a problem is about
 	Reason   = "reason"   // why something was refused or chosen
 	Op       = "op"       // change made to the kernel
 	Call     = "call"     // operation asked for on the control socket
