@@ -78,7 +78,7 @@ func (f *fake) setDevice(d tunnel.Device, peers []tunnel.Peer) error {
 			want.Peers = append(want.Peers, wg.Peer{ID: p.ID, Key: k.Public, Inner: p.Inner, Endpoint: k.Endpoint})
 		}
 	}
-	cfg, _ := wg.Plan(want, dev.read(), f.applied[dev.name], time.Now())
+	cfg, _ := wg.Plan(want, dev.read(), wg.Past{Applied: f.applied[dev.name]}, time.Now())
 	if err := dev.configure(cfg); err != nil {
 		return errors.Join(append(errs, fmt.Errorf("configure device %s: %w", dev.name, err))...)
 	}

@@ -15,6 +15,7 @@ func Run(t *testing.T, h Harness) {
 		{"DevicesOnlyInSecureNamespace", testPlacement},
 		{"TrafficBothWays", testTraffic},
 		{"TrafficOverIPv6Underlay", testTrafficIPv6},
+		{"InitiatorComesFirst", testInitiatorFirst},
 		{"RepeatedSetChangesNothing", testRepeat},
 		{"OtherPeersUndisturbed", testOtherPeers},
 		{"RemovedPeerIsRefused", testRemovedPeer},

@@ -52,10 +52,16 @@ type Driver struct {
 	o      Options
 	log    *slog.Logger
 	secure *nl.Handle
-	// applied and owners are what the last Set left: the endpoints it wanted
-	// by device name, and whose key is whose.
-	applied map[string]Applied
-	owners  map[keys.TunnelPublic]ids.NodeID
+	// past is what the last Set left, by device name; owners is whose key is
+	// whose.
+	past   map[string]*history
+	owners map[keys.TunnelPublic]ids.NodeID
+}
+
+// history is what the driver remembers of one device.
+type history struct {
+	applied Applied
+	knocks  knocker
 }
 
 // Open returns a driver. It reads nothing yet: devices of a predecessor are
@@ -67,7 +73,7 @@ func Open(o Options) (*Driver, error) {
 	}
 	return &Driver{
 		o: o, secure: h, log: o.Env.Log.With(logkey.Driver, o.Driver),
-		applied: map[string]Applied{}, owners: map[keys.TunnelPublic]ids.NodeID{},
+		past: map[string]*history{}, owners: map[keys.TunnelPublic]ids.NodeID{},
 	}, nil
 }
 
@@ -150,7 +156,7 @@ func (d *Driver) prune(ctx context.Context, spec tunnel.Spec, have map[string]li
 }
 
 func (d *Driver) delete(ctx context.Context, name, reason string) error {
-	delete(d.applied, name)
+	delete(d.past, name)
 	if err := d.o.Maker.Delete(ctx, name); err != nil {
 		return err
 	}
@@ -184,7 +190,7 @@ func (d *Driver) setDevice(ctx context.Context, t target, exists bool) error {
 
 // create makes and marks a device; if it cannot finish it leaves nothing.
 func (d *Driver) create(ctx context.Context, t target) error {
-	delete(d.applied, t.name)
+	delete(d.past, t.name)
 	err := d.o.Maker.Create(ctx, t.name, t.mark, t.device)
 	if err != nil {
 		return fmt.Errorf("create device %s: %w", t.name, err)
@@ -206,24 +212,30 @@ func (d *Driver) configure(ctl Control, t target) error {
 		if err := makeKey(ctl, t.name); err != nil {
 			return err
 		}
-		delete(d.applied, t.name)
+		delete(d.past, t.name)
 		if have, err = readDevice(ctl, t.name); err != nil {
 			return err
 		}
 	}
 	want, errs := refuseOwnKey(t.want, keys.TunnelPublic(have.PublicKey))
-	cfg, changed := Plan(want, have.Device, d.applied[t.name], time.Now())
+	past := d.past[t.name]
+	if past == nil {
+		past = &history{knocks: knocker{}}
+		d.past[t.name] = past
+	}
+	now := time.Now()
+	anew := past.knocks.due(want, have.Peers, now)
+	cfg, changed := Plan(want, have.Device, Past{Applied: past.applied, Anew: anew}, now)
 	failed := map[keys.TunnelPublic]bool{}
 	if changed {
 		errs = append(errs, d.apply(ctl, t, cfg, failed)...)
 	}
-	applied := Applied{}
+	past.applied = Applied{}
 	for _, p := range want.Peers {
 		if !failed[p.Key] {
-			applied[p.Key] = p.Endpoint
+			past.applied[p.Key] = p.Endpoint
 		}
 	}
-	d.applied[t.name] = applied
 	if err := d.raise(t.name, t.device.MTU); err != nil {
 		errs = append(errs, portError(err, t.device.Port))
 	}

@@ -46,11 +46,19 @@ type Peer struct {
 // empty after a restart.
 type Applied map[keys.TunnelPublic]netip.AddrPort
 
+// Past is what a driver remembers of a device beside what the device itself
+// knows.
+type Past struct {
+	Applied Applied
+	// Anew are peers whose entries are to be made again (see knock.go).
+	Anew map[keys.TunnelPublic]bool
+}
+
 // Plan returns the change that makes have match want, as a difference: peers
 // that are right do not appear in it. It reports false if nothing is to do.
 // Peers to remove come first, so that an inner address goes straight from a
 // peer's old key to its new one.
-func Plan(want Want, have *wgtypes.Device, applied Applied, now time.Time) (wgtypes.Config, bool) {
+func Plan(want Want, have *wgtypes.Device, past Past, now time.Time) (wgtypes.Config, bool) {
 	var cfg wgtypes.Config
 	if have.ListenPort != int(want.Port) {
 		port := int(want.Port)
@@ -65,17 +73,17 @@ func Plan(want Want, have *wgtypes.Device, applied Applied, now time.Time) (wgty
 	for _, p := range want.Peers {
 		wanted[p.Key] = true
 		was := existing[p.Key]
-		if was == nil {
+		if was == nil || past.Anew[p.Key] {
 			changes = append(changes, newPeer(p))
 			continue
 		}
-		last, known := applied[p.Key]
+		last, known := past.Applied[p.Key]
 		if c, ok := changePeer(p, was, known && last != p.Endpoint, now); ok {
 			changes = append(changes, c)
 		}
 	}
 	for key := range existing {
-		if !wanted[key] {
+		if !wanted[key] || past.Anew[key] {
 			cfg.Peers = append(cfg.Peers, wgtypes.PeerConfig{PublicKey: wgtypes.Key(key), Remove: true})
 		}
 	}
@@ -91,10 +99,11 @@ func newPeer(p Peer) wgtypes.PeerConfig {
 		PublicKey:         wgtypes.Key(p.Key),
 		ReplaceAllowedIPs: true,
 		AllowedIPs:        []net.IPNet{hostNet(p.Inner)},
+		// Always named, also where it is zero: see keepaliveFor.
+		PersistentKeepaliveInterval: keepaliveFor(p),
 	}
 	if p.Endpoint.IsValid() {
 		c.Endpoint = net.UDPAddrFromAddrPort(unmap(p.Endpoint))
-		c.PersistentKeepaliveInterval = keepaliveFor(p)
 	}
 	return c
 }
@@ -102,7 +111,9 @@ func newPeer(p Peer) wgtypes.PeerConfig {
 // changePeer compares one peer. moved says that the spec names another
 // endpoint than the last Set did.
 func changePeer(p Peer, was *wgtypes.Peer, moved bool, now time.Time) (wgtypes.PeerConfig, bool) {
-	c := wgtypes.PeerConfig{PublicKey: wgtypes.Key(p.Key), UpdateOnly: true}
+	c := wgtypes.PeerConfig{
+		PublicKey: wgtypes.Key(p.Key), UpdateOnly: true, PersistentKeepaliveInterval: keepaliveFor(p),
+	}
 	changed := false
 	// Exactly one allowed address. WireGuard drops a decrypted packet whose
 	// source is not allowed for its key, so this line is what keeps a member
@@ -110,9 +121,7 @@ func changePeer(p Peer, was *wgtypes.Peer, moved bool, now time.Time) (wgtypes.P
 	if inner := hostNet(p.Inner); len(was.AllowedIPs) != 1 || was.AllowedIPs[0].String() != inner.String() {
 		c.ReplaceAllowedIPs, c.AllowedIPs, changed = true, []net.IPNet{inner}, true
 	}
-	if k := keepaliveFor(p); *k != was.PersistentKeepaliveInterval {
-		c.PersistentKeepaliveInterval, changed = k, true
-	}
+	changed = changed || *c.PersistentKeepaliveInterval != was.PersistentKeepaliveInterval
 	if p.Endpoint.IsValid() && endpointOf(was) != unmap(p.Endpoint) {
 		// WireGuard has learned another address from the peer's own
 		// authenticated packets. That beats the spec while it works. It does
@@ -127,7 +136,12 @@ func changePeer(p Peer, was *wgtypes.Peer, moved bool, now time.Time) (wgtypes.P
 	return c, changed
 }
 
-// keepaliveFor is never nil: zero switches keepalives off.
+// keepaliveFor is the peer's persistent keepalive; zero switches it off. Every
+// peer in a change names it. In one request wireguard-go carries "keepalives
+// were just switched on, send one" over to the peers that follow (pkaOn in
+// its device/uapi.go), unless they name an interval themselves; a responder
+// would start a handshake with nowhere to send it, and while it does, an
+// initiation that arrives is lost for 5 s.
 func keepaliveFor(p Peer) *time.Duration {
 	d := time.Duration(0)
 	if p.Endpoint.IsValid() {

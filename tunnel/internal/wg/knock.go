@@ -1,0 +1,67 @@
+package wg
+
+import (
+	"time"
+
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"github.com/secure-overlay/secure-overlay/keys"
+)
+
+// WireGuard repeats an unanswered handshake after 5 s and has no request to
+// hurry. That is the usual case here, not a rare one: two nodes learn each
+// other's new keys at about the same time, and when the initiator is first,
+// the responder drops the initiation of a key it does not know yet. A peer
+// entry that never had a session holds nothing worth keeping, so taking it
+// out and putting it back makes WireGuard start anew at once.
+//
+// Only the initiating side knocks, so it cannot bring about the collision of
+// two initiators. It knocks three times, each time waiting longer than the
+// time before and much longer than a handshake takes, then WireGuard's own
+// timer goes on; a peer that is away costs nothing more.
+const (
+	firstKnock = 750 * time.Millisecond
+	maxKnocks  = 3
+)
+
+// knocking is what the driver remembers of a peer without a session.
+type knocking struct {
+	since time.Time // the peer entry was made, or first seen
+	count int
+}
+
+// knocker decides which peer entries of one device to make anew. It is empty
+// after a restart: then each peer has waited since now.
+type knocker map[keys.TunnelPublic]knocking
+
+// due returns the keys whose entries are to be made anew, and remembers that
+// they are.
+func (k knocker) due(want Want, have []wgtypes.Peer, now time.Time) map[keys.TunnelPublic]bool {
+	waiting := make(map[keys.TunnelPublic]bool, len(have))
+	for i := range have {
+		waiting[keys.TunnelPublic(have[i].PublicKey)] = have[i].LastHandshakeTime.IsZero()
+	}
+	due := map[keys.TunnelPublic]bool{}
+	seen := make(map[keys.TunnelPublic]bool, len(want.Peers))
+	for _, p := range want.Peers {
+		silent, exists := waiting[p.Key]
+		if !p.Endpoint.IsValid() || exists && !silent {
+			continue
+		}
+		seen[p.Key] = true
+		w, known := k[p.Key]
+		switch {
+		case !known || !exists:
+			k[p.Key] = knocking{since: now}
+		case w.count < maxKnocks && now.Sub(w.since) >= firstKnock<<w.count:
+			due[p.Key] = true
+			k[p.Key] = knocking{since: now, count: w.count + 1}
+		}
+	}
+	for key := range k {
+		if !seen[key] {
+			delete(k, key)
+		}
+	}
+	return due
+}
