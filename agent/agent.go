@@ -2,11 +2,16 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
-	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/tunnel"
 )
@@ -19,8 +24,12 @@ type Options struct {
 	Version string          // for status
 	Log     *slog.Logger    // nil: discarded
 	// Progress hears about each stage of the start, for the checklist of up.
-	// It is called from one goroutine and must not block. Nil: nobody listens.
+	// It is called from one goroutine at a time and must not block. Nil:
+	// nobody listens.
 	Progress func(Step)
+	// Serve runs beside the loop from when the runtime directory exists and
+	// is locked, for the control socket. Its error ends Run. Nil: nothing.
+	Serve func(ctx context.Context) error
 }
 
 // Step is one line of the checklist.
@@ -42,33 +51,135 @@ const (
 )
 
 // Agent is one node's agent. Its API methods may be called from any
-// goroutine while Run runs.
+// goroutine, before, while and after Run runs.
 type Agent struct {
-	opts Options
+	opts         Options
+	calls        chan call
+	ready        chan struct{} // closed by the loop
+	stopped      chan struct{} // closed when Run has ended
+	openEndpoint func(path string) (endpointNS, error)
+	issuerOf     func() (issuer, error)
 }
 
-// New returns an agent. It does no I/O; Run does.
-func New(o Options) *Agent { return &Agent{opts: o} }
+var (
+	_ api.Observer  = (*Agent)(nil)
+	_ api.Attacher  = (*Agent)(nil)
+	_ api.Tokens    = (*Agent)(nil)
+	_ api.Lifecycle = (*Agent)(nil)
+)
 
-// Run makes the machine match the configuration and keeps it so until ctx
-// ends or Down is called. When ctx ends the data plane stays as it is, for
-// the next agent to adopt.
-func (a *Agent) Run(ctx context.Context) error { return nil }
+// New returns an agent. It does no I/O; Run does.
+func New(o Options) *Agent {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Progress == nil {
+		o.Progress = func(Step) {}
+	}
+	return &Agent{
+		opts: o, calls: make(chan call), ready: make(chan struct{}), stopped: make(chan struct{}),
+		openEndpoint: openEndpoint,
+		issuerOf: func() (issuer, error) {
+			i, err := o.Store.Issuer()
+			if err != nil {
+				return nil, err
+			}
+			return i, nil
+		},
+	}
+}
 
 // Ready is closed once the kernel has matched the configuration for the first
 // time, whatever the other nodes do.
-func (a *Agent) Ready() <-chan struct{} { return nil }
+func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
 // Backend returns the agent as the control socket serves it.
-func (a *Agent) Backend() api.Backend { return api.Backend{} }
-
-// Teardown removes everything that an agent with this configuration made,
-// when no agent runs; with one running it is refused (api.CodeRefused).
-// Nothing to remove is no error.
-func Teardown(ctx context.Context, cfg config.Config, kinds []tunnel.Kind, log *slog.Logger) (api.DownResult, error) {
-	return api.DownResult{}, nil
+func (a *Agent) Backend() api.Backend {
+	return api.Backend{Observer: a, Attacher: a, Tokens: a, Lifecycle: a}
 }
 
-// DryRun lists the kernel objects that Run would make, one line each. It is
-// pure; node may be zero if the identity does not exist yet.
-func DryRun(cfg config.Config, node ids.NodeID) []string { return nil }
+// errDown ends the tasks of Run after Down.
+var errDown = errors.New("agent was taken down")
+
+// Run makes the machine match the configuration and keeps it so until ctx
+// ends or Down is called; then it returns nil. When ctx ends the data plane
+// stays as it is, for the next agent to adopt. Run may be called once.
+func (a *Agent) Run(ctx context.Context) error {
+	defer close(a.stopped)
+	// No core dump and no ptrace of other users' processes: this process
+	// holds the node's keys in memory.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("forbid core dumps: %w", err)
+	}
+	dir := files{dir: a.opts.Config.RuntimeDir}
+	lock, err := a.lock(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }()
+
+	l, cluster, err := a.open(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+
+	parent := ctx
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		if err := cluster.Run(ctx); err != nil {
+			a.opts.Progress(Step{Name: stepControl, State: StepFailed, Detail: err.Error()})
+			return fmt.Errorf("run control plane: %w", err)
+		}
+		return nil
+	})
+	if a.opts.Serve != nil {
+		group.Go(func() error { return a.opts.Serve(ctx) })
+	}
+	group.Go(func() error {
+		l.waitForCache(ctx)
+		if err := l.run(ctx); err != nil {
+			return err
+		}
+		return errDown
+	})
+	err = group.Wait()
+	if errors.Is(err, errDown) {
+		return l.downError
+	}
+	if parent.Err() != nil && errors.Is(err, parent.Err()) {
+		return nil
+	}
+	return err
+}
+
+func (a *Agent) lock(dir files) (*os.File, error) {
+	if err := dir.prepare(); err != nil {
+		return nil, err
+	}
+	return dir.lock()
+}
+
+// do runs fn in the loop's goroutine and waits for it. Once the loop has
+// taken it, it is always run to its end.
+func (a *Agent) do(ctx context.Context, fn func(context.Context, *loop)) error {
+	c := call{run: fn, done: make(chan struct{})}
+	select {
+	case <-a.stopped:
+		return errStopped()
+	default:
+	}
+	select {
+	case a.calls <- c:
+		<-c.done
+		return nil
+	case <-ctx.Done():
+		return typed(api.CodeTimeout, ctx.Err(), "the agent is busy and did not answer in time", "secure-overlay status")
+	case <-a.stopped:
+		return errStopped()
+	}
+}
+
+func errStopped() error {
+	return api.NewError(api.CodeNotRunning, "the agent has stopped", "secure-overlay up")
+}

@@ -1,0 +1,119 @@
+package agent
+
+import (
+	"bytes"
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/tunnel"
+	"github.com/secure-overlay/secure-overlay/tunnel/secure"
+	"github.com/secure-overlay/secure-overlay/vxlan"
+)
+
+// hold adds to out what the previous agent had set and out does not mention.
+// It is for the time after a restart in which this node may not know all
+// records yet: adding what is new is right then, removing is not. Nothing
+// that out says is changed, except that an MTU does not grow.
+//
+// It cannot connect what should not be: every line of last was once derived
+// from signed records and this configuration's networks, an encrypted network
+// stays in the secure namespace, and the time is short (see loop.holding).
+func hold(out Output, last applied) Output {
+	if len(out.Tunnel.Devices) > 0 && last.Node == out.Record.ID {
+		out.Tunnel = holdTunnel(out.Tunnel, last.Tunnel)
+		out.Secure = holdSecure(out.Secure, last.Secure, out.Networks)
+	}
+	out.Networks = slices.Clone(out.Networks)
+	for i, n := range out.Networks {
+		for _, l := range last.Networks {
+			if l.Network == n.Network && l.VNI == n.VNI && l.Encrypted == n.Encrypted && l.Local == n.Local {
+				out.Networks[i] = holdNetwork(n, l)
+			}
+		}
+	}
+	return out
+}
+
+func holdTunnel(now, last tunnel.Spec) tunnel.Spec {
+	now.Peers = slices.Clone(now.Peers)
+	for _, p := range last.Peers {
+		if !slices.ContainsFunc(now.Peers, func(q tunnel.Peer) bool { return q.ID == p.ID || sharesKey(p, q) }) {
+			now.Peers = append(now.Peers, p)
+		}
+	}
+	slices.SortFunc(now.Peers, func(a, b tunnel.Peer) int { return a.ID.Compare(b.ID) })
+	now.Devices = slices.Clone(now.Devices)
+	for i, d := range now.Devices {
+		for _, l := range last.Devices {
+			if l.Epoch == d.Epoch && l.Lane == d.Lane {
+				now.Devices[i].MTU = min(d.MTU, l.MTU)
+			}
+		}
+	}
+	return now
+}
+
+func sharesKey(a, b tunnel.Peer) bool {
+	return slices.ContainsFunc(a.Keys, func(k tunnel.PeerKey) bool {
+		return slices.ContainsFunc(b.Keys, func(l tunnel.PeerKey) bool { return k.Public == l.Public })
+	})
+}
+
+// holdSecure keeps routes, and memberships of encrypted networks that this
+// node still has.
+func holdSecure(now, last secure.Spec, networks []vxlan.Spec) secure.Spec {
+	now.Routes = slices.Clone(now.Routes)
+	for _, r := range last.Routes {
+		if !slices.ContainsFunc(now.Routes, func(q secure.Route) bool { return q.Peer == r.Peer }) {
+			now.Routes = append(now.Routes, r)
+		}
+	}
+	now.Members = slices.Clone(now.Members)
+	for _, m := range last.Members {
+		has := slices.ContainsFunc(networks, func(n vxlan.Spec) bool { return n.Encrypted && n.VNI == m.VNI })
+		if has && !slices.Contains(now.Members, m) {
+			now.Members = append(now.Members, m)
+		}
+	}
+	slices.SortFunc(now.Routes, func(a, b secure.Route) int { return a.Peer.Compare(b.Peer) })
+	slices.SortFunc(now.Members, func(a, b secure.Member) int {
+		return cmp.Or(a.Inner.Compare(b.Inner), cmp.Compare(a.VNI, b.VNI))
+	})
+	return now
+}
+
+func holdNetwork(now, last vxlan.Spec) vxlan.Spec {
+	now.MTU = min(now.MTU, last.MTU)
+	now.Flood = slices.Clone(now.Flood)
+	for _, v := range last.Flood {
+		if !slices.Contains(now.Flood, v) {
+			now.Flood = append(now.Flood, v)
+		}
+	}
+	slices.SortFunc(now.Flood, netip.Addr.Compare)
+
+	macs, addrs := map[ids.MAC]bool{}, map[netip.Addr]bool{}
+	for _, r := range now.Remotes {
+		macs[r.MAC] = true
+		for _, a := range r.Addrs {
+			addrs[a] = true
+		}
+	}
+	for _, e := range now.Endpoints {
+		macs[e.MAC] = true
+		for _, p := range e.Addrs {
+			addrs[p.Addr()] = true
+		}
+	}
+	now.Remotes = slices.Clone(now.Remotes)
+	for _, r := range last.Remotes {
+		if macs[r.MAC] || slices.ContainsFunc(r.Addrs, func(a netip.Addr) bool { return addrs[a] }) {
+			continue // it has moved
+		}
+		now.Remotes = append(now.Remotes, r)
+	}
+	slices.SortFunc(now.Remotes, func(a, b vxlan.Remote) int { return bytes.Compare(a.MAC[:], b.MAC[:]) })
+	return now
+}

@@ -1,0 +1,338 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/api"
+	"github.com/secure-overlay/secure-overlay/config"
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/membership"
+	"github.com/secure-overlay/secure-overlay/membership/record"
+	"github.com/secure-overlay/secure-overlay/tunnel"
+	"github.com/secure-overlay/secure-overlay/vxlan"
+)
+
+// freshHandshake is how old a tunnel's last handshake may be for the tunnel
+// to count as up: WireGuard rejects a session after 180 s (REJECT_AFTER_TIME).
+const freshHandshake = 180 * time.Second
+
+// Status implements api.Observer.
+func (a *Agent) Status(ctx context.Context) (api.Status, error) {
+	var s api.Status
+	err := a.do(ctx, func(ctx context.Context, l *loop) { s = l.status(ctx) })
+	return s, err
+}
+
+// Members implements api.Observer.
+func (a *Agent) Members(ctx context.Context) ([]api.Member, error) {
+	var out []api.Member
+	err := a.do(ctx, func(_ context.Context, l *loop) { out = l.members() })
+	return out, err
+}
+
+// Networks implements api.Observer.
+func (a *Agent) Networks(ctx context.Context) ([]api.Network, error) {
+	var out []api.Network
+	err := a.do(ctx, func(ctx context.Context, l *loop) {
+		l.readDriver(ctx)
+		out, _ = l.networks(ctx)
+	})
+	return out, err
+}
+
+// Endpoints implements api.Observer.
+func (a *Agent) Endpoints(ctx context.Context) ([]api.Endpoint, error) {
+	var out []api.Endpoint
+	err := a.do(ctx, func(_ context.Context, l *loop) { out = l.endpoints() })
+	return out, err
+}
+
+func (l *loop) self() api.NodeRef {
+	return api.NodeRef{ID: l.identity.ID, Name: l.identity.Hostname}
+}
+
+func (l *loop) status(ctx context.Context) api.Status {
+	l.readDriver(ctx)
+	s := api.Status{
+		Schema: api.Schema, Cluster: l.identity.Trust.Cluster, Node: l.self(), Version: l.version,
+		PID: os.Getpid(), Started: l.started, Ready: l.isReady, Epoch: epoch,
+		Driver: api.Driver{Name: l.facts.Name, Label: label(l.facts.Name), Refused: l.facts.Refused},
+	}
+	snap := l.gossip.Snapshot()
+	for _, m := range snap.Members {
+		s.Members.Total++
+		if m.State == membership.StateAlive || m.ID == l.identity.ID {
+			s.Members.OK++
+		}
+	}
+	networks, wrong := l.networks(ctx)
+	s.Networks = networks
+	s.Peers = l.peers(snap)
+	s.Problems = append(l.problems(), wrong...)
+	s.Problems = append(s.Problems, l.quietPeers(s.Peers)...)
+	switch {
+	case l.stopping:
+		s.State = api.StateStopping
+	case !l.isReady:
+		s.State = api.StateStarting
+	case len(s.Problems) == 0:
+		s.State = api.StateOK
+	default:
+		s.State = api.StateDegraded
+	}
+	return s
+}
+
+// label names a driver for people.
+func label(driver string) string {
+	switch driver {
+	case config.DriverWireGuard:
+		return "wireguard (kernel)"
+	case config.DriverUserspace:
+		return "wireguard (userspace)"
+	default:
+		return driver
+	}
+}
+
+// networks describes each network of the configuration. Whether it is
+// encrypted is what the kernel says about the namespace its VXLAN device was
+// born in, not what the configuration asks for.
+func (l *loop) networks(ctx context.Context) (out []api.Network, wrong []api.Problem) {
+	observed, err := l.overlay.Observe(ctx, l.out.Networks)
+	if err != nil {
+		wrong = append(wrong, api.Problem{Code: "network-unreadable", Message: err.Error()})
+	}
+	devices := map[string]*vxlan.Device{}
+	for _, n := range observed.Networks {
+		devices[n.Name] = n.Device
+	}
+	for i, n := range l.cfg.Networks {
+		a := api.Network{
+			Name: n.Name, VNI: n.VNI, Subnets: n.Subnets, Encrypted: n.Encrypted,
+			State: api.StateStarting, Driver: api.PlaintextLabel,
+		}
+		if i < len(l.out.View.Networks) {
+			l.describe(&a, l.out.View.Networks[i])
+		}
+		for _, at := range l.attachments {
+			if at.Network == n.Name {
+				a.EndpointsHere++
+			}
+		}
+		if d := devices[n.Name]; d != nil {
+			if p, ok := birth(&a, d, n); !ok {
+				wrong = append(wrong, p)
+			}
+		} else if a.State == api.StateOK || a.State == api.StateDegraded {
+			a.State = api.StateFailed
+		}
+		if a.Encrypted {
+			a.Driver = label(l.facts.Name)
+		}
+		out = append(out, a)
+	}
+	return out, wrong
+}
+
+// birth reports the namespace a device was really born in. Anything that the
+// kernel cannot prove to be the secure namespace counts as plaintext.
+func birth(a *api.Network, d *vxlan.Device, n config.Network) (api.Problem, bool) {
+	a.Encrypted = d.Birth == vxlan.BornSecure
+	if a.Encrypted == n.Encrypted {
+		return api.Problem{}, true
+	}
+	a.State = api.StateFailed
+	return api.Problem{
+		Code: "wrong-birthplace", Subject: n.Name,
+		Message: "the VXLAN device of network " + n.Name + " was born in namespace " + string(d.Birth) + ", which is not what the configuration says; the agent makes it anew",
+	}, false
+}
+
+// describe fills in what the last round found out about a network.
+func (l *loop) describe(a *api.Network, v NetworkView) {
+	a.MTU, a.MTUFrom, a.Blocks, a.Conflicts = v.MTU, v.MTUFrom, v.Blocks, v.Conflicts
+	a.EndpointsTotal = v.Total
+	for _, s := range l.out.Networks {
+		if s.Network == v.Name && s.MTU != v.MTU {
+			a.MTU, a.MTUFrom = s.MTU, "before the restart, until other nodes answer"
+		}
+	}
+	a.Peers.Total = len(v.Agreed)
+	for _, id := range v.Connected {
+		if !a.Encrypted || l.fresh(id) {
+			a.Peers.OK++
+		}
+	}
+	switch {
+	case !v.Wanted || l.failed(v.Name, "") != nil:
+		a.State = api.StateFailed
+	case len(v.Conflicts) > 0 || a.Peers.OK < a.Peers.Total || l.about(v.Name):
+		a.State = api.StateDegraded
+	case l.isReady:
+		a.State = api.StateOK
+	}
+}
+
+// about reports whether a problem names the network.
+func (l *loop) about(network string) bool {
+	return slices.ContainsFunc(l.problems(), func(p api.Problem) bool { return p.Subject == network })
+}
+
+func (l *loop) fresh(id ids.NodeID) bool {
+	i := slices.IndexFunc(l.out.View.Peers, func(p PeerView) bool { return p.ID == id })
+	return i >= 0 && l.tunnelState(l.out.View.Peers[i]) == api.TunnelUp
+}
+
+// tunnelState says how a peer's tunnel is, by its last handshake.
+func (l *loop) tunnelState(p PeerView) string {
+	if !p.Tunnel {
+		return api.TunnelNone
+	}
+	s, ok := l.peerState(p)
+	if ok && !s.LastHandshake.IsZero() && l.now().Sub(s.LastHandshake) < freshHandshake {
+		return api.TunnelUp
+	}
+	return api.TunnelWaiting
+}
+
+func (l *loop) peerState(p PeerView) (tunnel.PeerState, bool) {
+	d, ok := l.facts.device()
+	if !ok || p.Public.IsZero() {
+		return tunnel.PeerState{}, false
+	}
+	for _, s := range d.Peers {
+		if s.Public == p.Public {
+			return s, true
+		}
+	}
+	return tunnel.PeerState{}, false
+}
+
+// peers describes the nodes that share a network with this one.
+func (l *loop) peers(snap membership.Snapshot) []api.Peer {
+	out := make([]api.Peer, 0, len(l.out.View.Peers))
+	for _, v := range l.out.View.Peers {
+		p := api.Peer{
+			NodeRef: api.NodeRef{ID: v.ID, Name: v.Name}, Gossip: membership.StateUnknown.String(),
+			Underlay: v.Underlay, Tunnel: l.tunnelState(v), InnerMTU: v.InnerMTU, Networks: v.Networks,
+		}
+		if m, ok := snap.Member(v.ID); ok {
+			p.Gossip = m.State.String()
+		}
+		if v.Tunnel {
+			p.Driver = label(l.facts.Name)
+		}
+		if s, ok := l.peerState(v); ok {
+			p.LastHandshake, p.RxBytes, p.TxBytes = s.LastHandshake, s.RxBytes, s.TxBytes
+			if s.Endpoint.IsValid() {
+				p.Underlay = s.Endpoint
+			}
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// quietPeers makes a problem of each tunnel without a recent handshake.
+func (l *loop) quietPeers(peers []api.Peer) []api.Problem {
+	var out []api.Problem
+	for _, p := range peers {
+		if p.Tunnel != api.TunnelWaiting {
+			continue
+		}
+		since := "there was none yet"
+		if !p.LastHandshake.IsZero() {
+			since = "the last one was " + l.now().Sub(p.LastHandshake).Round(time.Second).String() + " ago"
+		}
+		out = append(out, api.Problem{
+			Code: "peer-quiet", Subject: p.ID.String(),
+			Message: "no recent handshake with node " + cmp.Or(p.Name, p.ID.Short()) + " at " + p.Underlay.Addr().String() + ": " + since,
+			Fix:     "check that its agent runs and that UDP to its data port is let through",
+		})
+	}
+	return out
+}
+
+// members lists everybody that gossip or a record knows.
+func (l *loop) members() []api.Member {
+	var out []api.Member
+	for _, m := range l.gossip.Snapshot().Members {
+		a := api.Member{
+			NodeRef: api.NodeRef{ID: m.ID, Name: m.Hostname}, Self: m.ID == l.identity.ID,
+			State: m.State.String(), Synced: m.Synced, Addr: m.Addr, Inner: m.ID.InnerAddr(),
+			LastSeen: m.LastSeen, Expires: m.Cert.NotAfter,
+		}
+		for _, u := range m.Record.Underlay {
+			a.Underlay = append(a.Underlay, u.Control)
+		}
+		for _, t := range m.Record.Tunnels {
+			if name := wireName(t.Wire); !slices.Contains(a.Drivers, name) {
+				a.Drivers = append(a.Drivers, name)
+			}
+		}
+		for _, n := range m.Record.Networks {
+			a.Networks = append(a.Networks, n.Name)
+		}
+		slices.Sort(a.Networks)
+		out = append(out, a)
+	}
+	slices.SortFunc(out, func(x, y api.Member) int { return cmp.Or(cmp.Compare(x.Name, y.Name), x.ID.Compare(y.ID)) })
+	return out
+}
+
+// endpoints lists this node's endpoints, then those of the others.
+func (l *loop) endpoints() []api.Endpoint {
+	var out []api.Endpoint
+	for _, at := range l.attachments {
+		out = append(out, l.endpoint(at))
+	}
+	vteps := map[netip.Addr]api.NodeRef{}
+	records := map[ids.NodeID]record.Node{}
+	for _, m := range l.gossip.Snapshot().Members {
+		vteps[m.ID.InnerAddr()] = api.NodeRef{ID: m.ID, Name: m.Hostname}
+		records[m.ID] = m.Record
+	}
+	for _, v := range l.out.View.Networks {
+		n, _ := l.cfg.Network(v.Name)
+		for _, id := range v.Agreed {
+			for _, at := range records[id].Attached {
+				if at.VNI != n.VNI {
+					continue
+				}
+				e := api.Endpoint{Network: n.Name, Node: vteps[id.InnerAddr()], MAC: at.MAC, State: api.StateOK}
+				if !slices.Contains(v.Connected, id) {
+					e.State, e.Problem = api.StateFailed, "this node has no way to node "+cmp.Or(e.Node.Name, id.Short())
+				}
+				for _, a := range at.Addrs {
+					bits := a.BitLen()
+					if s, ok := subnetOf(n.Subnets, a); ok {
+						bits = s.Bits()
+					}
+					e.Addresses = append(e.Addresses, netip.PrefixFrom(a, bits))
+				}
+				out = append(out, e)
+			}
+		}
+	}
+	return out
+}
+
+// networkStep is a network's line in the checklist of up.
+func networkStep(v NetworkView) Step {
+	s := Step{Name: "network " + v.Name, State: StepDone, Detail: "MTU " + strconv.Itoa(v.MTU) + ": " + v.MTUFrom}
+	switch {
+	case !v.Wanted:
+		s.State, s.Detail = StepFailed, v.Reason
+	case len(v.Conflicts) > 0:
+		c := v.Conflicts[0]
+		s.State, s.Detail = StepWarning, c.Field+" is "+c.Here+" here and "+c.There+" on "+cmp.Or(c.Peer.Name, c.Peer.ID.Short())
+	}
+	return s
+}

@@ -1,0 +1,176 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/api"
+	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/keys/keystore"
+	"github.com/secure-overlay/secure-overlay/membership/noisenet"
+)
+
+// issuer is what the agent uses of *keystore.Issuer.
+type issuer interface {
+	CreateToken(ttl time.Duration, seeds []netip.AddrPort, now time.Time) (keys.Token, keystore.TokenInfo, error)
+	Tokens(now time.Time) []keystore.TokenInfo
+	RevokeToken(id keys.TokenID) error
+	admitter
+}
+
+// admitter is the part that answers joiners.
+type admitter interface {
+	JoinKeys(low32 uint32) []keystore.JoinKey
+	Issue(now time.Time, id keys.TokenID, req keys.JoinRequest) (keys.JoinAnswer, error)
+}
+
+// admission lets an issuer answer joiners on the control port.
+type admission struct{ issuer admitter }
+
+// JoinKeys implements noisenet.Admission.
+func (a admission) JoinKeys(low32 uint32) []noisenet.JoinKey {
+	var out []noisenet.JoinKey
+	for _, k := range a.issuer.JoinKeys(low32) {
+		out = append(out, noisenet.JoinKey{ID: k.ID, Key: k.Key})
+	}
+	return out
+}
+
+// Issue implements noisenet.Admission. noisenet has checked the proof in req
+// and logs the outcome.
+func (a admission) Issue(_ context.Context, _ netip.AddrPort, id keys.TokenID, req keys.JoinRequest) (keys.JoinAnswer, error) {
+	answer, err := a.issuer.Issue(time.Now(), id, req)
+	for from, to := range map[error]error{
+		keystore.ErrTokenUsed:    noisenet.ErrTokenUsed,
+		keystore.ErrTokenExpired: noisenet.ErrTokenExpired,
+		keystore.ErrTokenUnknown: noisenet.ErrTokenUnknown,
+		keystore.ErrTokenRevoked: noisenet.ErrTokenRevoked,
+	} {
+		if errors.Is(err, from) {
+			return keys.JoinAnswer{}, fmt.Errorf("%w: %w", to, err)
+		}
+	}
+	return answer, err
+}
+
+// errNoIssuer is the answer of nodes that cannot admit others.
+func errNoIssuer() error {
+	return api.NewError(api.CodeRefused, "this node holds no issuer key, so it cannot make or list join tokens",
+		"run the command on the node where the cluster was initialised")
+}
+
+// CreateToken implements api.Tokens.
+func (a *Agent) CreateToken(ctx context.Context, req api.TokenRequest) (api.NewToken, error) {
+	i, err := a.issuer(ctx)
+	if err != nil {
+		return api.NewToken{}, err
+	}
+	seeds, err := a.tokenSeeds(ctx, req.Seeds)
+	if err != nil {
+		return api.NewToken{}, err
+	}
+	ttl := time.Duration(req.TTL)
+	if ttl < 0 || ttl > keystore.MaxTokenTTL {
+		return api.NewToken{}, api.NewError(api.CodeInvalid, fmt.Sprintf("a token cannot live for %s", ttl), fmt.Sprintf("give a --ttl up to %s", keystore.MaxTokenTTL))
+	}
+	token, info, err := i.CreateToken(ttl, seeds, time.Now())
+	if err != nil {
+		return api.NewToken{}, fmt.Errorf("create join token: %w", err)
+	}
+	defer token.Secret.Wipe()
+	return api.NewToken{Schema: api.Schema, Token: tokenView(info), Text: token.Encode()}, nil
+}
+
+// tokenSeeds are the addresses a joiner tries: the wanted ones, or this
+// node's own.
+func (a *Agent) tokenSeeds(ctx context.Context, wanted []string) ([]netip.AddrPort, error) {
+	var seeds []netip.AddrPort
+	for _, text := range wanted {
+		s, err := netip.ParseAddrPort(text)
+		if err != nil || s.Port() == 0 {
+			return nil, api.NewError(api.CodeInvalid, fmt.Sprintf("seed %q is not an address with a port", text), "give a form such as 192.0.2.1:7946 or [2001:db8::1]:7946")
+		}
+		seeds = append(seeds, s)
+	}
+	if len(wanted) == 0 {
+		if err := a.do(ctx, func(_ context.Context, l *loop) {
+			for _, o := range l.own {
+				seeds = append(seeds, o.Control)
+			}
+		}); err != nil {
+			return nil, err
+		}
+		seeds = seeds[:min(len(seeds), keys.MaxTokenSeeds)]
+	}
+	if len(seeds) > keys.MaxTokenSeeds {
+		return nil, api.NewError(api.CodeInvalid, fmt.Sprintf("%d seeds, a token holds at most %d", len(seeds), keys.MaxTokenSeeds), "")
+	}
+	return seeds, nil
+}
+
+// Tokens implements api.Tokens.
+func (a *Agent) Tokens(ctx context.Context) ([]api.Token, error) {
+	i, err := a.issuer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []api.Token
+	for _, info := range i.Tokens(time.Now()) {
+		out = append(out, tokenView(info))
+	}
+	return out, nil
+}
+
+// RevokeToken implements api.Tokens.
+func (a *Agent) RevokeToken(ctx context.Context, id string) error {
+	i, err := a.issuer(ctx)
+	if err != nil {
+		return err
+	}
+	var found []keystore.TokenInfo
+	for _, info := range i.Tokens(time.Now()) {
+		if text := info.ID.String(); id != "" && len(id) <= len(text) && text[:len(id)] == id {
+			found = append(found, info)
+		}
+	}
+	switch len(found) {
+	case 1:
+	case 0:
+		return api.NewError(api.CodeNotFound, fmt.Sprintf("there is no token %q", id), "secure-overlay token ls")
+	default:
+		return api.NewError(api.CodeInvalid, fmt.Sprintf("%q is the beginning of %d token IDs", id, len(found)), "give more characters of the ID")
+	}
+	err = i.RevokeToken(found[0].ID)
+	if errors.Is(err, keystore.ErrTokenUsed) {
+		return typed(api.CodeRefused, err, fmt.Sprintf("token %s has admitted node %s already", found[0].ID, found[0].Hostname), "")
+	}
+	return err
+}
+
+// issuer waits for nothing: the store has it or not.
+func (a *Agent) issuer(context.Context) (issuer, error) {
+	i, err := a.issuerOf()
+	if errors.Is(err, keystore.ErrNoIssuer) {
+		return nil, errNoIssuer()
+	}
+	return i, err
+}
+
+func tokenView(info keystore.TokenInfo) api.Token {
+	t := api.Token{ID: info.ID.String(), Created: info.Created, Expires: info.Expires}
+	switch info.State {
+	case keystore.TokenPending:
+		t.State = api.TokenOpen
+	case keystore.TokenUsed:
+		t.State = api.TokenUsed
+		t.UsedBy = &api.NodeRef{ID: info.UsedBy, Name: info.Hostname}
+	case keystore.TokenExpired:
+		t.State = api.TokenExpired
+	case keystore.TokenRevoked:
+		t.State = api.TokenRevoked
+	}
+	return t
+}
