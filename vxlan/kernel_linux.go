@@ -235,3 +235,14 @@ func setPortFlags(r *room, link int, want PortFlags) error {
 		return nil
 	})
 }
+
+// delGroup deletes all links of a group by one request.
+func delGroup(r *room, group uint32) error {
+	return r.ns.Do(func() error {
+		req := rtnl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
+		req.AddData(rtnl.NewIfInfomsg(unix.AF_UNSPEC))
+		req.AddData(rtnl.NewRtAttr(unix.IFLA_GROUP, rtnl.Uint32Attr(group)))
+		_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+		return err
+	})
+}

@@ -2,6 +2,7 @@ package vxlan
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -305,14 +306,20 @@ func (p *planner) inner(e Endpoint, in Inner) {
 			in.Addrs = nil // IPv6 addresses went when IPv6 did
 		}
 	}
+	// An IPv4 address that goes takes with it the later ones of its subnet, so
+	// here deleting comes first, and all that are wanted are added again.
+	for _, a := range in.Ours {
+		if slices.Contains(e.Addrs, a) {
+			continue
+		}
+		p.add(Op{Kind: OpDelAddr, Endpoint: e, Prefix: a})
+		if a.Addr().Is4() {
+			in.Addrs = slices.DeleteFunc(slices.Clone(in.Addrs), func(a netip.Prefix) bool { return a.Addr().Is4() })
+		}
+	}
 	for _, a := range e.Addrs {
 		if !slices.Contains(in.Addrs, a) {
 			p.add(Op{Kind: OpAddAddr, Endpoint: e, Prefix: a})
-		}
-	}
-	for _, a := range in.Ours {
-		if !slices.Contains(e.Addrs, a) {
-			p.add(Op{Kind: OpDelAddr, Endpoint: e, Prefix: a})
 		}
 	}
 }

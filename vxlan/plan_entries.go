@@ -91,37 +91,29 @@ func keys[K comparable, V any](m map[K]V, compare func(a, b K) int) []K {
 	return out
 }
 
+func setOf[T comparable](list []T) map[T]bool {
+	m := make(map[T]bool, len(list))
+	for _, v := range list {
+		m[v] = true
+	}
+	return m
+}
+
 func (p *planner) addForwards(w table) {
+	have := setOf(p.have.Forwards)
 	for _, v := range keys(w.flood, netip.Addr.Compare) {
-		if !slices.Contains(p.have.Forwards, Forward{VTEP: v}) {
+		if !have[Forward{VTEP: v}] {
 			p.add(Op{Kind: OpAddFlood, VTEP: v})
 		}
 	}
-	var seen map[ids.MAC]Forward
-	if len(w.forwards) > 0 {
-		seen = make(map[ids.MAC]Forward, len(p.have.Forwards))
-		for _, f := range p.have.Forwards {
-			if old, ok := seen[f.MAC]; !ok || old.VTEP != w.forwards[f.MAC] {
-				seen[f.MAC] = f
-			}
-		}
-	}
 	for _, m := range keys(w.forwards, compareMAC) {
-		if v := w.forwards[m]; seen[m] != (Forward{MAC: m, VTEP: v}) {
-			p.add(Op{Kind: OpSetForward, MAC: m, VTEP: v})
+		if f := (Forward{MAC: m, VTEP: w.forwards[m]}); !have[f] {
+			p.add(Op{Kind: OpSetForward, MAC: m, VTEP: f.VTEP})
 		}
 	}
 }
 
-// delForwards deletes what is not wanted. A wanted MAC with one wrong VTEP is
-// not among it: OpSetForward has replaced that entry.
 func (p *planner) delForwards(w table) {
-	count := make(map[ids.MAC]int)
-	right := make(map[ids.MAC]bool)
-	for _, f := range p.have.Forwards {
-		count[f.MAC]++
-		right[f.MAC] = right[f.MAC] || f.VTEP == w.forwards[f.MAC]
-	}
 	have := sorted(p.have.Forwards, func(a, b Forward) int {
 		return cmp.Or(compareMAC(a.MAC, b.MAC), a.VTEP.Compare(b.VTEP))
 	})
@@ -132,25 +124,20 @@ func (p *planner) delForwards(w table) {
 			}
 			continue
 		}
-		v, ok := w.forwards[f.MAC]
-		if ok && (f.VTEP == v || count[f.MAC] == 1) {
-			continue
+		// A wanted MAC with a wrong VTEP has been replaced by OpSetForward:
+		// the kernel keeps one destination for a unicast MAC (measured).
+		if _, ok := w.forwards[f.MAC]; !ok {
+			p.add(Op{Kind: OpDelForward, MAC: f.MAC, VTEP: f.VTEP, Why: dynamic(f.Dynamic)})
 		}
-		if ok && !right[f.MAC] {
-			// Several wrong destinations: the replacement took one of them,
-			// and nobody can say which. Deleting the taken one is harmless.
-			p.add(Op{Kind: OpDelForward, MAC: f.MAC, VTEP: f.VTEP, Why: "second destination"})
-			continue
-		}
-		p.add(Op{Kind: OpDelForward, MAC: f.MAC, VTEP: f.VTEP, Why: dynamic(f.Dynamic)})
 	}
 }
 
 func dynamic(yes bool) string { return is(yes, "not from a record") }
 
 func (p *planner) addStations(w table) {
+	have := setOf(p.have.Stations)
 	for _, m := range keys(w.stations, compareMAC) {
-		if s := (Station{MAC: m, Port: w.stations[m]}); !slices.Contains(p.have.Stations, s) {
+		if s := (Station{MAC: m, Port: w.stations[m]}); !have[s] {
 			p.add(Op{Kind: OpSetStation, MAC: m, Link: s.Port})
 		}
 	}
@@ -171,8 +158,9 @@ func (p *planner) delStations(w table) {
 }
 
 func (p *planner) addNeighbours(w table) {
+	have := setOf(p.have.Neighbours)
 	for _, a := range keys(w.neighbours, netip.Addr.Compare) {
-		if n := (Neighbour{Addr: a, MAC: w.neighbours[a]}); !slices.Contains(p.have.Neighbours, n) {
+		if n := (Neighbour{Addr: a, MAC: w.neighbours[a]}); !have[n] {
 			p.add(Op{Kind: OpSetNeighbour, Addr: a, MAC: n.MAC})
 		}
 	}
