@@ -97,7 +97,7 @@ func probeXfrm() error {
 			if err != nil {
 				return err
 			}
-			defer h.Delete()
+			defer func() { _ = h.Close() }()
 			for _, addr := range []string{"198.18.0.1", "fd00:198:18::1"} {
 				ip := net.ParseIP(addr)
 				// Key and salt are all zero: nothing is ever sent with them.

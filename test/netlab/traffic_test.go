@@ -50,7 +50,8 @@ func TestUDPFlow(t *testing.T) {
 			t.Error(err)
 		}
 		r := f.Stop()
-		if r.Lost() != 0 || r.Received < 200 || r.Duplicated+r.Corrupt+r.Reordered != 0 {
+		// Packets may change places when the sender changes its processor.
+		if r.Lost() != 0 || r.Received < 200 || r.Duplicated+r.Corrupt != 0 {
 			t.Errorf("flow to %s = %+v", dst, r)
 		}
 	}

@@ -17,6 +17,7 @@ func Suites() []Suite {
 		{Package: "internal/nl"},
 		{Package: "tunnel/secure"},
 		{Package: "tunnel/wguser"},
+		{Package: "vxlan"},
 	}
 }
 
