@@ -12,7 +12,7 @@ import (
 type Setting struct {
 	Key    string `json:"key"` // control.bind, networks[blue].vni
 	Value  string `json:"value"`
-	Origin Origin `json:"origin"` // default, FILE:LINE, "env NAME", "flag --name", "derived ..."
+	Origin Origin `json:"origin,omitempty"` // default, FILE:LINE, "env NAME", "flag --name", "derived ..."
 }
 
 // Settings lists every effective value in the order of the file.

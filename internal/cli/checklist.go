@@ -24,10 +24,15 @@ type Checklist struct {
 	screen Screen
 	mu     sync.Mutex
 	open   bool // the cursor stands behind an unfinished line
+	frame  int  // of the moving dots
 }
 
 // NewChecklist returns an empty list on a screen.
 func NewChecklist(s Screen) *Checklist { return &Checklist{screen: s} }
+
+// dots are the frames of a running stage: whoever repeats its Step sees them
+// move.
+var dots = [...]string{".   ", "..  ", "... ", "...."}
 
 // nameWidth is the column of the details.
 const nameWidth = 18
@@ -40,8 +45,10 @@ func (c *Checklist) Step(m Mark, name, detail string) {
 	if m == Running && !c.screen.Terminal {
 		return
 	}
-	word, style := "....", Dim
+	word, style := dots[c.frame%len(dots)], Dim
 	switch m {
+	case Running:
+		c.frame++
 	case Done:
 		word, style = "ok  ", Good
 	case Warning:

@@ -88,3 +88,6 @@ func Clean(s string) string {
 		return r
 	}, s)
 }
+
+// IsTerminal reports whether f is a terminal.
+func IsTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secure-overlay/secure-overlay/api"
+	"github.com/secure-overlay/secure-overlay/config"
+	"github.com/secure-overlay/secure-overlay/internal/cli"
+	"github.com/secure-overlay/secure-overlay/internal/doctor"
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/nl"
+	"github.com/secure-overlay/secure-overlay/keys/keystore"
+	"github.com/secure-overlay/secure-overlay/tunnel"
+)
+
+// vxlanOverhead is what VXLAN adds to a packet inside a tunnel: the IPv6, UDP
+// and VXLAN headers and the inner Ethernet header (RFC 7348).
+const vxlanOverhead = 40 + 8 + 8 + 14
+
+// diagnosis is what doctor prints for programs.
+type diagnosis struct {
+	Schema   int              `json:"schema"`
+	Level    doctor.Level     `json:"level"`
+	Findings []doctor.Finding `json:"findings"`
+}
+
+func (a *app) doctorCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "doctor", Short: "Look for what keeps the agent from working, and say how to fix it", Args: args(),
+		Long: `Look for what keeps the agent from working, and say how to fix it: kernel
+features, what each tunnel driver lacks, capabilities, ports, MTU, identity.
+
+Exit code 0 if the agent can work, 1 if it cannot.`,
+	}
+	format := a.output(cmd)
+	flags := settingFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		list, err := a.diagnose(cmd.Context(), flags())
+		if err != nil {
+			return err
+		}
+		d := diagnosis{Schema: api.Schema, Level: doctor.Worst(list), Findings: list}
+		if err := a.show(*format, d, anys(list), func() error { return a.findings(list) }); err != nil {
+			return err
+		}
+		if d.Level == doctor.Fail {
+			return &exitError{api.CodeFailed.ExitCode()}
+		}
+		return nil
+	}
+	return cmd
+}
+
+// diagnose adds what the configuration and the data directory say to the
+// checks of the machine. A broken configuration is a finding: the rest is
+// checked with the defaults.
+func (a *app) diagnose(ctx context.Context, flags map[string]string) ([]doctor.Finding, error) {
+	var head []doctor.Finding
+	src := a.source(flags)
+	cfg, err := config.Load(src)
+	switch {
+	case err != nil:
+		head = append(head, doctor.Finding{Name: "configuration", Level: doctor.Fail, Detail: firstLine(err), Fix: "secure-overlay config validate " + src.Path})
+		if cfg, err = config.Load(config.Source{}); err != nil {
+			return nil, err
+		}
+	case src.Path == "":
+		head = append(head, doctor.Finding{Name: "configuration", Level: doctor.Warn, Detail: "there is no file " + config.DefaultPath, Fix: "secure-overlay init, or secure-overlay join TOKEN"})
+	default:
+		head = append(head, doctor.Finding{Name: "configuration", Level: doctor.OK, Detail: src.Path + ": " + cli.Plural(len(cfg.Networks), "network")})
+	}
+	running := a.agentRuns(ctx, cfg)
+	head = append(head, identityFinding(cfg, running), agentFinding(running))
+	env, closeEnv, err := probeEnv()
+	if err != nil {
+		return nil, err
+	}
+	defer closeEnv()
+	return append(head, doctor.Run(ctx, doctorOptions(cfg, env, running))...), nil
+}
+
+func (a *app) agentRuns(ctx context.Context, cfg config.Config) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	c := api.NewClient(cfg.SocketPath())
+	defer c.Close()
+	_, err := c.Status(ctx)
+	return err == nil
+}
+
+func agentFinding(running bool) doctor.Finding {
+	if running {
+		return doctor.Finding{Name: "agent", Level: doctor.OK, Detail: "running; see: secure-overlay status"}
+	}
+	return doctor.Finding{Name: "agent", Level: doctor.OK, Detail: "not running"}
+}
+
+// identityFinding looks into the data directory, unless an agent holds it.
+func identityFinding(cfg config.Config, running bool) doctor.Finding {
+	f := doctor.Finding{Name: "identity", Level: doctor.OK, Detail: cfg.DataDir}
+	if running {
+		return f
+	}
+	store, err := keystore.Open(cfg.DataDir)
+	if err != nil {
+		f.Level, f.Detail, f.Fix = doctor.Fail, firstLine(err), "secure-overlay init, or secure-overlay join TOKEN"
+		if errors.Is(err, keystore.ErrNotInitialised) {
+			f.Level = doctor.Warn
+		}
+		return f
+	}
+	for _, w := range store.Warnings() {
+		f.Level, f.Detail, f.Fix = doctor.Warn, w, "see the message"
+	}
+	if err := store.Close(); err != nil {
+		f.Level, f.Detail, f.Fix = doctor.Fail, firstLine(err), "check the file system of "+cfg.DataDir
+	}
+	return f
+}
+
+// probeEnv is what drivers are probed in: they make nothing that stays.
+func probeEnv() (tunnel.Env, func(), error) {
+	here, err := nl.CurrentNamespace()
+	if err != nil {
+		return tunnel.Env{}, nil, err
+	}
+	return tunnel.Env{Node: ids.NodeID{}, Host: here}, func() { _ = here.Close() }, nil
+}
+
+func doctorOptions(cfg config.Config, env tunnel.Env, running bool) doctor.Options {
+	o := doctor.Options{Control: cfg.Control.Bind, DataPort: cfg.Data.Port, AgentRunning: running, MTUs: map[string]int{}}
+	for _, k := range kinds() {
+		o.Drivers = append(o.Drivers, doctor.Driver{
+			Name: k.Name, Wanted: cfg.Driver() == k.Name, Fix: driverFix(k.Name),
+			Probe: func(ctx context.Context) error { return k.Probe(ctx, env) },
+		})
+	}
+	o.InnerMTU = func(underlay int, via netip.Addr) int {
+		return underlay - kinds()[0].Overhead(via) - vxlanOverhead // the same for both kinds of WireGuard
+	}
+	for _, n := range cfg.Networks {
+		if !n.Encrypted {
+			o.VXLANPort = cfg.Data.VXLANPort
+			continue
+		}
+		if n.MTU > 0 {
+			o.MTUs[n.Name] = n.MTU
+		}
+	}
+	for _, s := range cfg.Control.Seeds {
+		if ap, err := netip.ParseAddrPort(s); err == nil {
+			o.Peers = append(o.Peers, ap.Addr())
+		}
+	}
+	return o
+}
+
+func driverFix(name string) string {
+	switch name {
+	case config.DriverWireGuard:
+		return "modprobe wireguard (Linux 5.6 or newer); until then userspace WireGuard does the work, more slowly"
+	case config.DriverUserspace:
+		return "modprobe tun"
+	default:
+		return "see the message"
+	}
+}
+
+func (a *app) findings(list []doctor.Finding) error {
+	t := cli.NewTable("level", "check", "found")
+	style := map[doctor.Level]cli.Style{doctor.OK: cli.Good, doctor.Warn: cli.Warn, doctor.Fail: cli.Bad}
+	for _, f := range list {
+		t.Row(cli.Cell{Text: string(f.Level), Style: style[f.Level]}, f.Name, f.Detail)
+	}
+	if err := t.Print(a.out); err != nil {
+		return err
+	}
+	for _, f := range list {
+		if f.Level != doctor.OK {
+			a.print("\n%s  %s: %s\n    fix  %s", a.out.Paint(style[f.Level], string(f.Level)), cli.Clean(f.Name), cli.Clean(f.Detail), cli.Clean(f.Fix))
+		}
+	}
+	return nil
+}
+
+// firstLine shortens an error to its first line.
+func firstLine(err error) string {
+	s := err.Error()
+	for i, r := range s {
+		if r == '\n' {
+			return s[:i] + " (and more)"
+		}
+	}
+	return s
+}

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secure-overlay/secure-overlay/api"
+	"github.com/secure-overlay/secure-overlay/internal/cli"
+)
+
+func (a *app) statusCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show networks, peers, and what is wrong",
+		Long: `Show networks, peers, and what is wrong, with the command that fixes it.
+
+Exit code 0 if everything works, 3 if no agent is running, 4 if something is
+degraded.`,
+		Args: args(),
+	}
+	format := a.output(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		st, err := ask(cmd.Context(), a, func(c *api.Client) (api.Status, error) { return c.Status(cmd.Context()) })
+		if err != nil {
+			return err
+		}
+		if err := a.show(*format, st, nil, func() error { return a.statusTable(st, time.Now()) }); err != nil {
+			return err
+		}
+		if st.State != api.StateOK {
+			return &exitError{api.CodeDegraded.ExitCode()}
+		}
+		return nil
+	}
+	return cmd
+}
+
+func (a *app) statusTable(st api.Status, now time.Time) error {
+	state := a.out.Paint(stateStyle(st.State), string(st.State))
+	a.print("%s   node %s (%s)   cluster %.8s   up %s   epoch %d", state,
+		cli.Clean(st.Node.Name), st.Node.ID.Short(), st.Cluster, cli.Ago(st.Started, now), st.Epoch)
+	line := fmt.Sprintf("%d of %s alive", st.Members.OK, cli.Plural(st.Members.Total, "member"))
+	if st.Driver.Label != "" {
+		line += "   driver " + st.Driver.Label
+	}
+	a.print("%s", cli.Clean(line))
+	for _, r := range st.Driver.Refused {
+		a.print("%s", cli.Clean(fmt.Sprintf("driver %s not used: %s", r.Name, r.Reason)))
+	}
+	a.print("")
+	if err := a.networkTable(st.Networks); err != nil {
+		return err
+	}
+	if len(st.Peers) > 0 {
+		a.print("")
+		if err := a.peerTable(st.Peers, now); err != nil {
+			return err
+		}
+	}
+	if len(st.Problems) > 0 {
+		a.print("")
+		a.problems(st.Problems)
+	}
+	return nil
+}
+
+func (a *app) networkTable(list []api.Network) error {
+	if len(list) == 0 {
+		a.print("no networks; define some under networks: in the configuration")
+		return nil
+	}
+	t := cli.NewTable("network", "vni", "subnet", "encryption", "mtu", "endpoints", "peers")
+	for _, n := range list {
+		peers := cli.Cell{Text: countText(n.Peers)}
+		if n.Peers.OK < n.Peers.Total || len(n.Conflicts) > 0 {
+			peers.Style = cli.Warn
+		}
+		t.Row(n.Name, n.VNI, firstOf(n.Subnets), encryptionCell(n), n.MTU, fmt.Sprintf("%d/%d", n.EndpointsHere, n.EndpointsTotal), peers)
+	}
+	return t.Print(a.out)
+}
+
+func (a *app) peerTable(list []api.Peer, now time.Time) error {
+	t := cli.NewTable("peer", "gossip", "underlay", "tunnel", "handshake", "rx/tx", "mtu")
+	for _, p := range list {
+		tunnel := cli.Cell{Text: p.Tunnel, Style: cli.Dim}
+		switch p.Tunnel {
+		case api.TunnelUp:
+			tunnel.Style = cli.Good
+		case api.TunnelWaiting:
+			tunnel.Style = cli.Warn
+		}
+		handshake, traffic, mtu := "-", "-", "-"
+		if p.Tunnel != api.TunnelNone && p.Tunnel != "" {
+			handshake = cli.Ago(p.LastHandshake, now)
+			traffic = cli.Size(p.RxBytes) + "/" + cli.Size(p.TxBytes)
+		}
+		if p.InnerMTU > 0 {
+			mtu = fmt.Sprint(p.InnerMTU)
+		}
+		t.Row(node(p.NodeRef), p.Gossip, addr(p.Underlay), tunnel, handshake, traffic, mtu)
+	}
+	return t.Print(a.out)
+}
+
+func (a *app) membersCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "members",
+		Aliases: []string{"member"},
+		Short:   "List the nodes of the cluster",
+		Args:    args(),
+	}
+	format := a.output(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		list, err := ask(cmd.Context(), a, func(c *api.Client) (api.MemberList, error) { return c.Members(cmd.Context()) })
+		if err != nil {
+			return err
+		}
+		return a.show(*format, list, anys(list.Members), func() error {
+			t := cli.NewTable("name", "id", "state", "synced", "address", "networks", "seen")
+			now := time.Now()
+			for _, m := range list.Members {
+				name, seen := node(m.NodeRef), cli.Ago(m.LastSeen, now)
+				if m.Self {
+					name, seen = name+" *", "self"
+				}
+				synced := "no"
+				if m.Synced || m.Self {
+					synced = "yes"
+				}
+				t.Row(name, m.ID.Short(), m.State, synced, addr(m.Addr), strings.Join(m.Networks, ","), seen)
+			}
+			return t.Print(a.out)
+		})
+	}
+	return cmd
+}

@@ -1,0 +1,70 @@
+package doctor
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+)
+
+// Level is how bad a finding is.
+type Level string
+
+// The levels.
+const (
+	OK   Level = "ok"
+	Warn Level = "warn" // works in part
+	Fail Level = "fail" // the agent cannot work
+)
+
+// Finding is the result of one check.
+type Finding struct {
+	Name   string `json:"name"` // what was checked
+	Level  Level  `json:"level"`
+	Detail string `json:"detail"`        // what was found
+	Fix    string `json:"fix,omitempty"` // what to do; set unless the level is OK
+}
+
+// Driver is a tunnel driver to be probed.
+type Driver struct {
+	Name  string
+	Probe func(context.Context) error // nil: it works
+	Fix   string                      // what to do if it does not
+	// Wanted is set if the configuration names this driver, so that no other
+	// one can stand in for it.
+	Wanted bool
+}
+
+// Options says what to look at. The zero value of a field leaves out what it
+// is for.
+type Options struct {
+	Drivers   []Driver
+	Control   netip.AddrPort // control plane, TCP and UDP
+	DataPort  uint16         // tunnels, UDP
+	VXLANPort uint16         // plaintext networks, UDP; zero if there is none
+	// AgentRunning explains ports that are in use.
+	AgentRunning bool
+	Peers        []netip.Addr // addresses whose route is looked at besides the default route
+	// InnerMTU computes what an encrypted network may have on an underlay.
+	InnerMTU func(underlay int, via netip.Addr) int
+	MTUs     map[string]int // network name -> configured MTU
+}
+
+// Run makes every check. It needs no privileges to return, but says less
+// without them.
+func Run(ctx context.Context, o Options) []Finding {
+	out := []Finding{capabilities(), ipv6()}
+	out = append(out, kernel()...)
+	out = append(out, drivers(ctx, o.Drivers)...)
+	out = append(out, ports(o)...)
+	return append(out, mtus(o)...)
+}
+
+// Worst is the worst level among findings.
+func Worst(list []Finding) Level {
+	for _, l := range []Level{Fail, Warn} {
+		if slices.ContainsFunc(list, func(f Finding) bool { return f.Level == l }) {
+			return l
+		}
+	}
+	return OK
+}
