@@ -101,3 +101,14 @@ func TestJoinProofBindsEveryField(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkVerifyMember(b *testing.B) {
+	c := fixedCluster(b)
+	cred, now := c.credential(), c.now()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := c.trust.VerifyMember(cred, now); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

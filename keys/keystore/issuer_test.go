@@ -385,3 +385,34 @@ func TestClosedStore(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkIssue includes the flushes to disk: the list of tokens, its
+// directory, the log.
+func BenchmarkIssue(b *testing.B) {
+	s, err := Init(filepath.Join(b.TempDir(), "data"), InitOptions{Hostname: "a"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	i, err := s.Issuer()
+	if err != nil {
+		b.Fatal(err)
+	}
+	alice, err := fixedJoiner(1)
+	if err != nil {
+		b.Fatal(err)
+	}
+	now := time.Now()
+	for b.Loop() {
+		b.StopTimer()
+		now = now.Add(25 * time.Hour) // so that earlier tokens are dropped
+		tok, _, err := i.CreateToken(0, nil, now)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		if _, err := i.Issue(now, tok.ID, alice.request("a")); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -89,9 +89,12 @@ func parseKeyLine(tag string, b []byte) ([]byte, error) {
 	}
 	text, ok = bytes.CutSuffix(text, []byte("\n"))
 	raw := make([]byte, hex.DecodedLen(len(text)))
-	if _, err := hex.Decode(raw, text); !ok || err != nil || len(raw) != 32 {
+	_, err := hex.Decode(raw, text)
+	again := hex.AppendEncode(make([]byte, 0, len(text)+1), raw)
+	defer clear(again)
+	if !ok || err != nil || len(raw) != 32 || !bytes.Equal(again, text) {
 		clear(raw)
-		return nil, fmt.Errorf("want 64 hexadecimal digits and a newline after %s: %w", tag, ErrCorrupt)
+		return nil, fmt.Errorf("want 64 hexadecimal digits in lower case and a newline after %s: %w", tag, ErrCorrupt)
 	}
 	return raw, nil
 }
@@ -135,6 +138,10 @@ func parseMembership(b []byte) (membership, error) {
 	}
 	if m.credential.Cert, err = parseObjectLine(nodeCertTag, lines[3]); err != nil {
 		return m, fmt.Errorf("line 4: %w", err)
+	}
+	// One membership has one spelling.
+	if !bytes.Equal(m.encode(), b) {
+		return m, fmt.Errorf("not in canonical form: %w", ErrCorrupt)
 	}
 	return m, nil
 }
