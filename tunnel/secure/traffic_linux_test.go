@@ -42,20 +42,19 @@ func udp(t *testing.T, ns *nl.Namespace, addr netip.Addr, port uint16) *net.UDPC
 	return c
 }
 
-// arrived counts the VNIs that reached the secure namespace's VXLAN port up
+// arrived adds up the VNIs that reached the secure namespace's VXLAN port up
 // to the fence, a packet of (friend, 42) sent last over the same path.
-func (p *place) arrived(t *testing.T, at, from *net.UDPConn) map[ids.VNI]int {
+func (p *place) arrived(t *testing.T, at, from *net.UDPConn, got map[ids.VNI]int) {
 	t.Helper()
 	const fence = 1
 	ok(t, write(from, self, 42, fence))
-	got := map[ids.VNI]int{}
 	buf := make([]byte, 65536)
 	ok(t, at.SetReadDeadline(time.Now().Add(10*time.Second)))
 	for {
 		n, _, err := at.ReadFromUDPAddrPort(buf)
 		ok(t, err)
 		if n == 8+64+fence {
-			return got
+			return
 		}
 		got[ids.VNI(binary.BigEndian.Uint32(buf[4:])>>8)]++
 	}
@@ -72,6 +71,7 @@ func TestNonMemberCannotHopIntoANetwork(t *testing.T) {
 	defer func() { _ = good.Close(); _ = bad.Close() }()
 
 	const count = 1000
+	got := map[ids.VNI]int{}
 	for i := range count {
 		ok(t, write(good, self, 42, 0))
 		ok(t, write(good, self, 0xABCDEF, 0))
@@ -81,8 +81,12 @@ func TestNonMemberCannotHopIntoANetwork(t *testing.T) {
 		// The VNI of another network in the reserved last byte's place must
 		// not confuse the comparison.
 		ok(t, write(bad, self, 42<<8&0xFFFFFF, 0))
+		if i%20 == 19 {
+			// A busy machine drops what waits for its softirq, beyond 1000
+			// packets: so few are under way at a time.
+			p.arrived(t, at, good, got)
+		}
 	}
-	got := p.arrived(t, at, good)
 	if got[42] != count || got[0xABCDEF] != count {
 		t.Errorf("members' packets: %d and %d of %d arrived", got[42], got[0xABCDEF], count)
 	}
@@ -98,15 +102,16 @@ func TestNonMemberCannotHopIntoANetwork(t *testing.T) {
 	t.Logf("member 42: %d/%d, member 0xABCDEF: %d/%d, non-members: 0/%d", count, count, count, count, 4*count)
 
 	// Positive control: it is the table that stops them.
-	p.n.fw = &table{fd: p.n.ns.FD()}
 	s2 := spec()
 	s2.Members = append(s2.Members, Member{Inner: rogue, VNI: 42})
 	ok(t, p.n.Set(ctx, s2))
-	for range count {
+	clear(got)
+	for range 100 {
 		ok(t, write(bad, self, 42, 0))
 	}
-	if got := p.arrived(t, at, good); got[42] != count {
-		t.Errorf("after it became a member, %d of %d arrived", got[42], count)
+	p.arrived(t, at, good, got)
+	if got[42] != 100 {
+		t.Errorf("after it became a member, %d of 100 arrived", got[42])
 	}
 }
 
@@ -126,7 +131,9 @@ func TestOtherTrafficIsDropped(t *testing.T) {
 	ok(t, err)
 	// A packet in fragments: the VNI is in the first one only.
 	ok(t, write(good, self, 42, 4000))
-	if got := p.arrived(t, at, good); len(got) != 0 {
+	got := map[ids.VNI]int{}
+	p.arrived(t, at, good, got)
+	if len(got) != 0 {
 		t.Errorf("a fragmented packet arrived: %v", got)
 	}
 	ok(t, other.SetReadDeadline(time.Now()))
