@@ -16,6 +16,7 @@ func Suites() []Suite {
 		{Package: "test/netlab"},
 		{Package: "internal/nl"},
 		{Package: "tunnel/secure"},
+		{Package: "tunnel/wgkernel"},
 		{Package: "tunnel/wguser"},
 		{Package: "vxlan"},
 	}
