@@ -31,7 +31,7 @@ func (p *Programmer) Apply(ctx context.Context, ops []Op) error {
 		if badNet[op.Network] || end != "" && badEnd[op.Network+"/"+end] {
 			continue
 		}
-		err := p.do(op)
+		err := p.do(ctx, op)
 		if err == nil {
 			p.opts.Log.Debug("overlay changed", logkey.Network, op.Network, logkey.Op, op.String())
 			continue
@@ -72,7 +72,7 @@ func structural(k OpKind) bool {
 	return false
 }
 
-func (p *Programmer) do(op Op) error {
+func (p *Programmer) do(ctx context.Context, op Op) error {
 	switch op.Kind {
 	case OpAddNamespace:
 		return p.addNamespace(op.Network)
@@ -110,7 +110,7 @@ func (p *Programmer) do(op Op) error {
 	case OpSetInner:
 		return p.setInner(r, op)
 	case OpAddAddr, OpDelAddr:
-		return p.changeAddr(r, op)
+		return p.changeAddr(ctx, r, op)
 	default:
 		return r.changeEntry(op)
 	}

@@ -1,11 +1,13 @@
 package vxlan
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -142,8 +144,12 @@ func innerSysctls(link string, e Endpoint) []nl.Sysctl {
 	}
 }
 
+// settleTime bounds the wait for a new address; it takes a millisecond on an
+// idle machine.
+const settleTime = 5 * time.Second
+
 // changeAddr adds or deletes one address of an endpoint.
-func (p *Programmer) changeAddr(r *room, op Op) error {
+func (p *Programmer) changeAddr(ctx context.Context, r *room, op Op) error {
 	a := &netlink.Addr{
 		IPNet: &net.IPNet{IP: op.Prefix.Addr().AsSlice(),
 			Mask: net.CIDRMask(op.Prefix.Bits(), op.Prefix.Addr().BitLen())},
@@ -168,6 +174,9 @@ func (p *Programmer) changeAddr(r *room, op Op) error {
 		if err := h.AddrReplace(l, a); err != nil {
 			return fmt.Errorf("add address %s: %w", op.Prefix, err)
 		}
-		return nil
+		// Whoever was promised an attached endpoint may bind to it at once.
+		ctx, cancel := context.WithTimeout(ctx, settleTime)
+		defer cancel()
+		return h.WaitLocal(ctx, op.Prefix.Addr())
 	})
 }

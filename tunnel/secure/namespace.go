@@ -146,9 +146,9 @@ func (n *Namespace) Set(ctx context.Context, spec Spec) error {
 	if err := n.setFirewall(spec); err != nil {
 		// Fail closed: without the table an authenticated peer could send
 		// into networks it is not a member of, so nobody reaches us at all.
-		return errors.Join(foreign, err, n.setInner(netip.Addr{}), n.setRoutes(nil))
+		return errors.Join(foreign, err, n.setInner(ctx, netip.Addr{}), n.setRoutes(nil))
 	}
-	if err := n.setInner(spec.Inner); err != nil {
+	if err := n.setInner(ctx, spec.Inner); err != nil {
 		return errors.Join(foreign, err)
 	}
 	return errors.Join(foreign, n.setRoutes(spec.Routes))
@@ -225,7 +225,7 @@ func (n *Namespace) rebind() error {
 func (n *Namespace) Remove() error {
 	path := n.ns.Path()
 	// Closed first and at once, in case somebody else still holds it.
-	err := errors.Join(n.setInner(netip.Addr{}), n.setRoutes(nil))
+	err := errors.Join(n.setInner(context.Background(), netip.Addr{}), n.setRoutes(nil))
 	return errors.Join(err, n.Close(), nl.RemoveNamespace(path))
 }
 

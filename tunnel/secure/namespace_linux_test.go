@@ -68,6 +68,7 @@ func newPlace(t *testing.T) *place {
 	ok(t, ph.LinkSetUp(lo))
 	for _, a := range []netip.Addr{friend, rogue} {
 		ok(t, ph.AddrAdd(lo, &netlink.Addr{IPNet: toPeer(a, 0).Dst, Flags: unix.IFA_F_NODAD}))
+		ok(t, ph.WaitLocal(t.Context(), a))
 	}
 	p.device(t, "soxxxxxxa1", 1)
 	p.device(t, "soxxxxxxa2", 2)
@@ -282,7 +283,7 @@ func TestRepairs(t *testing.T) {
 		"no default v6":  func(t *testing.T) { ok(t, p.n.h.RouteDel(unreachable(unix.AF_INET6))) },
 		"no default v4":  func(t *testing.T) { ok(t, p.n.h.RouteDel(unreachable(unix.AF_INET))) },
 		"lo down":        func(t *testing.T) { ok(t, p.n.h.LinkSetDown(lo)) },
-		"no address":     func(t *testing.T) { ok(t, p.n.setInner(netip.Addr{})) },
+		"no address":     func(t *testing.T) { ok(t, p.n.setInner(ctx, netip.Addr{})) },
 		"second address": func(t *testing.T) { ok(t, p.n.h.AddrAdd(lo, &netlink.Addr{IPNet: toPeer(rogue, 0).Dst})) },
 		"forwarding on": func(t *testing.T) {
 			_, err := p.n.ns.SetSysctls([]nl.Sysctl{{Key: "ipv6/conf/all/forwarding", Value: "1"}})

@@ -1,11 +1,13 @@
 package secure
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -193,9 +195,14 @@ func (n *Namespace) innerAddrs() ([]netlink.Addr, error) {
 	return slices.DeleteFunc(addrs, func(a netlink.Addr) bool { return a.IP.IsLoopback() }), nil
 }
 
+// settleTime bounds the wait for a new inner address; it takes a millisecond
+// on an idle machine.
+const settleTime = 5 * time.Second
+
 // setInner makes inner, with /128, the only address on lo; the zero address
 // means none. lo carries it because it is always up and belongs to no tunnel.
-func (n *Namespace) setInner(inner netip.Addr) error {
+// A new address can be used when setInner returns.
+func (n *Namespace) setInner(ctx context.Context, inner netip.Addr) error {
 	have, err := n.innerAddrs()
 	if err != nil {
 		return err
@@ -222,8 +229,11 @@ func (n *Namespace) setInner(inner netip.Addr) error {
 			Flags: unix.IFA_F_NODAD,
 		}
 		if err := n.h.AddrReplace(lo, addr); err != nil {
-			errs = append(errs, fmt.Errorf("add inner address %s: %w", inner, err))
+			return errors.Join(append(errs, fmt.Errorf("add inner address %s: %w", inner, err))...)
 		}
+		ctx, cancel := context.WithTimeout(ctx, settleTime)
+		defer cancel()
+		errs = append(errs, n.h.WaitLocal(ctx, inner))
 	}
 	return errors.Join(errs...)
 }
