@@ -22,7 +22,7 @@ const (
 
 var errHandshakeDead = errors.New("handshake is over")
 
-// party is this node in handshakes. It is read only after construction.
+// party is this node in handshakes. It is read only after prepare.
 type party struct {
 	node       ids.NodeID
 	trust      keys.Trust
@@ -33,6 +33,24 @@ type party struct {
 	boot       uint64
 	refuse     func(ids.NodeID) bool // nil: nobody
 	random     io.Reader
+
+	// Set by prepare, so that a stranger's first message costs one AEAD check
+	// and not a Diffie-Hellman.
+	public keys.NoisePublic
+	keyID  uint32 // of access
+}
+
+// prepare computes what every handshake needs. It fails if the node has no
+// access key or no Noise key.
+func (p *party) prepare() error {
+	var err error
+	if p.keyID, err = accessKeyID(p.access); err != nil {
+		return err
+	}
+	if p.public = p.static.Public(); p.public.IsZero() {
+		return errors.New("prepare handshakes: node has no Noise key")
+	}
+	return nil
 }
 
 // established is the result of a handshake: an authenticated peer (except for
@@ -74,12 +92,8 @@ type handshake struct {
 // newInitiator begins a handshake with the node expect, or with whoever
 // answers if it is zero. The returned bytes are header and message 1.
 func newInitiator(p *party, expect ids.NodeID) (*handshake, []byte, error) {
-	id, err := accessKeyID(p.access)
-	if err != nil {
-		return nil, nil, err
-	}
 	h := &handshake{party: p, initiator: true, expect: expect,
-		offered: header{min: versionMin, max: versionMax, kind: streamMember, keyID: id}}
+		offered: header{min: versionMin, max: versionMax, kind: streamMember, keyID: p.keyID}}
 	if err := h.begin(); err != nil {
 		return nil, nil, err
 	}
@@ -96,11 +110,7 @@ func newInitiator(p *party, expect ids.NodeID) (*handshake, []byte, error) {
 // newResponder answers a stream that began with offered. It refuses other
 // clusters' key IDs before any cryptography.
 func newResponder(p *party, offered header) (*handshake, error) {
-	id, err := accessKeyID(p.access)
-	if err != nil {
-		return nil, err
-	}
-	if offered.kind != streamMember || offered.keyID != id {
+	if offered.kind != streamMember || offered.keyID != p.keyID {
 		return nil, fmt.Errorf("answer handshake: access key ID %08x is unknown: %w", offered.keyID, ErrHandshake)
 	}
 	version, err := offered.chooseVersion()
@@ -120,7 +130,6 @@ func (h *handshake) begin() error {
 	if len(psk) != 32 || len(h.private) != 32 {
 		return fmt.Errorf("begin handshake: node has no access key or no Noise key")
 	}
-	pub := h.party.static.Public()
 	var err error
 	h.noise, err = noise.NewHandshakeState(noise.Config{
 		CipherSuite:           suite(),
@@ -130,7 +139,7 @@ func (h *handshake) begin() error {
 		Prologue:              h.offered.prologue(h.party.trust.Cluster),
 		PresharedKey:          psk,
 		PresharedKeyPlacement: 0,
-		StaticKeypair:         noise.DHKey{Private: h.private, Public: pub[:]},
+		StaticKeypair:         noise.DHKey{Private: h.private, Public: h.party.public[:]},
 	})
 	if err != nil {
 		h.kill()

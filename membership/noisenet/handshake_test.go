@@ -82,8 +82,6 @@ func TestHandshakeRefusals(t *testing.T) {
 		"expired responder":   {b: func(p *party) { p.credential = c.certify(b, expired) }, want: keys.ErrExpired},
 		"stolen certificate":  {a: func(p *party) { p.static = thief.noise }, want: ErrHandshake},
 		"stolen by responder": {b: func(p *party) { p.static = thief.noise }, want: ErrHandshake},
-		"no access key":       {a: func(p *party) { p.access = keys.AccessKey{} }, want: nil},
-		"no Noise key":        {a: func(p *party) { p.static = keys.NoisePrivate{} }, want: nil},
 		"self":                {a: func(p *party) { *p = *b.party() }, want: ErrSelf},
 		"refused by initiator": {
 			a: func(p *party) { p.refuse = func(id ids.NodeID) bool { return id == b.id } }, want: ErrRefused},
@@ -98,6 +96,11 @@ func TestHandshakeRefusals(t *testing.T) {
 			if tc.b != nil {
 				tc.b(pb)
 			}
+			for _, p := range []*party{pa, pb} {
+				if err := p.prepare(); err != nil {
+					t.Fatal(err)
+				}
+			}
 			_, eb, err := shake(pa, pb, ids.NodeID{}, nil)
 			if err == nil || eb != nil {
 				t.Fatal("handshake succeeded")
@@ -106,6 +109,20 @@ func TestHandshakeRefusals(t *testing.T) {
 				t.Errorf("error %v, want %v", err, tc.want)
 			}
 		})
+	}
+	// A missing psk must not turn XXpsk0 into plain XX.
+	for name, edit := range map[string]func(*party){
+		"no access key": func(p *party) { p.access = keys.AccessKey{} },
+		"no Noise key":  func(p *party) { p.static = keys.NoisePrivate{} },
+	} {
+		p := a.party()
+		edit(p)
+		if err := p.prepare(); err == nil {
+			t.Errorf("%s: prepared", name)
+		}
+		if _, _, err := newInitiator(p, ids.NodeID{}); err == nil {
+			t.Errorf("%s: began a handshake", name)
+		}
 	}
 	if _, _, err := shake(a.party(), b.party(), thief.id, nil); !errors.Is(err, ErrWrongPeer) {
 		t.Errorf("other node than expected: %v, want ErrWrongPeer", err)

@@ -96,8 +96,7 @@ func answerJoin(p *party, offered header, candidates []JoinKey, m1 []byte) ([]by
 	}
 	private := exposeCopy(p.static.Expose)
 	defer clear(private)
-	pub := p.static.Public()
-	static := noise.DHKey{Private: private, Public: pub[:]}
+	static := noise.DHKey{Private: private, Public: p.public[:]}
 	for _, c := range candidates[:min(len(candidates), maxJoinCandidates)] {
 		state, err := joinState(offered, p.trust.Cluster, c.Key, false, static, p.random)
 		if err != nil {

@@ -92,8 +92,12 @@ func (c *testCluster) certify(n *testNode, edit func(*keys.Cert)) keys.Credentia
 }
 
 func (n *testNode) party() *party {
-	return &party{node: n.id, trust: n.cluster.trust, static: n.noise, credential: n.credential,
+	p := &party{node: n.id, trust: n.cluster.trust, static: n.noise, credential: n.credential,
 		access: n.cluster.access, port: 7946, boot: 1, random: rand.Reader}
+	if err := p.prepare(); err != nil {
+		panic(err)
+	}
+	return p
 }
 
 // directory is a Directory that tests fill.

@@ -42,8 +42,9 @@ func TestStrangersAreRefused(t *testing.T) {
 	n := start(t, c.node(10), nil)
 	id := must(accessKeyID(c.access))
 	member := header{min: 1, max: 1, kind: streamMember, keyID: id}.encode()
-	_, outsider, err := newInitiator(&party{node: ids.NodeID{1}, trust: c.trust, static: other.node(1).noise,
-		credential: other.node(1).credential, access: other.access, random: &counterReader{}}, ids.NodeID{})
+	stranger := other.node(1).party()
+	stranger.trust = c.trust
+	_, outsider, err := newInitiator(stranger, ids.NodeID{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -107,7 +107,7 @@ func (t *Transport) Open() error {
 		t.closeSockets()
 		return fmt.Errorf("open transport: %w", err)
 	}
-	t.party = &party{
+	p := &party{
 		node:       t.cfg.Node,
 		trust:      t.cfg.Trust,
 		static:     t.cfg.Noise,
@@ -118,6 +118,11 @@ func (t *Transport) Open() error {
 		refuse:     t.cfg.Refuse,
 		random:     t.cfg.random,
 	}
+	if err := p.prepare(); err != nil {
+		t.closeSockets()
+		return fmt.Errorf("open transport: %w", err)
+	}
+	t.party = p
 	return nil
 }
 
