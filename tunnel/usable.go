@@ -113,9 +113,15 @@ func (c *peerCheck) check(p Peer) (Peer, error) {
 	own := map[slot]bool{}
 	for _, k := range p.Keys {
 		at := slot{k.Epoch, k.Lane}
-		err := checkKey(k)
+		if err := checkEndpoint(k.Endpoint); err != nil {
+			// It costs only the endpoint: a session that exists goes on.
+			errs = append(errs, fmt.Errorf("epoch %d lane %d: %w", k.Epoch, k.Lane, err))
+			k.Endpoint = netip.AddrPort{}
+		}
+		var err error
 		switch {
-		case err != nil:
+		case k.Public.IsZero():
+			err = errors.New("the public key is zero")
 		case !c.devices[at]:
 			err = errors.New("there is no such device")
 		case own[at]:
@@ -133,11 +139,7 @@ func (c *peerCheck) check(p Peer) (Peer, error) {
 	return usable, errors.Join(errs...)
 }
 
-func checkKey(k PeerKey) error {
-	if k.Public.IsZero() {
-		return errors.New("the public key is zero")
-	}
-	e := k.Endpoint
+func checkEndpoint(e netip.AddrPort) error {
 	if e == (netip.AddrPort{}) {
 		return nil
 	}

@@ -1,10 +1,12 @@
 package wguser
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +27,9 @@ type Options struct {
 	// follow it, for example ["/proc/self/exe", "worker"]. The path
 	// /proc/self/exe is this very program even if its file has been replaced.
 	Worker []string
+	// Patience is how long a worker may take to answer a request before its
+	// device counts as broken and is made anew. Zero means 20 s.
+	Patience time.Duration
 }
 
 // Kind returns the driver's row for the table of drivers.
@@ -69,7 +74,10 @@ func open(env tunnel.Env, o Options) (tunnel.Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open driver %s: %w", Name, err)
 	}
-	m := &maker{env: env, argv: o.Worker, secure: secure, children: map[int]string{}}
+	m := &maker{
+		env: env, argv: o.Worker, secure: secure, children: map[int]string{},
+		patience: cmp.Or(o.Patience, defaultPatience),
+	}
 	d, err := wg.Open(wg.Options{Env: env, Driver: Name, LinkType: linkType, Maker: m})
 	if err != nil {
 		secure.Close()

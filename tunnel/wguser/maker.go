@@ -22,7 +22,7 @@ import (
 )
 
 // startTime is how long a worker may take to become ready.
-const startTime = 15 * time.Second
+const startTime = 30 * time.Second
 
 // maker makes devices by starting workers. It holds nothing that a successor
 // could not find out from links and sockets, except whom to reap.
@@ -30,6 +30,8 @@ type maker struct {
 	env    tunnel.Env
 	argv   []string
 	secure *nl.Handle
+	// patience is how long a worker may take to answer.
+	patience time.Duration
 	// children are workers this process has started and not yet reaped. A
 	// parent must collect its children's exit status; when the agent ends
 	// init does it.
@@ -126,7 +128,7 @@ func awaitReady(ctx context.Context, ready *os.File) error {
 }
 
 // Check implements wg.Maker: a device is as good as its worker.
-func (m *maker) Check(_ context.Context, name string) error { return ping(name) }
+func (m *maker) Check(ctx context.Context, name string) error { return ping(ctx, name, m.patience) }
 
 // Delete implements wg.Maker: it deletes the link, which ends the worker, and
 // waits for that.
@@ -267,17 +269,20 @@ func (m *maker) Control() (wg.Control, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open WireGuard control: %w", err)
 	}
-	return &control{Client: c}, nil
+	return &control{Client: c, patience: m.patience}, nil
 }
 
 // control bounds wgctrl's requests in time: it waits for a worker's answer
 // without end.
-type control struct{ *wgctrl.Client }
+type control struct {
+	*wgctrl.Client
+	patience time.Duration
+}
 
 // Device implements wg.Control.
 func (c *control) Device(name string) (*wgtypes.Device, error) {
 	var dev *wgtypes.Device
-	err := bounded(name, func() (err error) {
+	err := c.bounded(name, func() (err error) {
 		dev, err = c.Client.Device(name)
 		return err
 	})
@@ -286,7 +291,7 @@ func (c *control) Device(name string) (*wgtypes.Device, error) {
 
 // ConfigureDevice implements wg.Control.
 func (c *control) ConfigureDevice(name string, cfg wgtypes.Config) error {
-	err := bounded(name, func() error { return c.Client.ConfigureDevice(name, cfg) })
+	err := c.bounded(name, func() error { return c.Client.ConfigureDevice(name, cfg) })
 	// The control protocol sends a negative errno and wgctrl makes text of it.
 	if err != nil && strings.HasSuffix(err.Error(), fmt.Sprintf("errno=-%d", int(unix.EADDRINUSE))) {
 		return unix.EADDRINUSE
@@ -297,7 +302,7 @@ func (c *control) ConfigureDevice(name string, cfg wgtypes.Config) error {
 // bounded runs a request to a device's worker. A worker that does not answer
 // in time is killed, which ends the request: its device is broken, and the
 // next Set makes a new one.
-func bounded(name string, request func() error) error {
+func (c *control) bounded(name string, request func() error) error {
 	p, err := findProcess(name)
 	if err != nil {
 		return err
@@ -305,7 +310,7 @@ func bounded(name string, request func() error) error {
 	defer p.close()
 	done := make(chan error, 1)
 	go func() { done <- request() }()
-	timer := time.NewTimer(answerTime)
+	timer := time.NewTimer(c.patience)
 	defer timer.Stop()
 	select {
 	case err := <-done:

@@ -19,9 +19,11 @@ const socketDir = "/var/run/wireguard"
 
 func socketPath(device string) string { return filepath.Join(socketDir, device+".sock") }
 
-// answerTime is how long a worker may take to answer a request. Its only
-// work is to copy a few kilobytes; one that needs longer is stuck.
-const answerTime = 5 * time.Second
+// defaultPatience is how long a worker may take to answer a request. The
+// request takes a millisecond; but a machine can be so busy that nobody gets
+// a turn for seconds (5 s were too few in an emulated machine), and giving up
+// on a worker that only waits for its turn costs its sessions.
+const defaultPatience = 20 * time.Second
 
 // errNoWorker says that nobody listens on a device's control socket.
 var errNoWorker = errors.New("no worker listens")
@@ -36,7 +38,7 @@ type process struct {
 // dial connects to a device's control socket and returns who listens there.
 // The kernel recorded the listener's identity when it called listen(2).
 func dial(device string) (*net.UnixConn, *unix.Ucred, error) {
-	d := net.Dialer{Timeout: answerTime}
+	d := net.Dialer{Timeout: defaultPatience}
 	c, err := d.Dial("unix", socketPath(device))
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
 		return nil, nil, fmt.Errorf("control socket of %s: %w", device, errNoWorker)
@@ -74,22 +76,23 @@ func peerCred(c *net.UnixConn) (*unix.Ucred, error) {
 
 // ping asks the worker for an answer: an empty set changes nothing and its
 // answer, unlike get's, holds no key.
-func ping(device string) error {
+func ping(ctx context.Context, device string, patience time.Duration) error {
 	c, _, err := dial(device)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = c.Close() }()
-	if err := c.SetDeadline(time.Now().Add(answerTime)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		return fmt.Errorf("ask worker of %s: %w", device, err)
 	}
+	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
 	if _, err := c.Write([]byte("set=1\n\n")); err != nil {
 		return fmt.Errorf("ask worker of %s: %w", device, err)
 	}
 	buf := make([]byte, 64)
 	n, err := c.Read(buf)
 	if err != nil {
-		return fmt.Errorf("ask worker of %s: %w", device, err)
+		return fmt.Errorf("ask worker of %s: %w", device, errors.Join(err, ctx.Err()))
 	}
 	if got := bytes.TrimSpace(buf[:n]); string(got) != "errno=0" {
 		return fmt.Errorf("ask worker of %s: answered %q", device, got)

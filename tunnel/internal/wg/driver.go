@@ -168,6 +168,9 @@ func (d *Driver) delete(ctx context.Context, name, reason string) error {
 func (d *Driver) setDevice(ctx context.Context, t target, exists bool) error {
 	if exists {
 		if err := d.o.Maker.Check(ctx, t.name); err != nil {
+			if ctx.Err() != nil { // that says nothing about the device
+				return err
+			}
 			d.log.Warn("tunnel device is broken", logkey.Device, t.name, logkey.Error, err)
 			if err := d.delete(ctx, t.name, "broken"); err != nil {
 				return err

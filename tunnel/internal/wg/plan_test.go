@@ -1,0 +1,251 @@
+package wg
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"github.com/secure-overlay/secure-overlay/keys"
+)
+
+var (
+	now   = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	addrA = netip.MustParseAddr("fd00::a")
+	addrB = netip.MustParseAddr("fd00::b")
+	epA   = netip.MustParseAddrPort("198.18.0.1:51871")
+	epA2  = netip.MustParseAddrPort("198.18.0.9:51871")
+	ep6   = netip.MustParseAddrPort("[fd00:198:18::1]:51871")
+)
+
+func key(n byte) keys.TunnelPublic { return keys.TunnelPublic{n} }
+
+// has makes an existing peer as the kernel reports one.
+func has(n byte, inner netip.Addr, endpoint string, keepalive, handshakeAge time.Duration) wgtypes.Peer {
+	p := wgtypes.Peer{PublicKey: wgtypes.Key(key(n)), PersistentKeepaliveInterval: keepalive}
+	if inner.IsValid() {
+		p.AllowedIPs = []net.IPNet{hostNet(inner)}
+	}
+	if endpoint != "" {
+		a := netip.MustParseAddrPort(endpoint)
+		// 16 bytes also for IPv4, as wgctrl does.
+		p.Endpoint = &net.UDPAddr{IP: net.IP(a.Addr().AsSlice()).To16(), Port: int(a.Port())}
+	}
+	if handshakeAge != 0 {
+		p.LastHandshakeTime = now.Add(-handshakeAge)
+	}
+	return p
+}
+
+// show writes a change down, one line for each part.
+func show(cfg wgtypes.Config, changed bool) string {
+	if !changed {
+		return "nothing"
+	}
+	var lines []string
+	if cfg.PrivateKey != nil || cfg.ReplacePeers || cfg.FirewallMark != nil {
+		lines = append(lines, "FORBIDDEN")
+	}
+	if cfg.ListenPort != nil {
+		lines = append(lines, fmt.Sprintf("port %d", *cfg.ListenPort))
+	}
+	for _, p := range cfg.Peers {
+		l := fmt.Sprintf("peer %d", p.PublicKey[0])
+		switch {
+		case p.Remove:
+			l = "remove " + l
+		case p.UpdateOnly:
+			l = "change " + l
+		default:
+			l = "add " + l
+		}
+		if p.Endpoint != nil {
+			l += " endpoint " + p.Endpoint.String()
+		}
+		if p.ReplaceAllowedIPs {
+			l += " only"
+		}
+		for _, a := range p.AllowedIPs {
+			l += " " + a.String()
+		}
+		if p.PersistentKeepaliveInterval != nil {
+			l += fmt.Sprintf(" keepalive %v", *p.PersistentKeepaliveInterval)
+		}
+		if p.PresharedKey != nil {
+			l += " FORBIDDEN"
+		}
+		lines = append(lines, l)
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestPlan(t *testing.T) {
+	const young, old = time.Minute, 4 * time.Minute
+	initiator := []Peer{{Key: key(1), Inner: addrA, Endpoint: epA}}
+	responder := []Peer{{Key: key(1), Inner: addrA}}
+	for _, c := range []struct {
+		name string
+		want []Peer
+		have []wgtypes.Peer
+		past Past
+		plan string
+	}{
+		{name: "empty", plan: "nothing"},
+		{
+			name: "new peers", want: []Peer{{Key: key(2), Inner: addrB}, {Key: key(1), Inner: addrA, Endpoint: epA}},
+			plan: "add peer 1 endpoint 198.18.0.1:51871 only fd00::a/128 keepalive 10s\n" +
+				"add peer 2 only fd00::b/128 keepalive 0s",
+		},
+		{
+			name: "new peer on IPv6", want: []Peer{{Key: key(1), Inner: addrA, Endpoint: ep6}},
+			plan: "add peer 1 endpoint [fd00:198:18::1]:51871 only fd00::a/128 keepalive 10s",
+		},
+		{
+			name: "endpoint mapped into IPv6", want: []Peer{{Key: key(1), Inner: addrA,
+				Endpoint: netip.MustParseAddrPort("[::ffff:198.18.0.1]:51871")}},
+			plan: "add peer 1 endpoint 198.18.0.1:51871 only fd00::a/128 keepalive 10s",
+		},
+		{
+			name: "initiator as it should be", want: initiator,
+			have: []wgtypes.Peer{has(1, addrA, "198.18.0.1:51871", Keepalive, 0)}, plan: "nothing",
+		},
+		{
+			name: "responder has learned an endpoint", want: responder,
+			have: []wgtypes.Peer{has(1, addrA, "198.18.0.7:999", 0, young)}, plan: "nothing",
+		},
+		{
+			name: "removed", have: []wgtypes.Peer{has(3, addrB, "", 0, young), has(2, addrA, "", 0, young)},
+			plan: "remove peer 2\nremove peer 3",
+		},
+		{
+			name: "an address goes to a new key", want: initiator,
+			have: []wgtypes.Peer{has(9, addrA, "198.18.0.1:51871", Keepalive, young)},
+			plan: "remove peer 9\nadd peer 1 endpoint 198.18.0.1:51871 only fd00::a/128 keepalive 10s",
+		},
+		{
+			name: "others are not mentioned",
+			want: []Peer{{Key: key(1), Inner: addrA, Endpoint: epA}, {Key: key(2), Inner: addrB}},
+			have: []wgtypes.Peer{has(1, addrA, "198.18.0.1:51871", Keepalive, young)},
+			plan: "add peer 2 only fd00::b/128 keepalive 0s",
+		},
+		{
+			name: "allowed address lost", want: responder, have: []wgtypes.Peer{has(1, netip.Addr{}, "", 0, young)},
+			plan: "change peer 1 only fd00::a/128 keepalive 0s",
+		},
+		{
+			name: "allowed address wrong", want: responder, have: []wgtypes.Peer{has(1, addrB, "", 0, young)},
+			plan: "change peer 1 only fd00::a/128 keepalive 0s",
+		},
+		{
+			name: "one allowed address too many", want: responder,
+			have: []wgtypes.Peer{{
+				PublicKey: wgtypes.Key(key(1)), LastHandshakeTime: now,
+				AllowedIPs: []net.IPNet{hostNet(addrA), hostNet(addrB)},
+			}},
+			plan: "change peer 1 only fd00::a/128 keepalive 0s",
+		},
+		{
+			name: "becomes initiator", want: initiator, have: []wgtypes.Peer{has(1, addrA, "", 0, 0)},
+			plan: "change peer 1 endpoint 198.18.0.1:51871 keepalive 10s",
+		},
+		{
+			name: "becomes responder", want: responder,
+			have: []wgtypes.Peer{has(1, addrA, "198.18.0.1:51871", Keepalive, young)},
+			plan: "change peer 1 keepalive 0s",
+		},
+		{
+			name: "roamed", want: initiator, have: []wgtypes.Peer{has(1, addrA, "198.18.0.9:51871", Keepalive, young)},
+			past: Past{Applied: Applied{key(1): epA}}, plan: "nothing",
+		},
+		{
+			name: "roamed and adopted", want: initiator,
+			have: []wgtypes.Peer{has(1, addrA, "198.18.0.9:51871", Keepalive, young)}, plan: "nothing",
+		},
+		{
+			name: "roamed and silent", want: initiator,
+			have: []wgtypes.Peer{has(1, addrA, "198.18.0.9:51871", Keepalive, old)},
+			past: Past{Applied: Applied{key(1): epA}}, plan: "change peer 1 endpoint 198.18.0.1:51871 keepalive 10s",
+		},
+		{
+			name: "roamed, adopted and silent", want: initiator,
+			have: []wgtypes.Peer{has(1, addrA, "198.18.0.9:51871", Keepalive, old)},
+			plan: "change peer 1 endpoint 198.18.0.1:51871 keepalive 10s",
+		},
+		{
+			name: "the spec has changed", want: initiator,
+			have: []wgtypes.Peer{has(1, addrA, "198.18.0.9:51871", Keepalive, young)},
+			past: Past{Applied: Applied{key(1): epA2}}, plan: "change peer 1 endpoint 198.18.0.1:51871 keepalive 10s",
+		},
+		{
+			name: "the spec has changed to where the peer is", want: initiator,
+			have: []wgtypes.Peer{has(1, addrA, "198.18.0.1:51871", Keepalive, young)},
+			past: Past{Applied: Applied{key(1): epA2}}, plan: "nothing",
+		},
+		{
+			name: "made anew", want: initiator,
+			have: []wgtypes.Peer{has(1, addrA, "198.18.0.1:51871", Keepalive, 0)},
+			past: Past{Anew: map[keys.TunnelPublic]bool{key(1): true}},
+			plan: "remove peer 1\nadd peer 1 endpoint 198.18.0.1:51871 only fd00::a/128 keepalive 10s",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			have := &wgtypes.Device{ListenPort: 51871, Peers: c.have}
+			got := show(Plan(Want{Port: 51871, Peers: c.want}, have, c.past, now))
+			if diff := cmp.Diff(c.plan, got); diff != "" {
+				t.Errorf("plan (-want +got):\n%s", diff)
+			}
+		})
+	}
+	if got := show(Plan(Want{Port: 51900}, &wgtypes.Device{ListenPort: 51871}, Past{}, now)); got != "port 51900" {
+		t.Errorf("new port: %s", got)
+	}
+}
+
+func TestKnocker(t *testing.T) {
+	want := Want{Peers: []Peer{{Key: key(1), Inner: addrA, Endpoint: epA}, {Key: key(2), Inner: addrB}}}
+	silent := []wgtypes.Peer{has(1, addrA, "198.18.0.1:51871", Keepalive, 0), has(2, addrB, "", 0, 0)}
+	k := knocker{}
+	knocks := func(after time.Duration, have []wgtypes.Peer) bool {
+		t.Helper()
+		due := k.due(want, have, now.Add(after))
+		if due[key(2)] {
+			t.Errorf("after %v: the responding side knocks", after)
+		}
+		return due[key(1)]
+	}
+	for _, c := range []struct {
+		after time.Duration
+		have  []wgtypes.Peer
+		want  bool
+	}{
+		{after: 0}, // about to be made
+		{after: 100 * time.Millisecond, have: silent},
+		{after: 800 * time.Millisecond, have: silent, want: true},
+		{after: 1500 * time.Millisecond, have: silent},
+		{after: 2400 * time.Millisecond, have: silent, want: true},
+		{after: 4 * time.Second, have: silent},
+		{after: 5500 * time.Millisecond, have: silent, want: true},
+		{after: time.Minute, have: silent}, // WireGuard's own timer from here
+	} {
+		if got := knocks(c.after, c.have); got != c.want {
+			t.Errorf("after %v: knock = %v, want %v", c.after, got, c.want)
+		}
+	}
+	// A session ends it for good, also when the session dies of age.
+	answered := []wgtypes.Peer{has(1, addrA, "198.18.0.1:51871", Keepalive, time.Hour)}
+	if knocks(2*time.Minute, answered) || len(k) != 0 {
+		t.Errorf("knocks on a peer that has answered; remembers %v", k)
+	}
+	// An adopted peer without a session has waited since the adoption.
+	if knocks(time.Hour, silent) || !knocks(time.Hour+time.Second, silent) {
+		t.Error("an adopted silent peer is not knocked on")
+	}
+	if k.due(Want{}, silent, now); len(k) != 0 {
+		t.Errorf("remembers peers that are gone: %v", k)
+	}
+}
