@@ -258,7 +258,9 @@ func (l *loop) addresses(in Input, view NetworkView, n config.Network, wanted []
 		}
 		a, ok := pickAddr(subnet, settled, taken)
 		if !ok {
-			if _, later := pickAddr(subnet, view.Blocks, taken); later {
+			if !slices.Contains(view.Full, subnet) {
+				// There is a block that is not settled, or the next round
+				// claims one, since this one has used up the last.
 				return nil, &waitError{fmt.Sprintf("the claim to a block of addresses in %s is not settled yet", subnet)}
 			}
 			return nil, api.NewError(api.CodeRefused, fmt.Sprintf("network %s has no free address in %s for this node", n.Name, subnet),

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -182,6 +183,37 @@ func TestDetachByPrefix(t *testing.T) {
 		}
 		if err := a.agent.Detach(context.Background(), e.ID); api.CodeOf(err) != api.CodeNotFound {
 			t.Errorf("twice: %v", err)
+		}
+	})
+}
+
+// TestSubnetFull: a burst that needs more blocks than the node has waits for
+// them; one that needs more than there are is refused.
+func TestSubnetFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.machine(2, blue()).start() // confirms claims
+		tiny := lab()
+		tiny.Subnets = []netip.Prefix{netip.MustParsePrefix("10.78.0.0/27")} // 16 blocks of 2
+		a := w.machine(1, tiny).start()
+		results := make(chan error, 40)
+		for i := range 40 {
+			go func() {
+				_, err := a.attach("lab", fmt.Sprint("/run/netns/c", i))
+				results <- err
+			}()
+		}
+		got := 0
+		for range 40 {
+			switch err := <-results; {
+			case err == nil:
+				got++
+			case api.CodeOf(err) != api.CodeRefused && api.CodeOf(err) != api.CodeTimeout:
+				t.Error(err)
+			}
+		}
+		if want := 32 - 3; got != want {
+			t.Errorf("%d endpoints got an address, want %d", got, want)
 		}
 	})
 }

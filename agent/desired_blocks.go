@@ -66,6 +66,7 @@ func (b *build) claimMore(n *network, subnet netip.Prefix, mine map[netip.Prefix
 		count(block)
 	}
 	if free == 0 {
+		n.full = append(n.full, subnet)
 		b.problem("subnet-full", n.Name,
 			fmt.Sprintf("network %s: this node has no free address in subnet %s and can claim no further block (%d blocks are its own, %d belong to other nodes, a node may have %d)",
 				n.Name, subnet, have, len(excluded)-have, limit),

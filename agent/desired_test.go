@@ -144,8 +144,12 @@ func scenarios() map[string]func() *sim {
 			return s
 		},
 		"duplicate-claims": func() *sim {
-			// 1 (oldest) and 3 both have 10.77.0.9; 2 and 3 both .0.8.
+			// 3 (the oldest) and 1 both have 10.77.0.9, 3 and 2 both .0.8.
 			s := newSim(3, blue())
+			for i, n := range s.nodes {
+				n.serial = uint64(3 - i)
+				n.in.Self.Serial = n.serial
+			}
 			s.attach(1, "blue", "10.77.0.9/16")
 			s.attach(3, "blue", "10.77.0.9/16", "fd00:77::9/64")
 			s.attach(2, "blue", "10.77.0.8/16")

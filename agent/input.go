@@ -130,7 +130,8 @@ type NetworkView struct {
 	Connected []ids.NodeID // of them, those that this node sends to
 	Conflicts []api.Conflict
 	Blocks    []netip.Prefix
-	Total     int // endpoints on all nodes that agree, disputed ones excluded
+	Full      []netip.Prefix // subnets in which this node has no free address and can claim none
+	Total     int            // endpoints on all nodes that agree, disputed ones excluded
 }
 
 // PeerView is one node that shares a network with this one.
