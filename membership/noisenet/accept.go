@@ -27,18 +27,18 @@ func (t *Transport) acceptLoop() {
 			continue
 		}
 		from := remoteAddr(raw)
-		source := sourceOf(from.Addr())
-		if !t.gate.enter(source) {
+		p := t.gate.enter(sourceOf(from.Addr()), func() { _ = raw.Close() })
+		if p == nil {
 			_ = raw.Close()
 			t.logRefused(from, errors.New("too many connections in a handshake"))
 			continue
 		}
 		if !t.track(raw) {
-			t.gate.leave(source)
+			p.leave()
 			continue
 		}
-		if !t.spawn(func() { t.serveConn(raw, from, source) }) {
-			t.gate.leave(source)
+		if !t.spawn(func() { t.serveConn(raw, from, p) }) {
+			p.leave()
 			t.untrack(raw)
 		}
 	}
@@ -50,29 +50,21 @@ func remoteAddr(c net.Conn) netip.AddrPort {
 		return netip.AddrPort{}
 	}
 	ap := a.AddrPort()
-	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
-// accepted is a connection in its handshake. leave gives its place at the gate
-// back as soon as the peer has authenticated.
+// accepted is a connection in its handshake.
 type accepted struct {
 	raw      net.Conn
 	from     netip.AddrPort
 	deadline time.Time
-	leave    func()
+	place    *place // at the gate, until the peer has authenticated
 }
 
-func (t *Transport) serveConn(raw net.Conn, from netip.AddrPort, source netip.Prefix) {
-	inside := true
-	a := accepted{raw: raw, from: from, deadline: time.Now().Add(t.cfg.limits.handshake),
-		leave: func() {
-			if inside {
-				inside = false
-				t.gate.leave(source)
-			}
-		}}
-	defer a.leave()
-	handed, err := t.serve(a, source)
+func (t *Transport) serveConn(raw net.Conn, from netip.AddrPort, p *place) {
+	defer p.leave()
+	handed, err := t.serve(accepted{raw: raw, from: from, place: p,
+		deadline: time.Now().Add(t.cfg.limits.handshake)})
 	if !handed {
 		t.untrack(raw)
 	}
@@ -87,8 +79,8 @@ var errNothing = errors.New("connection was closed before its first byte")
 
 // serve runs the handshake and then whatever the stream is for. handed says
 // that memberlist owns the connection now.
-func (t *Transport) serve(a accepted, source netip.Prefix) (handed bool, err error) {
-	wait, ok := t.accepts.reserve(time.Now(), source, t.cfg.limits.bucketWait)
+func (t *Transport) serve(a accepted) (handed bool, err error) {
+	wait, ok := t.accepts.reserve(time.Now(), sourceOf(a.from.Addr()), t.cfg.limits.bucketWait)
 	if !ok {
 		return false, errors.New("too many handshakes from this source")
 	}
@@ -122,7 +114,7 @@ func (t *Transport) serve(a accepted, source netip.Prefix) (handed bool, err err
 }
 
 func (t *Transport) serveMember(a accepted, offered header) (handed bool, err error) {
-	e, err := t.respond(a.raw, offered)
+	e, err := t.respond(a, offered)
 	if err != nil {
 		return false, err
 	}
@@ -131,7 +123,7 @@ func (t *Transport) serveMember(a accepted, offered header) (handed bool, err er
 	if err != nil {
 		return false, err
 	}
-	a.leave()
+	a.place.leave()
 	id := conn.peer.ID
 	if !t.admit(id) {
 		return false, fmt.Errorf("accept stream of %s: it has too many", id)
@@ -163,14 +155,14 @@ func (t *Transport) serveMember(a accepted, offered header) (handed bool, err er
 	return false, nil
 }
 
-func (t *Transport) respond(raw net.Conn, offered header) (*established, error) {
+func (t *Transport) respond(a accepted, offered header) (*established, error) {
 	h, err := newResponder(t.party, offered)
 	if err != nil {
 		return nil, err
 	}
 	for {
 		least, most := h.want()
-		msg, err := readHandshake(raw, least, most)
+		msg, err := readHandshake(a.raw, least, most)
 		if err != nil {
 			return nil, fmt.Errorf("read handshake: %w", err)
 		}
@@ -178,7 +170,8 @@ func (t *Transport) respond(raw net.Conn, offered header) (*established, error) 
 		if err != nil || done != nil {
 			return done, err
 		}
-		if _, err := raw.Write(out); err != nil {
+		a.place.prove() // message 1 opened under the access key
+		if _, err := a.raw.Write(out); err != nil {
 			return nil, fmt.Errorf("write handshake: %w", err)
 		}
 	}
@@ -227,6 +220,7 @@ func (t *Transport) serveJoin(a accepted, offered header) error {
 	if err != nil {
 		return err
 	}
+	a.place.prove() // message 1 opened under a token's key
 	if _, err := a.raw.Write(m2); err != nil {
 		return fmt.Errorf("write join handshake: %w", err)
 	}

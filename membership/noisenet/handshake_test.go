@@ -140,7 +140,7 @@ func TestHandshakeTampering(t *testing.T) {
 	for n, length := range lengths {
 		step := 1
 		if length > 100 {
-			step = 7
+			step = 23
 		}
 		for bit := 0; bit < 8*length; bit += step {
 			_, eb, err := shake(a, b, ids.NodeID{}, func(i int, m []byte) []byte {

@@ -86,36 +86,86 @@ func (b *buckets) reserve(now time.Time, source netip.Prefix, most time.Duration
 	return wait, true
 }
 
-// gate counts the connections that have not authenticated yet, in total and
-// per source, so that one source cannot take all places. mu guards all.
+// gate bounds the connections that have not authenticated yet, in total and per
+// source, so that one source cannot take all places. When all places are taken,
+// the connection that has gone longest without proving that it knows a
+// preshared key makes room: a member proves that with its first packet, whoever
+// holds a place by sending slowly does not. mu guards all.
 type gate struct {
 	total, perSource int
 
-	mu   sync.Mutex
-	used int
-	from map[netip.Prefix]int
+	mu      sync.Mutex
+	used    int
+	from    map[netip.Prefix]int
+	strange *list.List // of *place, longest first
+}
+
+// place is one connection in the gate.
+type place struct {
+	gate   *gate
+	source netip.Prefix
+	evict  func()        // closes the connection
+	entry  *list.Element // in strange; nil once proven or left
+	left   bool
 }
 
 func newGate(total, perSource int) *gate {
-	return &gate{total: total, perSource: perSource, from: make(map[netip.Prefix]int)}
+	return &gate{total: total, perSource: perSource, from: make(map[netip.Prefix]int), strange: list.New()}
 }
 
-func (g *gate) enter(source netip.Prefix) bool {
+// enter returns nil if there is no place. evict may be called at any time until
+// prove or leave, from another goroutine.
+func (g *gate) enter(source netip.Prefix, evict func()) *place {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.used >= g.total || g.from[source] >= g.perSource {
-		return false
+	if g.from[source] >= g.perSource {
+		return nil
 	}
+	if g.used >= g.total {
+		longest := g.strange.Front()
+		if longest == nil {
+			return nil
+		}
+		p := longest.Value.(*place)
+		p.evict()
+		g.remove(p)
+	}
+	p := &place{gate: g, source: source, evict: evict}
+	p.entry = g.strange.PushBack(p)
 	g.used++
 	g.from[source]++
-	return true
+	return p
 }
 
-func (g *gate) leave(source netip.Prefix) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+// prove says that the peer knows a preshared key.
+func (p *place) prove() {
+	p.gate.mu.Lock()
+	defer p.gate.mu.Unlock()
+	p.gate.forget(p)
+}
+
+// leave gives the place back. It may be called more than once.
+func (p *place) leave() {
+	p.gate.mu.Lock()
+	defer p.gate.mu.Unlock()
+	p.gate.remove(p)
+}
+
+func (g *gate) forget(p *place) {
+	if p.entry != nil {
+		g.strange.Remove(p.entry)
+		p.entry = nil
+	}
+}
+
+func (g *gate) remove(p *place) {
+	g.forget(p)
+	if p.left {
+		return
+	}
+	p.left = true
 	g.used--
-	if g.from[source]--; g.from[source] == 0 {
-		delete(g.from, source)
+	if g.from[p.source]--; g.from[p.source] == 0 {
+		delete(g.from, p.source)
 	}
 }

@@ -158,6 +158,58 @@ func TestSlowLoris(t *testing.T) {
 	}
 }
 
+// TestGateMakesRoom: connections that hold all places by sending slowly, from
+// many sources, do not keep a member out.
+func TestGateMakesRoom(t *testing.T) {
+	c := newTestCluster(1)
+	n := start(t, c.node(10), func(cfg *Config) { cfg.limits.unauthenticated = 24 })
+	for i := range 24 {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 1, 0, byte(i+1))}}
+		conn, err := d.Dial("tcp", n.addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	eventually(t, "all places are taken", func() bool {
+		n.gate.mu.Lock()
+		defer n.gate.mu.Unlock()
+		return n.gate.used == 24
+	})
+	m := start(t, c.node(20), nil)
+	if _, err := m.Contact(testContext(t), n.addr()); err != nil {
+		t.Errorf("contact while strangers hold every place: %v", err)
+	}
+}
+
+func TestGate(t *testing.T) {
+	g := newGate(3, 2)
+	src := func(n byte) netip.Prefix { return sourceOf(netip.AddrFrom4([4]byte{198, 18, 0, n})) }
+	var evicted []int
+	enter := func(id int, n byte) *place { return g.enter(src(n), func() { evicted = append(evicted, id) }) }
+	p0, p1 := enter(0, 1), enter(1, 1)
+	if p0 == nil || p1 == nil || enter(9, 1) != nil {
+		t.Fatal("two places per source, not more")
+	}
+	p0.prove()
+	p2 := enter(2, 2)
+	p3 := enter(3, 3) // full: 1 is the longest that has not proved
+	if p3 == nil || len(evicted) != 1 || evicted[0] != 1 {
+		t.Fatalf("evicted %v, want [1]", evicted)
+	}
+	p1.leave() // its goroutine ends later
+	p2.prove()
+	p3.prove()
+	if enter(4, 4) != nil {
+		t.Error("a connection that has proved was evicted")
+	}
+	p0.leave()
+	p0.leave()
+	if enter(5, 4) == nil || g.used != 3 {
+		t.Errorf("after one left: %d used", g.used)
+	}
+}
+
 // TestSilentMember: an authenticated peer that never says what its stream is
 // for is not kept.
 func TestSilentMember(t *testing.T) {
