@@ -65,7 +65,7 @@ type validation struct {
 func (a *app) configValidate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "validate [FILE]", Aliases: []string{"check"}, Short: "Check a configuration; names every problem, exit code 2 if there is one",
-		Args: cobra.MaximumNArgs(1),
+		Args: optional,
 	}
 	format := a.output(cmd)
 	flags := settingFlags(cmd)

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -39,7 +40,7 @@ overwritten. Other nodes use join instead.`,
 	rootKey := cmd.Flags().String("root-key", "", "where to write the cluster's root key (default: root.key in the data directory)")
 	_ = cmd.MarkFlagFilename("root-key")
 	cmd.RunE = func(*cobra.Command, []string) error {
-		cfg, path, wrote, err := a.firstConfig(flags())
+		cfg, path, err := a.plan(flags())
 		if err != nil {
 			return err
 		}
@@ -48,33 +49,30 @@ overwritten. Other nodes use join instead.`,
 			return err
 		}
 		id.Config = path
+		wrote, err := writeNewConfig(path, cfg)
+		if err != nil {
+			return err // repeating init writes it
+		}
 		return a.show(*format, id, nil, func() error { return a.sayInit(id, wrote) })
 	}
 	return cmd
 }
 
-// firstConfig loads the configuration, or writes a new one that says what the
-// flags say.
-func (a *app) firstConfig(flags map[string]string) (cfg config.Config, path string, wrote bool, err error) {
+// plan loads the configuration, or what a new one would say: the defaults
+// with the flags and the environment. path is where the file is or will be.
+func (a *app) plan(flags map[string]string) (cfg config.Config, path string, err error) {
 	src := a.source(flags)
 	if path = src.Path; path == "" {
 		path = config.DefaultPath
 	}
 	if path, err = filepath.Abs(path); err != nil {
-		return cfg, path, false, fmt.Errorf("find configuration: %w", err)
+		return cfg, path, fmt.Errorf("find configuration: %w", err)
 	}
-	// What the flags and the environment say must be valid before it is
-	// written down.
-	src.Path = ""
-	if cfg, err = config.Load(src); err != nil {
-		return cfg, path, false, err
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		src.Path = ""
 	}
-	if wrote, err = writeNewConfig(path, cfg); err != nil {
-		return cfg, path, wrote, err
-	}
-	src.Path = path
 	cfg, err = config.Load(src)
-	return cfg, path, wrote, err
+	return cfg, path, err
 }
 
 // found makes the cluster, or reports the one that this node founded before.

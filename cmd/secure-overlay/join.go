@@ -31,7 +31,7 @@ give it on standard input, or in the environment:
 
   secure-overlay join - < FILE
   SECURE_OVERLAY_TOKEN=... secure-overlay join`,
-		Args: cobra.MaximumNArgs(1),
+		Args: optional,
 	}
 	format := a.output(cmd)
 	flags := settingFlags(cmd)
@@ -46,7 +46,7 @@ give it on standard input, or in the environment:
 		if err != nil {
 			return err
 		}
-		cfg, path, wrote, err := a.firstConfig(set)
+		cfg, path, err := a.plan(set)
 		if err != nil {
 			return err
 		}
@@ -55,6 +55,12 @@ give it on standard input, or in the environment:
 			return err
 		}
 		id.Config = path
+		// Seeds of the command line were for this join; the identity
+		// remembers those of the cluster.
+		wrote, err := writeNewConfig(path, cfg)
+		if err != nil {
+			return err
+		}
 		return a.show(*format, id, nil, func() error { return a.sayJoined(id, wrote) })
 	}
 	return cmd
@@ -125,7 +131,7 @@ func (a *app) joinCluster(ctx context.Context, cfg config.Config, tok keys.Token
 			list.Step(cli.Done, "join", "admitted by "+seed.String())
 			break
 		}
-		list.Step(cli.Failed, "join", err.Error())
+		list.Step(cli.Failed, "join", "not admitted by "+seed.String())
 		errs = append(errs, err)
 		if ctx.Err() != nil || refused(err) {
 			break // another seed would say the same

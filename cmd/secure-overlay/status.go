@@ -48,7 +48,7 @@ func (a *app) statusTable(st api.Status, now time.Time) error {
 	}
 	a.print("%s", cli.Clean(line))
 	for _, r := range st.Driver.Refused {
-		a.print("%s", cli.Clean(fmt.Sprintf("driver %s not used: %s", r.Name, r.Reason)))
+		a.print("%s", cli.Clean(fmt.Sprintf("driver %s not used: %s", r.Name, strings.TrimPrefix(r.Reason, "driver "+r.Name+": "))))
 	}
 	a.print("")
 	if err := a.networkTable(st.Networks); err != nil {

@@ -122,13 +122,17 @@ func drivers(ctx context.Context, list []Driver) []Finding {
 	for _, d := range list {
 		err := d.Probe(ctx)
 		f := Finding{Name: "driver " + d.Name, Level: OK, Detail: "works"}
+		why := ""
+		if err != nil {
+			why = strings.TrimPrefix(err.Error(), f.Name+": ")
+		}
 		switch {
 		case err == nil:
 			works++
 		case d.Wanted:
-			f = Finding{Name: f.Name, Level: Fail, Detail: err.Error() + "; the configuration asks for it", Fix: d.Fix + ", or remove driver: from the networks"}
+			f = Finding{Name: f.Name, Level: Fail, Detail: why + "; the configuration asks for it", Fix: d.Fix + ", or remove driver: from the networks"}
 		default:
-			f = Finding{Name: f.Name, Level: Warn, Detail: err.Error(), Fix: d.Fix}
+			f = Finding{Name: f.Name, Level: Warn, Detail: why, Fix: d.Fix}
 		}
 		out = append(out, f)
 	}
