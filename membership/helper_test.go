@@ -62,14 +62,13 @@ type node struct {
 	i    int
 	opts Options
 	stop func()
-	done chan error
 	seq  *atomic.Uint64
 }
 
 // start runs node i with node 0 as its seed.
 func (l *lab) start(i int, change ...func(*Options)) *node {
 	l.t.Helper()
-	n := &node{t: l.t, i: i, seq: &atomic.Uint64{}, done: make(chan error, 1)}
+	n := &node{t: l.t, i: i, seq: &atomic.Uint64{}}
 	n.opts = Options{
 		Identity:  l.identity(i),
 		Bind:      addrOf(i),
@@ -86,6 +85,7 @@ func (l *lab) start(i int, change ...func(*Options)) *node {
 	return n
 }
 
+// run starts n, for the first time or once more after n.stop.
 func (l *lab) run(n *node) {
 	l.t.Helper()
 	c, err := New(n.opts)
@@ -95,11 +95,12 @@ func (l *lab) run(n *node) {
 	n.Cluster = c
 	c.newTransport = l.transport
 	ctx, cancel := context.WithCancel(context.Background())
-	go func() { n.done <- c.Run(ctx) }()
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
 	n.stop = sync.OnceFunc(func() {
 		cancel()
 		select {
-		case err := <-n.done:
+		case err := <-done:
 			if err != nil {
 				l.t.Errorf("node %d: Run gave %v", n.i, err)
 			}
@@ -200,8 +201,9 @@ func equal(t *testing.T, nodes []*node) {
 
 // logBuffer collects log lines of all nodes.
 type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+	mu    sync.Mutex
+	b     bytes.Buffer
+	moved chan struct{} // closed by the next write
 }
 
 func (l *logBuffer) Write(b []byte) (int, error) {
@@ -210,6 +212,10 @@ func (l *logBuffer) Write(b []byte) (int, error) {
 	if os.Getenv("MEMBERSHIP_TEST_LOG") != "" {
 		_, _ = os.Stderr.Write(b)
 	}
+	if l.moved != nil {
+		close(l.moved)
+		l.moved = nil
+	}
 	return l.b.Write(b)
 }
 
@@ -217,4 +223,38 @@ func (l *logBuffer) count(text string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return strings.Count(l.b.String(), text)
+}
+
+// waitLog waits until a line with this text was logged.
+func (l *lab) waitLog(text string) {
+	l.t.Helper()
+	l.waitLogs(text, 1)
+}
+
+// waitLogs waits until n lines with this text were logged.
+func (l *lab) waitLogs(text string, n int) {
+	l.t.Helper()
+	timeout := time.NewTimer(deadline)
+	defer timeout.Stop()
+	for {
+		moved := l.log.next()
+		if l.log.count(text) >= n {
+			return
+		}
+		select {
+		case <-moved:
+		case <-timeout.C:
+			l.t.Fatalf("%d lines %q were not logged", n, text)
+		}
+	}
+}
+
+// next returns what the next write closes.
+func (l *logBuffer) next() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.moved == nil {
+		l.moved = make(chan struct{})
+	}
+	return l.moved
 }
