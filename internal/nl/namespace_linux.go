@@ -149,11 +149,20 @@ func (n *Namespace) Do(fn func() error) error {
 
 // onThread runs fn on a thread that is discarded afterwards: the goroutine
 // ends while locked, so the runtime destroys the thread instead of reusing it
-// in a foreign namespace.
+// in a foreign namespace. The runtime cannot destroy the main thread; it parks
+// it, and /proc/PID/ns would name the foreign namespace for the rest of the
+// process's life. So fn never runs there.
 func onThread(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// As long as this goroutine holds the main thread, the next one
+			// is on another.
+			defer runtime.UnlockOSThread()
+			done <- onThread(fn)
+			return
+		}
 		done <- fn()
 	}()
 	return <-done

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -104,5 +105,41 @@ func TestOpenNamespaceRefusesPlainFile(t *testing.T) {
 	}
 	if _, err := OpenNamespace("/proc/self/ns/mnt"); !errors.Is(err, ErrNotNamespace) {
 		t.Errorf("mount namespace: %v", err)
+	}
+}
+
+// TestMainThreadStaysHome enters a namespace from many goroutines: whichever
+// threads they get, the process as a whole must stay where it was.
+func TestMainThreadStaysHome(t *testing.T) {
+	requireRoot(t)
+	path := filepath.Join(t.TempDir(), "ns")
+	ns, err := CreateNamespace(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = RemoveNamespace(path) })
+	defer func() { _ = ns.Close() }()
+	var group sync.WaitGroup
+	for range 200 {
+		group.Go(func() {
+			if err := ns.Do(func() error {
+				if unix.Gettid() == unix.Getpid() {
+					return errors.New("ran on the main thread")
+				}
+				return nil
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	process, err := OpenNamespace("/proc/self/ns/net") // of the main thread
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = process.Close() }()
+	got, _ := process.ID()
+	if inside, _ := ns.ID(); got == inside {
+		t.Error("the main thread is in the foreign namespace")
 	}
 }

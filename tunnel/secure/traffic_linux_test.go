@@ -12,6 +12,7 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
+	"github.com/secure-overlay/secure-overlay/test/netlab"
 )
 
 // send sends one VXLAN packet with some frame bytes from src to dst, from
@@ -223,4 +224,30 @@ func (w *watch) count(t *testing.T) int {
 		}
 	}
 	return total
+}
+
+// TestFlipsLoseNothing moves a peer's route between two devices under load, as
+// a key rotation does.
+func TestFlipsLoseNothing(t *testing.T) {
+	p := newPlace(t)
+	ctx := t.Context()
+	s := spec()
+	ok(t, p.n.Set(ctx, s))
+	flow, err := netlab.StartUDPFlow(ctx, netlab.FlowOptions{From: p.n.ns, To: p.peers,
+		Dst: netip.AddrPortFrom(friend, 0), Rate: 5000})
+	ok(t, err)
+	const flips = 200
+	var each time.Duration
+	for i := range flips {
+		s.Routes = []Route{{Peer: friend, Device: []string{"soxxxxxxa2", "soxxxxxxa1"}[i%2]}}
+		start := time.Now()
+		ok(t, p.n.Set(ctx, s))
+		each += time.Since(start)
+		ok(t, flow.WaitReceived(ctx, uint64(20*(i+1))))
+	}
+	r := flow.Stop()
+	if r.Lost() != 0 || r.SendErrors != 0 {
+		t.Errorf("%d flips: %d of %d packets lost, %d refused", flips, r.Lost(), r.Sent, r.SendErrors)
+	}
+	t.Logf("%d flips, %d packets, %d lost; one Set took %v", flips, r.Sent, r.Lost(), each/flips)
 }

@@ -14,12 +14,20 @@ import (
 	"github.com/secure-overlay/secure-overlay/tunnel/wguser"
 )
 
-// workerWord as the first argument makes the test binary a worker.
-const workerWord = "worker"
+// The test binary is also the worker, and the agent that dies, if its first
+// argument says so.
+const (
+	workerWord = "worker"
+	agentWord  = "agent"
+)
 
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == workerWord {
-		if err := wguser.RunWorker(context.Background(), os.Args[2:]); err != nil {
+	other := map[string]func([]string) error{
+		workerWord: func(args []string) error { return wguser.RunWorker(context.Background(), args) },
+		agentWord:  runAgent,
+	}
+	if len(os.Args) > 1 && other[os.Args[1]] != nil {
+		if err := other[os.Args[1]](os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
