@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/keys/keystore"
 )
 
 // fakeAdmission issues like a keystore, in memory.
@@ -43,7 +44,7 @@ func (f *fakeAdmission) JoinKeys(low32 uint32) []JoinKey {
 	defer f.mu.Unlock()
 	var out []JoinKey
 	for id, k := range f.tokens {
-		if tokenKeyID(id) == low32 {
+		if id.Low32() == low32 {
 			out = append(out, JoinKey{ID: id, Key: k})
 		}
 	}
@@ -216,6 +217,56 @@ func TestJoinProof(t *testing.T) {
 	}
 	if f.calls != 0 {
 		t.Errorf("%d requests reached the store", f.calls)
+	}
+}
+
+// TestJoinWithKeystore runs the exchange between two real stores.
+func TestJoinWithKeystore(t *testing.T) {
+	first := must(keystore.Init(t.TempDir()+"/first", keystore.InitOptions{Hostname: "first"}))
+	t.Cleanup(func() { _ = first.Close() })
+	issuer := must(first.Issuer())
+	token, _, err := issuer.CreateToken(time.Hour, nil, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := func(s *keystore.Store, admit Admission) *Transport {
+		id := must(s.Identity())
+		tr := New(Config{Node: id.ID, Trust: id.Trust, Noise: id.Noise, Credential: id.Credential, Access: id.Access,
+			Bind: netip.MustParseAddrPort("127.0.0.1:0"), Admission: admit})
+		if err := tr.Open(); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- tr.Run(context.Background()) }()
+		t.Cleanup(func() {
+			_ = tr.Shutdown()
+			<-done
+		})
+		return tr
+	}
+	a := open(first, IssuerAdmission(issuer))
+	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), a.Port())
+	second := must(keystore.Prepare(t.TempDir()+"/second", "second"))
+	t.Cleanup(func() { _ = second.Close() })
+	id, err := second.Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := JoinOptions{Addr: at, Token: token, Node: id.Node, Noise: id.Noise.Public(), Hostname: "second"}
+	answer, err := Join(testContext(t), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Adopt(token.Trust(), answer); err != nil {
+		t.Fatal(err)
+	}
+	b := open(second, nil)
+	if p, err := b.Contact(testContext(t), at); err != nil || p.ID != must(first.Identity()).ID {
+		t.Errorf("contact after joining: %v, %v", p.ID, err)
+	}
+	o.Node = must(keys.NewNodePrivate())
+	if _, err := Join(testContext(t), o); !errors.Is(err, ErrTokenUsed) {
+		t.Errorf("second use of the token: %v, want ErrTokenUsed", err)
 	}
 }
 

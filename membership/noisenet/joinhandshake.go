@@ -1,7 +1,6 @@
 package noisenet
 
 import (
-	"encoding/binary"
 	"fmt"
 	"io"
 	"time"
@@ -33,14 +32,11 @@ type joinHandshake struct {
 	noise   *noise.HandshakeState
 }
 
-// tokenKeyID is what the clear header says about a token: the low 32 bits.
-func tokenKeyID(id keys.TokenID) uint32 { return binary.BigEndian.Uint32(id[4:]) }
-
 // newJoiner returns the handshake and the bytes of header and message 1.
 func newJoiner(token keys.Token, random io.Reader) (*joinHandshake, []byte, error) {
 	j := &joinHandshake{
 		trust:   keys.Trust{Cluster: token.Cluster, Root: token.Root},
-		offered: header{min: versionMin, max: versionMax, kind: streamJoin, keyID: tokenKeyID(token.ID)},
+		offered: header{min: versionMin, max: versionMax, kind: streamJoin, keyID: token.ID.Low32()},
 		token:   token.ID,
 	}
 	var err error
