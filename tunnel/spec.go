@@ -60,7 +60,9 @@ type DeviceState struct {
 	Peers  []PeerState
 }
 
-// PeerState is one peer on one device. Counters are bytes of inner packets.
+// PeerState is one peer on one device. Counters are bytes of the tunnel's own
+// messages, as WireGuard counts them: with its headers, padding, keepalives and
+// handshakes, without outer UDP and IP.
 type PeerState struct {
 	ID            ids.NodeID // zero if the key belongs to no peer of the last Spec
 	Public        keys.TunnelPublic
