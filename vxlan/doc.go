@@ -8,8 +8,9 @@
 // Invariants: the VXLAN device of an encrypted network is born in the secure
 // namespace, so its socket has no way to the physical links; there is no
 // other switch. Devices do not learn: forwarding and neighbour entries come
-// from the Spec only and are replaced, never created exclusively. Only
-// objects that carry the agent's mark are changed or removed.
+// from the Spec only and are replaced, never created exclusively. In a
+// network's namespace everything is ours; outside, only the one veth end of
+// each endpoint is touched.
 //
-// Start with Spec and Plan.
+// Start with Spec and Plan. DESIGN.md has the reasons.
 package vxlan

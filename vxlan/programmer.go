@@ -14,7 +14,8 @@ import (
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 )
 
-// Options are what a Programmer works in.
+// Options are what a Programmer works in. The namespaces stay the caller's and
+// must outlive the Programmer; for another secure namespace make a new one.
 type Options struct {
 	Node   ids.NodeID    // for the mark on links
 	Host   *nl.Namespace // plaintext VXLAN sockets live here
