@@ -27,9 +27,6 @@ type Options struct {
 	// It is called from one goroutine at a time and must not block. Nil:
 	// nobody listens.
 	Progress func(Step)
-	// Serve runs beside the loop from when the runtime directory exists and
-	// is locked, for the control socket. Its error ends Run. Nil: nothing.
-	Serve func(ctx context.Context) error
 }
 
 // Step is one line of the checklist.
@@ -133,9 +130,6 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		return nil
 	})
-	if a.opts.Serve != nil {
-		group.Go(func() error { return a.opts.Serve(ctx) })
-	}
 	group.Go(func() error {
 		l.waitForCache(ctx)
 		if err := l.run(ctx); err != nil {

@@ -350,9 +350,8 @@ func (l *loop) becomeReady() {
 		}
 	}
 	l.isReady = true
-	close(l.ready)
 	for _, n := range l.out.View.Networks {
 		l.progress(networkStep(n))
 	}
-	l.progress(Step{Name: "ready", State: StepDone})
+	close(l.ready)
 }

@@ -1,0 +1,72 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"net/netip"
+)
+
+// TestFilesKeepEverything writes what a real round produces and reads it back.
+func TestFilesKeepEverything(t *testing.T) {
+	f := files{dir: filepath.Join(t.TempDir(), "run")}
+	if err := f.prepare(); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := f.loadAttachments(); err != nil || len(list) != 0 {
+		t.Errorf("nothing written yet: %v, %v", list, err)
+	}
+	if _, ok := f.loadApplied(); ok {
+		t.Error("nothing applied yet")
+	}
+	s := newSim(2, blue(), lab())
+	s.attach(1, "blue", "10.77.0.5/16", "fd00:77::5/64")
+	s.attach(2, "blue", "10.77.0.6/16")
+	if err := s.run(); err != nil {
+		t.Fatal(err)
+	}
+	n := s.nodes[0]
+	want := applied{Schema: fileSchema, Node: n.id, Driver: "fake", Tunnel: n.out.Tunnel, Secure: n.out.Secure, Networks: n.out.Networks, Record: n.out.Record}
+	if err := f.saveApplied(want); err != nil {
+		t.Fatal(err)
+	}
+	got, ok := f.loadApplied()
+	same := cmp.Options{cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}, netip.AddrPort{}), cmpopts.EquateEmpty()}
+	if diff := cmp.Diff(want, got, same); !ok || diff != "" {
+		t.Errorf("applied.json (-want +got):\n%s", diff)
+	}
+	if err := f.saveAttachments(n.in.Attachments); err != nil {
+		t.Fatal(err)
+	}
+	list, err := f.loadAttachments()
+	if diff := cmp.Diff(n.in.Attachments, list, same); err != nil || diff != "" {
+		t.Errorf("attachments.json: %v (-want +got):\n%s", err, diff)
+	}
+	if st, err := os.Stat(f.path(appliedFile)); err != nil || st.Mode().Perm()&0o007 != 0 {
+		t.Errorf("mode of applied.json: %v, %v", st.Mode(), err)
+	}
+	if err := f.remove(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(f.dir); !os.IsNotExist(err) {
+		t.Errorf("directory is still there: %v", err)
+	}
+}
+
+// TestDamagedAttachments is an error: an empty list would unplug everything.
+func TestDamagedAttachments(t *testing.T) {
+	f := files{dir: t.TempDir()}
+	for _, content := range []string{"{", `{"schema":99,"attachments":[]}`} {
+		if err := os.WriteFile(f.path(attachmentsFile), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.loadAttachments(); err == nil || !strings.Contains(err.Error(), attachmentsFile) {
+			t.Errorf("%s: %v", content, err)
+		}
+	}
+}
