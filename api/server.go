@@ -150,7 +150,7 @@ func (s *Server) serve(m methods) http.Handler {
 		answer, err := op(r)
 		if err != nil {
 			if r.Method != http.MethodGet {
-				s.opts.Log.Info("control call failed", append(callAttrs(r), slog.Any(logkey.Error, err))...)
+				s.opts.Log.Info("control call failed", append(callAttrs(r), logkey.Error, err)...)
 			}
 			writeError(w, err)
 			return
@@ -166,7 +166,7 @@ func (s *Server) serve(m methods) http.Handler {
 
 func callAttrs(r *http.Request) []any {
 	c, _ := callerOf(r.Context())
-	return []any{slog.String(logkey.Call, r.Method+" "+r.URL.Path), slog.Uint64(logkey.UID, uint64(c.UID)), slog.Int(logkey.PID, int(c.PID))}
+	return []any{logkey.Call, r.Method + " " + r.URL.Path, logkey.UID, c.UID, logkey.PID, c.PID}
 }
 
 // mayChange refuses callers that are neither root nor the user the agent runs

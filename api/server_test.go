@@ -336,7 +336,7 @@ func TestForeignServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	var answer string
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, answer) })}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, answer) })}
 	done := make(chan struct{})
 	go func() { _ = srv.Serve(l); close(done) }()
 	defer func() { _ = srv.Close(); <-done }()

@@ -87,7 +87,7 @@ func (a *app) confirmDown(st api.Status, yes bool) error {
 	if yes || here == 0 || !ok || !cli.IsTerminal(in) || !a.err.Terminal {
 		return nil
 	}
-	fmt.Fprintf(a.err.W, "%s will lose their networks. Continue? [y/N] ", cli.Plural(here, "attached endpoint"))
+	_, _ = fmt.Fprintf(a.err.W, "%s will lose their networks. Continue? [y/N] ", cli.Plural(here, "attached endpoint"))
 	var answer string
 	if _, err := fmt.Fscanln(in, &answer); err != nil || (answer != "y" && answer != "Y" && answer != "yes") {
 		return fail(api.CodeRefused, "secure-overlay down --yes", "nothing was removed")

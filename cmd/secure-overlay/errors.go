@@ -46,22 +46,22 @@ func (a *app) report(err error) int {
 		return api.CodeInvalid.ExitCode()
 	}
 	code, fix := classify(err)
-	fmt.Fprintf(a.err.W, "%s %s\n", a.err.Paint(cli.Bad, "error:"), cleanLines(err.Error()))
+	_, _ = fmt.Fprintf(a.err.W, "%s %s\n", a.err.Paint(cli.Bad, "error:"), cleanLines(err.Error()))
 	if fix != "" {
-		fmt.Fprintf(a.err.W, "  fix: %s\n", fix)
+		_, _ = fmt.Fprintf(a.err.W, "  fix: %s\n", fix)
 	}
 	return code.ExitCode()
 }
 
 // reportProblems prints everything that is wrong with a configuration.
 func (a *app) reportProblems(list []config.Problem) {
-	fmt.Fprintf(a.err.W, "%s the configuration has %s\n", a.err.Paint(cli.Bad, "error:"), cli.Plural(len(list), "problem"))
+	_, _ = fmt.Fprintf(a.err.W, "%s the configuration has %s\n", a.err.Paint(cli.Bad, "error:"), cli.Plural(len(list), "problem"))
 	for _, p := range list {
 		hint := p.Hint
 		p.Hint = ""
-		fmt.Fprintf(a.err.W, "  %s\n", cli.Clean(p.String()))
+		_, _ = fmt.Fprintf(a.err.W, "  %s\n", cli.Clean(p.String()))
 		if hint != "" {
-			fmt.Fprintf(a.err.W, "      %s\n", a.err.Paint(cli.Dim, cli.Clean(hint)))
+			_, _ = fmt.Fprintf(a.err.W, "      %s\n", a.err.Paint(cli.Dim, cli.Clean(hint)))
 		}
 	}
 }

@@ -24,6 +24,7 @@ type app struct {
 	err    cli.Screen // progress, warnings, errors
 	env    []string
 	global globalFlags
+	outErr error // the first failure to write data
 }
 
 // run executes one command line and returns the exit code.
@@ -34,5 +35,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	return a.report(root.ExecuteContext(ctx))
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		err = a.outErr
+	}
+	return a.report(err)
 }

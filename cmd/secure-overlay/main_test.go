@@ -2,16 +2,32 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"os"
 	"os/exec"
 	"strconv"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
 )
 
 // The test binary stands in for the command, so that nothing is installed.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"secure-overlay": main})
+	testscript.Main(leakCheck{m}, map[string]func(){"secure-overlay": main})
+}
+
+// leakCheck fails a run that leaves goroutines behind.
+type leakCheck struct{ m *testing.M }
+
+// Run implements testscript.TestingM.
+func (l leakCheck) Run() int {
+	code := l.m.Run()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
 }
 
 func TestScripts(t *testing.T) {

@@ -27,11 +27,16 @@ func anys[T any](list []T) []any {
 	return out
 }
 
-// say prints a line for people to stderr.
-func (a *app) say(format string, args ...any) { fmt.Fprintf(a.err.W, format+"\n", args...) }
+// say prints a line for people to stderr. If that fails there is nobody to tell.
+func (a *app) say(format string, args ...any) { _, _ = fmt.Fprintf(a.err.W, format+"\n", args...) }
 
-// print prints a line of data to stdout.
-func (a *app) print(format string, args ...any) { fmt.Fprintf(a.out.W, format+"\n", args...) }
+// print prints a line of data to stdout. That it could not be written is
+// reported when the command ends.
+func (a *app) print(format string, args ...any) {
+	if _, err := fmt.Fprintf(a.out.W, format+"\n", args...); err != nil && a.outErr == nil {
+		a.outErr = fmt.Errorf("write output: %w", err)
+	}
+}
 
 // node is how a node stands in a table: its name, or its short ID.
 func node(r api.NodeRef) string {

@@ -62,13 +62,13 @@ func (c *Checklist) Step(m Mark, name, detail string) {
 	}
 	line = strings.TrimRight(line, " ")
 	if c.open {
-		fmt.Fprint(c.screen.W, "\r\x1b[K")
+		_, _ = fmt.Fprint(c.screen.W, "\r\x1b[K")
 	}
 	c.open = m == Running
 	if !c.open {
 		line += "\n"
 	}
-	fmt.Fprint(c.screen.W, line)
+	_, _ = fmt.Fprint(c.screen.W, line)
 }
 
 // fit keeps a line that will be rewritten on one row of the terminal.
@@ -84,7 +84,7 @@ func (c *Checklist) Break() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.open {
-		fmt.Fprintln(c.screen.W)
+		_, _ = fmt.Fprintln(c.screen.W)
 		c.open = false
 	}
 }

@@ -1,0 +1,242 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/api"
+	"github.com/secure-overlay/secure-overlay/test/netlab"
+)
+
+// binary builds the command: the userspace driver starts it by the name that
+// it runs under, so the test binary cannot stand in for it.
+func binary(t *testing.T) string {
+	t.Helper()
+	if bin := os.Getenv("SECURE_OVERLAY_BIN"); bin != "" {
+		return bin
+	}
+	path := filepath.Join(t.TempDir(), "secure-overlay")
+	if out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	return path
+}
+
+// machine is a host of a lab on which commands are run.
+type machine struct {
+	t    *testing.T
+	bin  string
+	host *netlab.Host
+	dir  string
+}
+
+// result is what a command did.
+type result struct {
+	out, err string
+	code     int
+}
+
+func (m machine) command(ctx context.Context, args ...string) *netlab.Cmd {
+	cmd := m.host.Command(ctx, m.bin, args...)
+	cmd.Env = append(os.Environ(), "SECURE_OVERLAY_CONFIG="+m.dir+"/config.yaml")
+	return cmd
+}
+
+func (m machine) run(args ...string) result {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second) // also used in clean-up
+	defer cancel()
+	cmd := m.command(ctx, args...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		m.t.Fatalf("%v: %v", args, err)
+	}
+	return result{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
+}
+
+// want runs a command and checks exit code and a part of what it prints.
+func (m machine) want(code int, text string, args ...string) result {
+	m.t.Helper()
+	r := m.run(args...)
+	if r.code != code || !strings.Contains(r.out+r.err, text) {
+		m.t.Fatalf("%v: exit code %d, want %d with %q\n%s%s", args, r.code, code, text, r.out, r.err)
+	}
+	return r
+}
+
+func newMachine(t *testing.T, bin string) machine {
+	t.Helper()
+	lab, err := netlab.New("cli")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := lab.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	host, err := lab.Host("one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	m := machine{t, bin, host, dir}
+	m.want(0, "wrote  identity", "init", "--name", "one", "--data-dir", dir+"/data", "--runtime-dir", dir+"/run")
+	return m
+}
+
+func TestAgentCommands(t *testing.T) {
+	netlab.Require(t, "netns")
+	bin := binary(t)
+	for name, test := range map[string]func(*testing.T, machine){
+		"detached": detachedLifecycle, "failure": detachReportsFailure, "foreground": foreground, "json": foregroundJSON,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, newMachine(t, bin)) })
+	}
+}
+
+// One agent from the first to the last command, in the background.
+func detachedLifecycle(t *testing.T, m machine) {
+	up := m.want(0, "agent running", "up", "--detach")
+	t.Cleanup(func() { m.run("down", "--yes") })
+	if !strings.Contains(up.err, "ok    network blue") {
+		t.Errorf("no checklist:\n%s", up.err)
+	}
+	m.want(6, "already running", "up", "--detach")
+	m.want(6, "already running", "up")
+	st := m.want(0, "", "status", "-o", "json")
+	var status api.Status
+	if err := json.Unmarshal([]byte(st.out), &status); err != nil || status.Schema != 1 || !status.Ready || len(status.Networks) != 1 {
+		t.Fatalf("status: %v\n%s", err, st.out)
+	}
+	for line := range strings.Lines(m.want(0, "blue", "status").out) {
+		if strings.Contains(line, "blue") && len([]rune(strings.TrimSpace(line))) > 80 {
+			t.Errorf("row wider than 80 columns: %q", line)
+		}
+	}
+	if got := m.want(0, "blue", "__complete", "network", "inspect", "").out; !strings.HasPrefix(got, "blue\n") {
+		t.Errorf("completion: %q", got)
+	}
+	m.want(5, `did you mean "blue"?`, "network", "inspect", "bleu")
+	tok := m.want(0, "SO1", "token", "create", "--seed", "198.51.100.1:7946")
+	if strings.Count(tok.out, "\n") != 1 || !strings.HasPrefix(tok.out, "SO1") {
+		t.Errorf("standard output is not the token alone: %q", tok.out)
+	}
+	m.want(0, "open", "token", "ls")
+
+	// A new node with the agent's address instead of the token's.
+	addr := m.host.Addr().String() + ":7946"
+	second := []string{"join", strings.TrimSpace(tok.out), "-c", m.dir + "/two.yaml", "--data-dir", m.dir + "/data2", "--runtime-dir", m.dir + "/run2", "--name", "two"}
+	m.want(0, "joined cluster", append(second, "--seeds", addr)...)
+	m.want(6, "exists already", append(second, "--seeds", addr)...)
+	m.want(0, "two", "token", "ls")
+
+	m.want(0, "removed  network blue", "down", "--yes")
+	m.want(3, "no agent is running", "status")
+	m.want(0, "nothing to remove", "down")
+	if pids, err := m.host.Processes(); err != nil || len(pids) != 0 {
+		t.Errorf("processes after down: %v, %v", pids, err)
+	}
+}
+
+// The background agent's failure is the waiting command's failure.
+func detachReportsFailure(t *testing.T, m machine) {
+	var busy net.Listener
+	if err := m.host.NS().Do(func() (err error) { busy, err = net.Listen("tcp", "[::]:7946"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	r := m.run("up", "--detach")
+	_ = busy.Close()
+	if r.code == 0 || !strings.Contains(r.err, "address already in use") {
+		t.Errorf("port in use: exit code %d\n%s%s", r.code, r.out, r.err)
+	}
+	if pids, err := m.host.Processes(); err != nil || len(pids) != 0 {
+		t.Errorf("processes after the failure: %v, %v", pids, err)
+	}
+	m.want(0, "", "down", "--yes")
+}
+
+// In the foreground a signal ends the agent, and the networks stay.
+func foreground(t *testing.T, m machine) {
+	t.Cleanup(func() { m.run("down", "--yes") })
+	cmd := m.command(t.Context(), "up")
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var seen strings.Builder
+	buf := make([]byte, 4096)
+	signalled := false
+	for {
+		n, err := stderr.Read(buf)
+		seen.Write(buf[:n])
+		if !signalled && strings.Contains(seen.String(), "ask it with: secure-overlay status") {
+			signalled = true
+			if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err != nil {
+			break
+		}
+	}
+	if err := cmd.Wait(); err != nil || !signalled {
+		t.Fatalf("up: %v\n%s", err, seen.String())
+	}
+	text := seen.String()
+	if !strings.Contains(text, "the networks stay up") {
+		t.Errorf("no word about what stays:\n%s", text)
+	}
+	if first := strings.Index(text, "level=INFO"); first >= 0 && first < strings.Index(text, "ready  ") {
+		t.Errorf("log lines inside the checklist:\n%s", text)
+	}
+	m.want(3, "no agent is running", "status")
+	m.want(0, "removed  network blue", "down", "--yes")
+}
+
+// JSON logs are for a program: no checklist among them.
+func foregroundJSON(t *testing.T, m machine) {
+	t.Cleanup(func() { m.run("down", "--yes") })
+	cmd := m.command(t.Context(), "up", "--log-format", "json")
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	dec := json.NewDecoder(stderr)
+	ready := false
+	for {
+		var line map[string]any
+		if err := dec.Decode(&line); err != nil {
+			break
+		}
+		if line["msg"] == "agent ready" && !ready {
+			ready = true
+			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	err = cmd.Wait()
+	if !ready || err != nil {
+		t.Errorf("ready %v, ended with %v", ready, err)
+	}
+}
