@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -190,6 +191,42 @@ func TestSpoofedSourcesChangeNothing(t *testing.T) {
 	if diff := cmp.Diff(before, a.observe(), sameAddr, samePrefix); diff != "" {
 		t.Errorf("forged frames changed the victim's node (-before +after):\n%s", diff)
 	}
+}
+
+// TestAnnouncementsStayOnTheirNode: what an endpoint says unasked about who has
+// which address does not reach other nodes; they know it from records.
+func TestAnnouncementsStayOnTheirNode(t *testing.T) {
+	w := newWorld(t, 2)
+	a, b := w.nodes[0], w.nodes[1]
+	one, two := a.attach(1), b.attach(2)
+	meet(a, b)
+	a.sync()
+	b.sync()
+	asked := capture(t, a.secure.Box, netlab.HostLink, asking)
+	in, err := netlab.OpenInjector(one.box.NS())
+	ok(t, err)
+	defer func() { _ = in.Close() }()
+	// With the sender's own MAC and the other node's address.
+	victim4, victim6 := v4(2).As4(), v6(2).As16()
+	for range 10 {
+		for _, op := range []byte{1, 2} { // gratuitous request and reply (RFC 5227)
+			arp := slices.Concat([]byte{0, 1, 8, 0, 6, 4, 0, op}, one.Endpoint.MAC[:], victim4[:], make([]byte, 6), victim4[:])
+			ok(t, in.Frame("eth0", ether([6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, one.Endpoint.MAC, 0x0806, arp)))
+		}
+		// Unsolicited advertisement to all nodes (RFC 4861 4.4), override set.
+		na := slices.Concat([]byte{136, 0, 0, 0, 0x20, 0, 0, 0}, victim6[:], []byte{2, 1}, one.Endpoint.MAC[:])
+		ip := slices.Concat([]byte{0x60, 0, 0, 0, 0, byte(len(na)), 58, 255}, victim6[:],
+			[]byte{0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}, na)
+		ok(t, in.Frame("eth0", ether([6]byte{0x33, 0x33, 0, 0, 0, 1}, one.Endpoint.MAC, 0x86dd, ip)))
+	}
+	pingBoth(t, one, two, 100)
+	if c := asked.Stop(); c.Matched != 0 || c.Frames == 0 {
+		t.Errorf("announcements crossed: %+v", c)
+	}
+}
+
+func ether(dst, src [6]byte, typ uint16, payload []byte) []byte {
+	return slices.Concat(dst[:], src[:], []byte{byte(typ >> 8), byte(typ)}, payload)
 }
 
 var (
