@@ -19,11 +19,7 @@ func (t *Transport) acceptLoop() {
 			if t.ctx.Err() != nil {
 				return
 			}
-			// Out of file descriptors or the like: give it a moment.
-			select {
-			case <-time.After(100 * time.Millisecond):
-			case <-t.ctx.Done():
-			}
+			t.pause()
 			continue
 		}
 		from := remoteAddr(raw)
@@ -41,6 +37,15 @@ func (t *Transport) acceptLoop() {
 			p.leave()
 			t.untrack(raw)
 		}
+	}
+}
+
+// pause waits a moment after an error of a socket that has not been closed,
+// such as too many open files, so that its loop does not spin.
+func (t *Transport) pause() {
+	select {
+	case <-time.After(100 * time.Millisecond):
+	case <-t.ctx.Done():
 	}
 }
 

@@ -140,18 +140,16 @@ type dialing struct {
 	err     error
 }
 
-// control returns a control stream to id: the newest one that is alive and not
-// avoid, or a new one. There is one dial per peer at a time; it goes on when a
-// caller gives up.
-func (t *Transport) control(ctx context.Context, id ids.NodeID, avoid *control, fresh bool) (*control, error) {
+// control returns a control stream to id: the newest one that is alive, or with
+// fresh, or if there is none, a new one. There is one dial per peer at a time;
+// it goes on when a caller gives up.
+func (t *Transport) control(ctx context.Context, id ids.NodeID, fresh bool) (*control, error) {
 	t.mu.Lock()
 	p := t.peerState(id)
-	if !fresh {
-		for _, c := range slices.Backward(p.controls) {
-			if c != avoid && c.alive() {
-				t.mu.Unlock()
-				return c, nil
-			}
+	for _, c := range slices.Backward(p.controls) {
+		if !fresh && c.alive() {
+			t.mu.Unlock()
+			return c, nil
 		}
 	}
 	d, first := p.dial, p.dial == nil
@@ -241,19 +239,22 @@ func (t *Transport) Call(ctx context.Context, id ids.NodeID, req []byte) ([]byte
 	if t.party == nil || id == t.cfg.Node {
 		return nil, fmt.Errorf("call %s: %w", id, ErrSelf)
 	}
-	var avoid *control
-	for {
-		c, err := t.control(ctx, id, avoid, false)
-		if err != nil {
-			return nil, fmt.Errorf("call %s: %w", id, err)
-		}
-		resp, err := c.call(ctx, req)
-		if err == nil {
-			return resp, nil
-		}
-		if avoid != nil || !errors.Is(err, errBroken) || ctx.Err() != nil {
-			return nil, fmt.Errorf("call %s: %w", id, err)
-		}
-		avoid = c
+	resp, err := t.callOnce(ctx, id, req, false)
+	if errors.Is(err, errBroken) && ctx.Err() == nil {
+		// The peer may have closed an idle stream while the request was under
+		// way, or restarted.
+		resp, err = t.callOnce(ctx, id, req, true)
 	}
+	if err != nil {
+		return nil, fmt.Errorf("call %s: %w", id, err)
+	}
+	return resp, nil
+}
+
+func (t *Transport) callOnce(ctx context.Context, id ids.NodeID, req []byte, fresh bool) ([]byte, error) {
+	c, err := t.control(ctx, id, fresh)
+	if err != nil {
+		return nil, err
+	}
+	return c.call(ctx, req)
 }

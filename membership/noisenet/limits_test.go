@@ -39,6 +39,7 @@ func expectClosed(t *testing.T, c net.Conn, within time.Duration) []byte {
 // byte, and the log has one line per source and second.
 func TestStrangersAreRefused(t *testing.T) {
 	c, other := newTestCluster(1), newTestCluster(61)
+	began := time.Now()
 	n := start(t, c.node(10), nil)
 	id := must(accessKeyID(c.access))
 	member := header{min: 1, max: 1, kind: streamMember, keyID: id}.encode()
@@ -71,9 +72,10 @@ func TestStrangersAreRefused(t *testing.T) {
 			t.Errorf("%s: answered with %d bytes", name, len(b))
 		}
 	}
-	// All nine within about a second: one or two lines.
-	if lines := n.log.count("handshake refused"); lines < 1 || lines > 3 {
-		t.Errorf("%d log lines", lines)
+	// One line per second and source, however many were refused.
+	most := 2 + int(time.Since(began)/time.Second)
+	if lines := n.log.count("handshake refused"); lines < 1 || lines > most {
+		t.Errorf("%d log lines, want 1 to %d", lines, most)
 	}
 	eventually(t, "the gate is empty", func() bool {
 		n.gate.mu.Lock()
@@ -122,7 +124,7 @@ func TestMembersAreRefused(t *testing.T) {
 func TestSlowLoris(t *testing.T) {
 	c := newTestCluster(1)
 	n := start(t, c.node(10), func(cfg *Config) {
-		cfg.limits.handshake = 300 * time.Millisecond
+		cfg.limits.handshake = time.Second
 		cfg.limits.unauthenticated, cfg.limits.perSource = 6, 4
 		cfg.limits.bucketRate, cfg.limits.bucketBurst = 1000, 1000
 	})
@@ -142,13 +144,11 @@ func TestSlowLoris(t *testing.T) {
 	})
 	// A fifth from the same source is closed at once.
 	expectClosed(t, rawDial(t, n.addr()), 10*time.Second)
-	if n.log.count("too many connections") != 1 {
-		t.Error("the fifth was not refused for its number")
-	}
+	eventually(t, "the fifth is refused for its number", func() bool { return n.log.count("too many connections") == 1 })
 	for _, conn := range slow {
 		expectClosed(t, conn, 10*time.Second)
 	}
-	if d := time.Since(began); d < 250*time.Millisecond {
+	if d := time.Since(began); d < 900*time.Millisecond {
 		t.Errorf("closed after %v, before the deadline", d)
 	}
 	// A member gets in again.

@@ -151,6 +151,7 @@ func (t *Transport) packetLoop() {
 			if t.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return
 			}
+			t.pause()
 			continue
 		}
 		h, err := parseDatagram(buf[:n])
@@ -213,12 +214,13 @@ func (t *Transport) handleHint(now time.Time, index uint32) {
 }
 
 // startOpen runs one attempt to open a datagram session; sessions has granted
-// it. With fresh it dials even if a control stream is open.
+// it. With fresh it dials even if a control stream is open, and it does so too
+// if that stream turns out to be broken.
 func (t *Transport) startOpen(id ids.NodeID, fresh bool) {
-	attempt := func() error {
+	attempt := func(fresh bool) error {
 		ctx, cancel := context.WithTimeout(t.ctx, dialTimeout+openTimeout)
 		defer cancel()
-		c, err := t.control(ctx, id, nil, fresh)
+		c, err := t.control(ctx, id, fresh)
 		if err != nil {
 			return err
 		}
@@ -232,7 +234,14 @@ func (t *Transport) startOpen(id ids.NodeID, fresh bool) {
 		defer t.sessMu.Unlock()
 		t.sess.openDone(time.Now(), id, err != nil)
 	}
-	if !t.spawn(func() { done(attempt()) }) {
+	started := t.spawn(func() {
+		err := attempt(fresh)
+		if !fresh && errors.Is(err, errBroken) {
+			err = attempt(true)
+		}
+		done(err)
+	})
+	if !started {
 		done(ErrClosed)
 	}
 }

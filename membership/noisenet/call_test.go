@@ -1,0 +1,123 @@
+package noisenet
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+)
+
+func TestCall(t *testing.T) {
+	a, b := pair(t, func(c *Config) { c.Handler = echo })
+	ctx := testContext(t)
+	for _, n := range []int{0, 1, maxChunk, maxChunk + 1, MaxMessage - 7} {
+		req := bytes.Repeat([]byte{'q'}, n)
+		resp, err := a.Call(ctx, b.node.id, req)
+		if err != nil {
+			t.Fatalf("call with %d bytes: %v", n, err)
+		}
+		if want := append([]byte(a.node.id.Short()+":"), req...); !bytes.Equal(resp, want) {
+			t.Errorf("call with %d bytes: %d bytes came back, want %d", n, len(resp), len(want))
+		}
+	}
+	var remote *RemoteError
+	if _, err := a.Call(ctx, b.node.id, []byte("fail")); !errors.As(err, &remote) || remote.Text != "no such thing" {
+		t.Errorf("failing call: %v", err)
+	}
+	if _, err := a.Call(ctx, b.node.id, make([]byte, MaxMessage+1)); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("request above the limit: %v, want ErrTooLarge", err)
+	}
+	// The response would be 7 bytes too long; the stream survives that.
+	if _, err := a.Call(ctx, b.node.id, make([]byte, MaxMessage)); !errors.As(err, &remote) {
+		t.Errorf("response above the limit: %v, want a RemoteError", err)
+	}
+	if _, err := a.Call(ctx, a.node.id, nil); !errors.Is(err, ErrSelf) {
+		t.Errorf("call to self: %v, want ErrSelf", err)
+	}
+	if _, err := a.Call(ctx, ids.NodeID{1}, nil); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("call to nobody: %v, want ErrUnreachable", err)
+	}
+}
+
+func TestCallsInParallel(t *testing.T) {
+	a, b := pair(t, func(c *Config) { c.Handler = echo })
+	ctx := testContext(t)
+	var wg sync.WaitGroup
+	for i := range 60 {
+		from, to := a, b
+		if i%2 == 1 {
+			from, to = b, a
+		}
+		wg.Go(func() {
+			req := bytes.Repeat([]byte{byte(i)}, 1+i*3000)
+			resp, err := from.Call(ctx, to.node.id, req)
+			if err != nil || !bytes.HasSuffix(resp, req) {
+				t.Errorf("call %d: %d bytes, %v", i, len(resp), err)
+			}
+		})
+	}
+	wg.Wait()
+	// One dial at a time: at most one stream per direction came up.
+	a.mu.Lock()
+	n := len(a.peers[b.node.id].controls)
+	a.mu.Unlock()
+	if n > 2 {
+		t.Errorf("%d control streams between two nodes", n)
+	}
+}
+
+func TestCallRetriesBrokenStream(t *testing.T) {
+	a, b := pair(t, func(c *Config) { c.Handler = echo })
+	ctx := testContext(t)
+	if _, err := a.Call(ctx, b.node.id, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	a.mu.Lock()
+	for _, c := range a.peers[b.node.id].controls {
+		_ = c.conn.raw.(interface{ CloseWrite() error }).CloseWrite()
+	}
+	a.mu.Unlock()
+	if _, err := a.Call(ctx, b.node.id, []byte("again")); err != nil {
+		t.Errorf("call on a broken stream: %v", err)
+	}
+}
+
+func TestCallTimeout(t *testing.T) {
+	release := make(chan struct{})
+	a, b := pair(t, func(c *Config) {
+		c.Handler = func(ctx context.Context, _ Peer, _ []byte) ([]byte, error) {
+			select {
+			case <-release:
+			case <-ctx.Done():
+			}
+			return nil, nil
+		}
+	})
+	defer close(release)
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := a.Call(ctx, b.node.id, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("call to a handler that hangs: %v", err)
+	}
+}
+
+func TestIdleStreamCloses(t *testing.T) {
+	a, b := pair(t, func(c *Config) { c.Handler = echo; c.limits.controlIdle = 200 * time.Millisecond })
+	if _, err := a.Call(testContext(t), b.node.id, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []*running{a, b} {
+		eventually(t, "the idle stream is closed", func() bool {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return len(r.conns) == 0
+		})
+	}
+	if _, err := a.Call(testContext(t), b.node.id, nil); err != nil {
+		t.Errorf("call after the idle close: %v", err)
+	}
+}
