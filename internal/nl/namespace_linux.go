@@ -149,16 +149,14 @@ func (n *Namespace) Do(fn func() error) error {
 
 // onThread runs fn on a thread that is discarded afterwards: the goroutine
 // ends while locked, so the runtime destroys the thread instead of reusing it
-// in a foreign namespace. The runtime cannot destroy the main thread; it parks
-// it, and /proc/PID/ns would name the foreign namespace for the rest of the
-// process's life. So fn never runs there.
+// in a foreign namespace. The process's first thread cannot be destroyed, only
+// parked, and /proc/PID/ns/net would show its namespace ever after: a goroutine
+// that finds itself there holds it and lets another do the work.
 func onThread(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
-			// As long as this goroutine holds the main thread, the next one
-			// is on another.
 			defer runtime.UnlockOSThread()
 			done <- onThread(fn)
 			return

@@ -9,10 +9,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/api"
+	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/test/netlab"
 )
 
@@ -24,6 +26,7 @@ type Node struct {
 	dir    string
 	binary string
 	log    io.Writer
+	client *api.Client
 	proc   *process
 }
 
@@ -202,7 +205,10 @@ func (n *Node) end(sig os.Signal) error {
 
 // Status asks the agent through its socket.
 func (n *Node) Status(ctx context.Context) (api.Status, error) {
-	return api.NewClient(filepath.Join(n.RuntimeDir(), "agent.sock")).Status(ctx)
+	if n.client == nil {
+		n.client = api.NewClient(filepath.Join(n.RuntimeDir(), "agent.sock"))
+	}
+	return n.client.Status(ctx)
 }
 
 // WaitStatus asks until cond holds. When ctx ends first, or the agent's
@@ -213,8 +219,11 @@ func (n *Node) WaitStatus(ctx context.Context, what string, cond func(api.Status
 	var last api.Status
 	var lastErr error
 	for {
-		if last, lastErr = n.Status(ctx); lastErr == nil && cond(last) {
-			return nil
+		var now api.Status
+		if now, lastErr = n.Status(ctx); lastErr == nil {
+			if last = now; cond(now) {
+				return nil
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -232,13 +241,14 @@ func (n *Node) waitError(what string, last api.Status, lastErr, cause error) err
 		what, n.Name, cause, text, lastErr, n.LogTail(30))
 }
 
-// LogTail returns the last lines of the agent's log.
+// LogTail returns the last lines of the agent's log, without memberlist's.
 func (n *Node) LogTail(lines int) string {
 	raw, err := os.ReadFile(n.LogPath())
 	if err != nil {
 		return err.Error()
 	}
 	all := strings.Split(strings.TrimRight(string(raw), "\n"), "\n")
+	all = slices.DeleteFunc(all, func(line string) bool { return strings.Contains(line, "memberlist: ") })
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
@@ -259,12 +269,21 @@ func (n *Node) Down(ctx context.Context) error {
 
 // cleanUp takes the node down if it ever came up.
 func (n *Node) cleanUp(ctx context.Context) error {
+	if n.client != nil {
+		defer n.client.Close()
+	}
 	if n.proc == nil {
 		return nil
 	}
 	err := n.Down(ctx)
 	if n.Running() {
 		err = errors.Join(err, n.Kill())
+	}
+	// If down failed the lab must still be able to remove its folder.
+	left, lerr := netlab.NamespaceMounts(n.dir)
+	err = errors.Join(err, lerr)
+	for _, path := range left {
+		err = errors.Join(err, fmt.Errorf("down on %s left %s", n.Name, path), nl.RemoveNamespace(path))
 	}
 	return err
 }
