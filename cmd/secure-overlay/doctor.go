@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -109,8 +110,13 @@ func identityFinding(cfg config.Config, running bool) doctor.Finding {
 	store, err := keystore.Open(cfg.DataDir)
 	if err != nil {
 		f.Level, f.Detail, f.Fix = doctor.Fail, firstLine(err), "secure-overlay init, or secure-overlay join TOKEN"
-		if errors.Is(err, keystore.ErrNotInitialised) {
+		switch {
+		case errors.Is(err, keystore.ErrNotInitialised):
 			f.Level = doctor.Warn
+		case errors.Is(err, os.ErrPermission):
+			f.Level, f.Fix = doctor.Warn, "run the command with sudo"
+		case errors.Is(err, keystore.ErrLocked), errors.Is(err, keystore.ErrUnsafe), errors.Is(err, keystore.ErrCorrupt), errors.Is(err, keystore.ErrNewerVersion):
+			f.Fix = "see the message"
 		}
 		return f
 	}

@@ -133,6 +133,10 @@ func runAgent(ctx context.Context, cfg config.Config, log *slog.Logger, r report
 // running agent, and then the error says so.
 func openStore(cfg config.Config) (*keystore.Store, error) {
 	store, err := keystore.Open(cfg.DataDir)
+	if errors.Is(err, keystore.ErrNotInitialised) {
+		return nil, fail(api.CodeFailed, "secure-overlay init to found a cluster, or secure-overlay join TOKEN",
+			"this node belongs to no cluster yet: there is no identity in %s", cfg.DataDir)
+	}
 	if !errors.Is(err, keystore.ErrLocked) {
 		return store, err
 	}

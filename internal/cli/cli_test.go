@@ -96,7 +96,7 @@ func TestChecklist(t *testing.T) {
 	c.Step(Done, "driver", "found")
 	c.Step(Running, "next", "")
 	c.Break()
-	want = "....  driver              probing\r\x1b[Kok    driver              found\n....  next\n"
+	want = ".     driver              probing\r\x1b[Kok    driver              found\n..    next\n"
 	if d := cmp.Diff(want, b.String()); d != "" {
 		t.Error(d)
 	}

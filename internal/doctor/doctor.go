@@ -53,6 +53,11 @@ type Options struct {
 // without them.
 func Run(ctx context.Context, o Options) []Finding {
 	out := []Finding{capabilities(), ipv6()}
+	if len(MissingCapabilities()) > 0 {
+		// Every probe would fail for that one reason.
+		out = append(out, Finding{Name: "kernel, drivers", Level: Warn, Detail: "not checked: that needs the capabilities", Fix: "run the command with sudo"})
+		return append(out, ports(o)...)
+	}
 	out = append(out, kernel()...)
 	out = append(out, drivers(ctx, o.Drivers)...)
 	out = append(out, ports(o)...)
