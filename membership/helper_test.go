@@ -32,7 +32,14 @@ type lab struct {
 	log       *logBuffer
 }
 
+// newLab runs beside other tests: nearly all of its time is waiting.
 func newLab(t *testing.T) *lab {
+	t.Helper()
+	t.Parallel()
+	return serialLab(t)
+}
+
+func serialLab(t *testing.T) *lab {
 	t.Helper()
 	auth, err := membertest.New("membership", time.Now().Add(-time.Hour))
 	if err != nil {

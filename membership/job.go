@@ -20,13 +20,14 @@ const (
 	jobConnect                // SYNC with a member, then make it known to gossip
 	jobSeed                   // the same with whoever is at an address
 	jobPull                   // get the records that hints named
+	jobMeet                   // learn from a live member whom else gossip counts
 	jobKinds
 )
 
 // limits of jobs running at once, by kind.
-var jobLimit = [jobKinds]int{jobSync: 4, jobConnect: 8, jobSeed: 8, jobPull: 8}
+var jobLimit = [jobKinds]int{jobSync: 4, jobConnect: 8, jobSeed: 8, jobPull: 8, jobMeet: 1}
 
-const maxJobs = 4 + 8 + 8 + 8
+const maxJobs = 4 + 8 + 8 + 8 + 1
 
 type job struct {
 	kind  jobKind
@@ -77,6 +78,8 @@ func (c *Cluster) do(ctx context.Context, j job, gossip joiner) (r result) {
 		r.err = c.connect(ctx, r.node, gossip, &r)
 	case jobConnect:
 		r.err = c.connect(ctx, j.node, gossip, &r)
+	case jobMeet:
+		_, r.err = gossip.Join([]string{gossipName(j.node)})
 	}
 	return r
 }
@@ -105,7 +108,7 @@ func (l *loop) finish(now time.Time, r result) {
 		return
 	}
 	p := l.peer(r.node)
-	if r.kind != jobPull {
+	if r.kind != jobPull && r.kind != jobMeet {
 		p.busy = false
 	}
 	var bad *invalidError
@@ -119,6 +122,8 @@ func (l *loop) finish(now time.Time, r result) {
 		l.compare(now, p, r.theirs)
 	}
 	switch {
+	case r.kind == jobMeet:
+		l.gossipAt = now
 	case r.kind == jobPull && r.err != nil:
 		// Whoever has the record now, the next digest that differs tells.
 		l.handle(now, event{kind: eventStranger})

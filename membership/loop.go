@@ -61,6 +61,7 @@ type loop struct {
 
 	content   *record.Node // what Publish said last; nil before
 	published record.Head  // what this node signed last
+	publishAt time.Time    // earliest next publication
 	echoAt    time.Time    // earliest answer to another echo
 	echoes    int
 
@@ -68,6 +69,7 @@ type loop struct {
 	pulls      map[ids.NodeID]pull
 	strangerAt time.Time // SYNC with anybody then, because of a stranger; zero: not needed
 	strangers  time.Duration
+	meetAt     time.Time // push/pull with anybody then, because of new members; zero: not needed
 	resyncAt   time.Time
 	gossipAt   time.Time // next look at memberlist's list without an event
 	viewAt     time.Time // next view without a change, for LastSeen
@@ -228,8 +230,7 @@ func (l *loop) merge(now time.Time, items []*record.Item) {
 			l.echo(now, head)
 		case was == nil:
 			l.c.log.Info("member is known", logkey.Node, head.ID, logkey.Name, it.Cert.Hostname)
-			p := l.peer(head.ID)
-			p.retryAt = now.Add(l.c.prof.grace + jitter(time.Duration(l.set.Len())*l.c.prof.spread))
+			l.expect(now, head.ID)
 		}
 	}
 	if len(changed) <= news {

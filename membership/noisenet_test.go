@@ -14,7 +14,7 @@ import (
 
 // realLab runs over noisenet on loopback: TCP, UDP, Noise and all.
 func realLab(t *testing.T) *lab {
-	l := newLab(t)
+	l := serialLab(t) // the addresses are the same in all of these tests
 	l.transport = func(cfg noisenet.Config) transport { return noisenet.New(cfg) }
 	return l
 }

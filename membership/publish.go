@@ -9,8 +9,12 @@ import (
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
 
-// publish takes up the newest content that Publish left.
+// publish takes up the newest content that Publish left, at most once per
+// tick: starting a hundred containers is a few records, not a hundred.
 func (l *loop) publish(now time.Time) {
+	if now.Before(l.publishAt) {
+		return // the tick comes back to it
+	}
 	n := l.c.pending.Swap(nil)
 	if n == nil {
 		return
@@ -78,6 +82,7 @@ func (l *loop) insertOwn(now time.Time, e record.Entry) {
 		return
 	}
 	l.published = l.set.Get(l.c.self).Head
+	l.publishAt = now.Add(l.c.prof.tick)
 	l.dirty = true
 	l.hint(l.published)
 	l.c.log.Debug("own record is published", logkey.Seq, l.published.Seq)

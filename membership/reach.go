@@ -38,6 +38,7 @@ func (l *loop) tick(ctx context.Context, now time.Time) {
 		l.gossipAt = now.Add(time.Second)
 		l.readGossip(now)
 	}
+	l.publish(now)
 	if l.outbid() && !now.Before(l.echoAt) {
 		l.answerEcho(now)
 	}
@@ -47,6 +48,12 @@ func (l *loop) tick(ctx context.Context, now time.Time) {
 	if !l.strangerAt.IsZero() && !now.Before(l.strangerAt) {
 		l.strangerAt = time.Time{}
 		l.syncAny(ctx)
+	}
+	if !l.meetAt.IsZero() && !now.Before(l.meetAt) {
+		l.meetAt = time.Time{}
+		if id, ok := l.anyMember(); ok {
+			l.start(ctx, job{kind: jobMeet, node: id})
+		}
 	}
 	if !now.Before(l.resyncAt) {
 		// Whatever digests say or fail to say: acks ride on UDP only.
@@ -76,7 +83,7 @@ func (l *loop) readGossip(now time.Time) {
 	for id, p := range l.peers {
 		if p.inGossip && !counted[id] {
 			p.inGossip = false
-			p.retryAt = now.Add(l.c.prof.retryMin + jitter(l.c.prof.retryMin))
+			p.retryAt = now.Add(l.c.prof.retryMin + l.wait(id))
 		}
 		was := p.state
 		p.update(now, patience)
@@ -88,6 +95,36 @@ func (l *loop) readGossip(now time.Time) {
 			l.c.log.Info("member state changed", logkey.Node, id, logkey.Name, it.Cert.Hostname, logkey.State, p.state.String())
 		}
 	}
+}
+
+// expect plans how a new member gets into gossip. Its alive message may have
+// come before its record and been refused, and is not repeated soon. One push/pull
+// with any live member makes good for all such nodes at once; only who is still
+// missing later is contacted itself. A hundred nodes that start together would
+// otherwise open ten thousand streams.
+func (l *loop) expect(now time.Time, id ids.NodeID) {
+	prof, p := l.c.prof, l.peer(id)
+	if p.inGossip {
+		return
+	}
+	p.retryAt = now.Add(prof.grace + l.wait(id))
+	if l.c.view.Load().alive <= 1 {
+		return
+	}
+	p.retryAt = p.retryAt.Add(8 * prof.grace)
+	if l.meetAt.IsZero() {
+		l.meetAt = now.Add(prof.grace + jitter(prof.grace))
+	}
+}
+
+// wait spreads first contacts by the size of the cluster, and lets the node
+// with the lower ID go first, so that two do not dial each other.
+func (l *loop) wait(id ids.NodeID) time.Duration {
+	d := jitter(l.c.prof.grace + time.Duration(l.set.Len())*l.c.prof.spread)
+	if l.c.self.Compare(id) > 0 {
+		d += 4 * l.c.prof.grace
+	}
+	return d
 }
 
 // tickPeers starts SYNC where it is due, and keeps trying to reach every
@@ -214,6 +251,13 @@ func (l *loop) tickPulls(ctx context.Context, now time.Time) {
 
 // syncAny starts a SYNC with a random member that gossip counts.
 func (l *loop) syncAny(ctx context.Context) {
+	if id, ok := l.anyMember(); ok {
+		l.peers[id].busy = l.start(ctx, job{kind: jobSync, node: id})
+	}
+}
+
+// anyMember picks a random member that gossip counts and that is not busy.
+func (l *loop) anyMember() (ids.NodeID, bool) {
 	var idle []ids.NodeID
 	for id, p := range l.peers {
 		if p.inGossip && !p.busy {
@@ -221,8 +265,7 @@ func (l *loop) syncAny(ctx context.Context) {
 		}
 	}
 	if len(idle) == 0 {
-		return
+		return ids.NodeID{}, false
 	}
-	id := idle[rand.N(len(idle))]
-	l.peers[id].busy = l.start(ctx, job{kind: jobSync, node: id})
+	return idle[rand.N(len(idle))], true
 }
