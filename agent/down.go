@@ -187,6 +187,10 @@ func Teardown(ctx context.Context, cfg config.Config, kinds []tunnel.Kind, log *
 	programmer := vxlan.NewProgrammer(vxlan.Options{Node: node, Host: hostNS, Secure: secureNS, Dir: dir.path(netnsDir), Log: log})
 	defer func() { _ = programmer.Close() }()
 	r.overlay = programmer
+	// The socket of an agent that was killed: it would answer nobody.
+	if err := os.Remove(cfg.SocketPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return result, fmt.Errorf("remove control socket: %w", err)
+	}
 	removed, err := removeAll(ctx, r)
 	result.Removed = append(result.Removed, removed...)
 	return result, err

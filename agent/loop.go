@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"reflect"
@@ -175,7 +176,15 @@ func (l *loop) turn(ctx context.Context) {
 func (l *loop) desire(in Input) Output {
 	out := Desired(in)
 	if !l.holdUntil.IsZero() {
+		known := len(out.Tunnel.Peers)
 		out = hold(out, l.restored)
+		if more := len(out.Tunnel.Peers) - known; more > 0 {
+			out.View.Problems = append(out.View.Problems, api.Problem{
+				Code:    "holding",
+				Message: fmt.Sprintf("since the restart no other node has answered; the tunnels to %d nodes are kept as they were, until %s at most", more, l.holdUntil.UTC().Format(time.TimeOnly)),
+				Fix:     "check that the control port of another node can be reached",
+			})
+		}
 	}
 	out.Tunnel.Revision = l.round
 	return out

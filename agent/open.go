@@ -65,7 +65,12 @@ func (a *Agent) open(ctx context.Context, dir files) (_ *loop, _ *membership.Clu
 	if l.attachments, err = dir.loadAttachments(); err != nil {
 		return nil, nil, err
 	}
-	if err := a.openPlane(ctx, l); err != nil {
+	hostNS, err := nl.CurrentNamespace()
+	if err != nil {
+		return nil, nil, fmt.Errorf("open the host's network namespace: %w", err)
+	}
+	l.closers = append(l.closers, hostNS.Close)
+	if err := a.openPlane(ctx, l, hostNS); err != nil {
 		return nil, nil, err
 	}
 	l.restore()
@@ -92,13 +97,9 @@ func newLoop(a *Agent, identity keystore.Identity, dir files) *loop {
 	}
 }
 
-// openPlane opens the namespaces, the driver and the overlay programmer.
-func (a *Agent) openPlane(ctx context.Context, l *loop) error {
-	hostNS, err := nl.CurrentNamespace()
-	if err != nil {
-		return fmt.Errorf("open the host's network namespace: %w", err)
-	}
-	l.closers = append(l.closers, hostNS.Close)
+// openPlane opens the secure namespace, the driver and the overlay programmer
+// of the host whose namespace is given.
+func (a *Agent) openPlane(ctx context.Context, l *loop, hostNS *nl.Namespace) error {
 	handle, err := hostNS.Handle()
 	if err != nil {
 		return fmt.Errorf("open the host's network namespace: %w", err)

@@ -27,10 +27,23 @@ import (
 	"github.com/secure-overlay/secure-overlay/tunnel"
 	"github.com/secure-overlay/secure-overlay/tunnel/secure"
 	"github.com/secure-overlay/secure-overlay/tunnel/tunneltest"
+	"github.com/secure-overlay/secure-overlay/tunnel/wguser"
 	"github.com/secure-overlay/secure-overlay/vxlan"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// workerWord makes the test binary the worker of the userspace driver.
+const workerWord = "worker-of-agent-test"
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == workerWord {
+		if err := wguser.RunWorker(context.Background(), os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // world is a cluster of loops over fakes: records spread at once, tunnels are
 // tunneltest's, the overlay remembers what it was told.
