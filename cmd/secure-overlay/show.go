@@ -38,6 +38,20 @@ func (a *app) print(format string, args ...any) {
 	}
 }
 
+// labelWidth is the room for what stands before a wrapped text.
+const labelWidth = 9
+
+// wrap prints a text of any length behind a label, in lines of at most 80
+// columns. The label is printed as it is, the text cleaned.
+func (a *app) wrap(label, text string) {
+	for i, line := range cli.Wrap(cli.Clean(text), 80-labelWidth) {
+		if i > 0 {
+			label = strings.Repeat(" ", labelWidth)
+		}
+		a.print("%s%s", label, line)
+	}
+}
+
 // node is how a node stands in a table: its name, or its short ID.
 func node(r api.NodeRef) string {
 	if r.Name != "" {
@@ -106,11 +120,11 @@ func (a *app) problems(list []api.Problem) {
 	for _, p := range list {
 		subject := ""
 		if p.Subject != "" {
-			subject = cli.Clean(p.Subject) + ": "
+			subject = p.Subject + ": "
 		}
-		a.print("%s  %s%s", a.out.Paint(cli.Warn, "problem"), subject, cli.Clean(p.Message))
+		a.wrap(a.out.Paint(cli.Warn, "problem")+"  ", subject+p.Message)
 		if p.Fix != "" {
-			a.print("    fix  %s", cli.Clean(p.Fix))
+			a.wrap("    fix  ", p.Fix)
 		}
 	}
 }

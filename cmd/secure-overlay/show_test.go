@@ -69,7 +69,7 @@ func degraded(now time.Time) canned {
 		status: api.Status{
 			Cluster: ids.ClusterID{0xab}, Node: api.NodeRef{ID: id, Name: "web-1"}, Started: now.Add(-76 * time.Hour),
 			State: api.StateDegraded, Ready: true, Members: api.Count{OK: 1, Total: 2}, Epoch: 1,
-			Driver: api.Driver{Name: "userspace", Label: "wireguard (userspace)", Refused: []api.Refusal{{Name: "wireguard", Reason: "driver wireguard: not there"}}},
+			Driver: api.Driver{Name: "userspace", Label: "wireguard (userspace)", Refused: []api.Refusal{{Name: "wireguard", Reason: "driver wireguard: kernel WireGuard is missing (exists since Linux 5.6): operation not supported"}}},
 			Networks: []api.Network{
 				{Name: "blue", VNI: 4097, Subnets: []netip.Prefix{netip.MustParsePrefix("10.77.0.0/16"), netip.MustParsePrefix("fd77::/64")},
 					Encrypted: true, State: api.StateDegraded, Driver: "wireguard (userspace)", MTU: 1370, EndpointsHere: 3, EndpointsTotal: 11, Peers: api.Count{OK: 0, Total: 1},
@@ -93,11 +93,12 @@ func TestStatusTable(t *testing.T) {
 	r := against(t, degraded(now), "status")
 	want := `degraded   node web-1 (` + ids.NodeIDOf([32]byte{1}).Short() + `)   cluster ab000000   up 3d4h   epoch 1
 1 of 2 members alive   driver wireguard (userspace)
-driver wireguard not used: not there
+driver wireguard not used: kernel WireGuard is missing (exists since
+         Linux 5.6): operation not supported
 
-NETWORK  VNI   SUBNET           ENCRYPTION             MTU   ENDPOINTS  PEERS
-blue     4097  10.77.0.0/16 +1  wireguard (userspace)  1370  3/11       0/1
-lab      4098  10.78.0.0/16     PLAINTEXT              1450  0/0        0/0
+NETWORK  SUBNET           ENCRYPTION             MTU   ENDPOINTS  PEERS
+blue     10.77.0.0/16 +1  wireguard (userspace)  1370  3/11       0/1
+lab      10.78.0.0/16     PLAINTEXT              1450  0/0        0/0
 
 PEER      GOSSIP   UNDERLAY         TUNNEL   HANDSHAKE  RX/TX      MTU
 db-1` + "\ufffd" + `[2J  suspect  10.0.0.12:51871  waiting  6m         1.2G/830M  1440

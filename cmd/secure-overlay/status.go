@@ -48,7 +48,7 @@ func (a *app) statusTable(st api.Status, now time.Time) error {
 	}
 	a.print("%s", cli.Clean(line))
 	for _, r := range st.Driver.Refused {
-		a.print("%s", cli.Clean(fmt.Sprintf("driver %s not used: %s", r.Name, strings.TrimPrefix(r.Reason, "driver "+r.Name+": "))))
+		a.wrap("", fmt.Sprintf("driver %s not used: %s", r.Name, strings.TrimPrefix(r.Reason, "driver "+r.Name+": ")))
 	}
 	a.print("")
 	if err := a.networkTable(st.Networks); err != nil {
@@ -72,13 +72,13 @@ func (a *app) networkTable(list []api.Network) error {
 		a.print("no networks; define some under networks: in the configuration")
 		return nil
 	}
-	t := cli.NewTable("network", "vni", "subnet", "encryption", "mtu", "endpoints", "peers")
+	t := cli.NewTable("network", "subnet", "encryption", "mtu", "endpoints", "peers")
 	for _, n := range list {
 		peers := cli.Cell{Text: countText(n.Peers)}
 		if n.Peers.OK < n.Peers.Total || len(n.Conflicts) > 0 {
 			peers.Style = cli.Warn
 		}
-		t.Row(n.Name, n.VNI, firstOf(n.Subnets), encryptionCell(n), n.MTU, fmt.Sprintf("%d/%d", n.EndpointsHere, n.EndpointsTotal), peers)
+		t.Row(n.Name, firstOf(n.Subnets), encryptionCell(n), n.MTU, fmt.Sprintf("%d/%d", n.EndpointsHere, n.EndpointsTotal), peers)
 	}
 	return t.Print(a.out)
 }
