@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
 	"slices"
@@ -17,7 +16,6 @@ import (
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
-	"github.com/secure-overlay/secure-overlay/internal/nearest"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 	"github.com/secure-overlay/secure-overlay/vxlan"
@@ -203,20 +201,6 @@ func (l *loop) prepare(in Input, out Output, p *pendingAttach) (Attachment, erro
 	return at, nil
 }
 
-func (l *loop) unknownNetwork(name string) error {
-	names := make([]string, len(l.cfg.Networks))
-	for i, n := range l.cfg.Networks {
-		names[i] = n.Name
-	}
-	fix := "add it to the configuration; there are no networks yet"
-	if near, ok := nearest.Of(name, names); ok {
-		fix = "did you mean " + near + "?"
-	} else if len(names) > 0 {
-		fix = "the networks are: " + strings.Join(names, ", ")
-	}
-	return api.NewError(api.CodeNotFound, fmt.Sprintf("there is no network %q", name), fix)
-}
-
 // repeated finds the attachment that an equal request made before. Another
 // request for the same namespace and network contradicts it.
 func (l *loop) repeated(n config.Network, p *pendingAttach) (Attachment, error) {
@@ -235,124 +219,6 @@ func (l *loop) repeated(n config.Network, p *pendingAttach) (Attachment, error) 
 			"secure-overlay detach "+at.ID)
 	}
 	return at, nil
-}
-
-// addresses chooses one address for each subnet, the wanted ones first.
-func (l *loop) addresses(in Input, view NetworkView, n config.Network, wanted []netip.Addr) ([]netip.Prefix, error) {
-	var out []netip.Prefix
-	have := map[netip.Prefix]bool{}
-	used := usedOn(in, n)
-	for _, a := range wanted {
-		subnet, err := checkWanted(in, n, a.Unmap(), used)
-		if err != nil {
-			return nil, err
-		}
-		have[subnet] = true
-		out = append(out, netip.PrefixFrom(a.Unmap(), subnet.Bits()))
-	}
-	settled := l.claims.usable(n.Name, view.Blocks)
-	taken := func(a netip.Addr) bool { _, ok := used[a]; return ok }
-	for _, subnet := range n.Subnets {
-		if have[subnet] {
-			continue
-		}
-		a, ok := pickAddr(subnet, settled, taken)
-		if !ok {
-			if !slices.Contains(view.Full, subnet) {
-				// There is a block that is not settled, or the next round
-				// claims one, since this one has used up the last.
-				return nil, &waitError{fmt.Sprintf("the claim to a block of addresses in %s is not settled yet", subnet)}
-			}
-			return nil, api.NewError(api.CodeRefused, fmt.Sprintf("network %s has no free address in %s for this node", n.Name, subnet),
-				"secure-overlay status says who has the blocks; or give an address with --ip")
-		}
-		out = append(out, netip.PrefixFrom(a, subnet.Bits()))
-	}
-	if len(out) > record.MaxAddrs {
-		return nil, api.NewError(api.CodeInvalid, fmt.Sprintf("%d addresses, an endpoint has at most %d", len(out), record.MaxAddrs), "")
-	}
-	return out, nil
-}
-
-// usedOn returns who has which address of a network, by what every member
-// says, whether it agrees about the network or not.
-func usedOn(in Input, n config.Network) map[netip.Addr]string {
-	used := map[netip.Addr]string{}
-	for _, m := range in.Members {
-		for _, a := range m.Record.Attached {
-			for _, addr := range a.Addrs {
-				if a.VNI == n.VNI {
-					used[addr] = "an endpoint of node " + m.title()
-				}
-			}
-		}
-	}
-	for _, at := range in.Attachments {
-		for _, p := range at.Addrs {
-			if at.Network == n.Name {
-				used[p.Addr()] = "endpoint " + at.ID + " of this node"
-			}
-		}
-	}
-	return used
-}
-
-// checkWanted reports why an explicit address cannot be given.
-func checkWanted(in Input, n config.Network, a netip.Addr, used map[netip.Addr]string) (netip.Prefix, error) {
-	subnet, ok := subnetOf(n.Subnets, a)
-	if !ok {
-		return subnet, api.NewError(api.CodeInvalid, fmt.Sprintf("address %s is not in a subnet of network %s (%s)", a, n.Name, prefixes(n.Subnets)), "")
-	}
-	if reserved(subnet, a) {
-		return subnet, api.NewError(api.CodeRefused, fmt.Sprintf("address %s of subnet %s is reserved (network, gateway or broadcast)", a, subnet), "")
-	}
-	if who, ok := used[a]; ok {
-		return subnet, api.NewError(api.CodeRefused, fmt.Sprintf("address %s belongs to %s", a, who), "secure-overlay endpoint ls")
-	}
-	for _, m := range in.Members {
-		joined, conflicts := compare(n, in.Config.Data.VXLANPort, m.Record)
-		if !joined || len(conflicts) > 0 {
-			continue
-		}
-		for _, their := range m.Record.Networks {
-			for _, block := range their.Blocks {
-				if their.Name == n.Name && isBlock(subnet, block) && block.Contains(a) {
-					return subnet, api.NewError(api.CodeRefused,
-						fmt.Sprintf("address %s lies in block %s of node %s, which hands out its addresses", a, block, m.title()),
-						"leave out --ip, or attach it on that node")
-				}
-			}
-		}
-	}
-	return subnet, nil
-}
-
-// ifname checks the wanted interface name, or finds the first free ethN.
-func (l *loop) ifname(p *pendingAttach) (string, error) {
-	links, err := p.ns.Links()
-	if err != nil {
-		return "", err
-	}
-	taken := map[string]bool{}
-	for _, name := range links {
-		taken[name] = true
-	}
-	for _, at := range l.attachments {
-		if at.NsID == p.ns.ID() {
-			taken[at.Ifname] = true
-		}
-	}
-	if want := p.req.Ifname; want != "" {
-		if taken[want] {
-			return "", typed(api.CodeRefused, vxlan.ErrNameTaken, fmt.Sprintf("the namespace has a link %s already", want), "give another name with --ifname")
-		}
-		return want, nil
-	}
-	for i := 0; ; i++ {
-		if name := fmt.Sprintf("eth%d", i); !taken[name] {
-			return name, nil
-		}
-	}
 }
 
 // answer finishes the requests whose endpoint the kernel has, or cannot get.
@@ -426,7 +292,7 @@ func (l *loop) dropEndpoint(id string, err error) {
 	if i < 0 {
 		return
 	}
-	l.log.Info("endpoint dropped", slog.String(logkey.Endpoint, id), logkey.Network, l.attachments[i].Network, logkey.Error, err)
+	l.log.Info("endpoint dropped", logkey.Endpoint, id, logkey.Network, l.attachments[i].Network, logkey.Error, err)
 	if err := l.remove(id); err != nil {
 		l.fail("state-not-saved", l.files.dir, err)
 	}
@@ -441,14 +307,6 @@ func newID() string {
 	var raw [6]byte
 	_, _ = rand.Read(raw[:]) // never fails: crypto/rand ends the process instead
 	return hex.EncodeToString(raw[:])
-}
-
-func addrText(addrs []netip.Prefix) string {
-	text := make([]string, len(addrs))
-	for i, a := range addrs {
-		text[i] = a.String()
-	}
-	return strings.Join(text, ", ")
 }
 
 func typed(code api.Code, cause error, message, fix string) error {

@@ -17,5 +17,5 @@
 // Ending the agent leaves the data plane as it is; only Down and Teardown
 // remove it.
 //
-// Start with Desired (pure), then Agent.Run and loop.round.
+// Start with Desired (pure), then Agent.Run and loop.turn.
 package agent

@@ -25,6 +25,16 @@ func hold(out Output, last applied) Output {
 		out.Tunnel = holdTunnel(out.Tunnel, last.Tunnel)
 		out.Secure = holdSecure(out.Secure, last.Secure, out.Networks)
 	}
+	out.Record.Underlay = slices.Clone(out.Record.Underlay)
+	for i, u := range out.Record.Underlay {
+		// A narrow route to a node that is not known yet would be forgotten,
+		// and every other node would widen its networks for a moment.
+		for _, l := range last.Record.Underlay {
+			if l.Control == u.Control {
+				out.Record.Underlay[i].MTU = min(u.MTU, l.MTU)
+			}
+		}
+	}
 	out.Networks = slices.Clone(out.Networks)
 	for i, n := range out.Networks {
 		for _, l := range last.Networks {

@@ -24,7 +24,7 @@ func TestHoldOnlyAdds(t *testing.T) {
 			t.Fatal(err)
 		}
 		n := s.nodes[0]
-		last := applied{Node: n.id, Tunnel: n.out.Tunnel, Secure: n.out.Secure, Networks: n.out.Networks}
+		last := applied{Node: n.id, Tunnel: n.out.Tunnel, Secure: n.out.Secure, Networks: n.out.Networks, Record: n.out.Record}
 		in := n.in
 		in.Members = nil
 		for _, m := range n.in.Members {

@@ -34,7 +34,7 @@ type admission struct{ issuer admitter }
 func (a admission) JoinKeys(low32 uint32) []noisenet.JoinKey {
 	var out []noisenet.JoinKey
 	for _, k := range a.issuer.JoinKeys(low32) {
-		out = append(out, noisenet.JoinKey{ID: k.ID, Key: k.Key})
+		out = append(out, noisenet.JoinKey(k))
 	}
 	return out
 }
