@@ -214,7 +214,7 @@ func TestGate(t *testing.T) {
 // for is not kept.
 func TestSilentMember(t *testing.T) {
 	c := newTestCluster(1)
-	n := start(t, c.node(10), func(cfg *Config) { cfg.limits.handshake = 300 * time.Millisecond })
+	n := start(t, c.node(10), func(cfg *Config) { cfg.limits.handshake = 2 * time.Second })
 	conn := rawDial(t, n.addr())
 	h, first, err := newInitiator(c.node(20).party(), n.node.id)
 	if err != nil {

@@ -1,7 +1,6 @@
 package noisenet
 
 import (
-	"io"
 	"testing"
 	"time"
 
@@ -20,12 +19,20 @@ func gossip(t *testing.T, r *running) *memberlist.Memberlist {
 	conf.EnableCompression = false
 	conf.RequireNodeNames = true
 	conf.ProbeInterval, conf.ProbeTimeout = 300*time.Millisecond, 150*time.Millisecond
-	conf.LogOutput = io.Discard
+	// A starved machine may lose both transmissions of a message; then only
+	// push/pull repairs, by default after 15 s.
+	conf.PushPullInterval = time.Second
+	conf.LogOutput = r.log
 	m, err := memberlist.Create(conf)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = m.Shutdown() })
+	t.Cleanup(func() {
+		_ = m.Shutdown()
+		if t.Failed() {
+			t.Logf("log of %s:\n%s", r.node.id, r.log.text())
+		}
+	})
 	return m
 }
 
