@@ -25,7 +25,7 @@ const RoleIssuer uint8 = 1 << 0
 // each other and to the cluster. Times are whole seconds.
 type Cert struct {
 	Cluster   ids.ClusterID
-	Serial    uint64 // grows with every certificate of an issuer; never 0
+	Serial    uint64 // grows with every node an issuer admits, kept by renewals; never 0
 	Identity  IdentityPublic
 	Noise     NoisePublic
 	Hostname  string     // ValidHostname; for people, not unique

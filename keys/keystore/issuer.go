@@ -79,6 +79,7 @@ type Issuer struct {
 	ledger   ledger
 	unsaved  bool // the last write failed: the disk may or may not have it
 	joinKeys map[keys.TokenID]keys.AccessKey
+	renewed  map[ids.NodeID]keys.Credential // since the start; as many as members
 }
 
 // loadIssuer opens the issuer of a node that has an issuer key. A node whose
@@ -92,7 +93,8 @@ func (s *Store) loadIssuer() error {
 	if err != nil {
 		return err
 	}
-	i := &Issuer{store: s, key: key, trust: s.id.Trust, joinKeys: map[keys.TokenID]keys.AccessKey{}}
+	i := &Issuer{store: s, key: key, trust: s.id.Trust,
+		joinKeys: map[keys.TokenID]keys.AccessKey{}, renewed: map[ids.NodeID]keys.Credential{}}
 	if err := i.loadDelegation(); err != nil {
 		return err
 	}

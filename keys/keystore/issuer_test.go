@@ -288,16 +288,23 @@ func TestRenew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Serial <= id.Cert.Serial || c.Identity != id.Cert.Identity || c.Roles != keys.RoleIssuer || !c.NotAfter.After(id.Cert.NotAfter) {
+	// The serial decides disputes by age: a renewal must not change it.
+	if c.Serial != id.Cert.Serial || c.Identity != id.Cert.Identity || c.Roles != keys.RoleIssuer || !c.NotAfter.After(id.Cert.NotAfter) {
 		t.Errorf("renewed: serial %d, roles %d, until %v", c.Serial, c.Roles, c.NotAfter)
+	}
+	if again, err := i.Renew(half.Add(time.Hour), id.Cert); err != nil || !bytes.Equal(again.Cert, cred.Cert) {
+		t.Errorf("the old certificate shown again: %v, want the same answer", err)
+	}
+	if _, err := i.Renew(half.Add(time.Hour), c); !errors.Is(err, ErrTooEarly) {
+		t.Errorf("the renewed certificate: %v, want ErrTooEarly", err)
 	}
 	s.clock = func() time.Time { return half }
 	if err := s.Adopt(id.Trust, keys.JoinAnswer{Credential: cred, Access: id.Access}); err != nil {
 		t.Fatal(err)
 	}
 	s = reopen(t, s)
-	if again, err := s.Identity(); err != nil || again.Cert.Serial != c.Serial {
-		t.Errorf("after reopening: serial %d, %v", again.Cert.Serial, err)
+	if again, err := s.Identity(); err != nil || !again.Cert.NotAfter.Equal(c.NotAfter) {
+		t.Errorf("after reopening: until %v, %v", again.Cert.NotAfter, err)
 	}
 	if len(logged(t, s, "renew")) != 1 {
 		t.Error("the renewal is not in the log")
