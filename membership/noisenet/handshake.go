@@ -28,6 +28,7 @@ type party struct {
 	trust      keys.Trust
 	static     keys.NoisePrivate
 	credential keys.Credential
+	renewed    func() *keys.Credential // nil, or gives nil: credential is shown
 	access     keys.AccessKey
 	port       uint16
 	boot       uint64
@@ -51,6 +52,16 @@ func (p *party) prepare() error {
 		return errors.New("prepare handshakes: node has no Noise key")
 	}
 	return nil
+}
+
+// shown is the credential that peers get to see.
+func (p *party) shown() keys.Credential {
+	if p.renewed != nil {
+		if c := p.renewed(); c != nil {
+			return *c
+		}
+	}
+	return p.credential
 }
 
 // established is the result of a handshake: an authenticated peer (except for
@@ -267,7 +278,7 @@ func verifyPeer(trust keys.Trust, now time.Time, p payload, static []byte) (*est
 }
 
 func (h *handshake) payload() payload {
-	return payload{version: h.version, port: h.party.port, boot: h.party.boot, credential: h.party.credential}
+	return payload{version: h.version, port: h.party.port, boot: h.party.boot, credential: h.party.shown()}
 }
 
 func (h *handshake) establish(e *established, i2r, r2i *noise.CipherState) (*established, error) {

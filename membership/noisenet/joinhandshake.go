@@ -101,7 +101,7 @@ func answerJoin(p *party, offered header, candidates []JoinKey, m1 []byte) ([]by
 		if _, _, _, err := state.ReadMessage(nil, m1); err != nil {
 			continue
 		}
-		own := payload{version: version, port: p.port, boot: p.boot, credential: p.credential}
+		own := payload{version: version, port: p.port, boot: p.boot, credential: p.shown()}
 		m2, i2r, r2i, err := state.WriteMessage(nil, own.encode())
 		if err != nil {
 			return nil, nil, fmt.Errorf("write join message 2: %w", err)

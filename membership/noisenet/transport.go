@@ -10,12 +10,14 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
+	"github.com/secure-overlay/secure-overlay/keys"
 )
 
 const (
@@ -50,6 +52,8 @@ type Transport struct {
 	ctx    context.Context // ends with Shutdown
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+
+	renewed atomic.Pointer[keys.Credential] // nil until SetCredential
 
 	listener *net.TCPListener // set by Open
 	socket   *net.UDPConn
@@ -112,6 +116,7 @@ func (t *Transport) Open() error {
 		trust:      t.cfg.Trust,
 		static:     t.cfg.Noise,
 		credential: t.cfg.Credential,
+		renewed:    t.renewed.Load,
 		access:     t.cfg.Access,
 		port:       t.Port(),
 		boot:       max(binary.BigEndian.Uint64(boot[:]), 1),
@@ -141,6 +146,11 @@ func (t *Transport) bind() error {
 	}
 	return nil
 }
+
+// SetCredential replaces Config.Credential in handshakes that begin from now on:
+// a renewed certificate for the same keys, which the caller has verified.
+// Streams and sessions that are open go on as they are.
+func (t *Transport) SetCredential(c keys.Credential) { t.renewed.Store(&c) }
 
 // keepAlive finds a peer that vanished within 25 s, long before the kernel's
 // default of two hours.
