@@ -1,0 +1,39 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+)
+
+const usage = `usage: bench COMMAND
+
+  throughput   TCP through raw veth, plain VXLAN, wireguard-go alone and ours
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
+	switch args[0] {
+	case "throughput":
+		return throughput(ctx, args[1:])
+	case "wireguard-go": // the worker of a set-up, see wireguardgo.go
+		return wireguardGo(ctx, args[1:])
+	default:
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+		return nil
+	}
+}

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/nl"
+	"github.com/secure-overlay/secure-overlay/test/fleet"
+	"github.com/secure-overlay/secure-overlay/test/netlab"
+)
+
+// variant is one way between two namespaces.
+type variant struct {
+	name     string
+	from, to *nl.Namespace
+	dst      netip.Addr
+	mbit     []float64
+	rtt      []time.Duration
+}
+
+// throughput builds all set-ups side by side, measures them alternately and
+// prints medians and ratios.
+func throughput(ctx context.Context, args []string) (err error) {
+	fs := flag.NewFlagSet("throughput", flag.ContinueOnError)
+	rounds := fs.Int("rounds", 5, "rounds over all set-ups")
+	seconds := fs.Float64("seconds", 2, "seconds of one TCP stream")
+	mtu := fs.Int("mtu", 1500, "underlay MTU in bytes")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "secure-overlay-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	bin := filepath.Join(dir, "secure-overlay")
+	build := exec.CommandContext(ctx, "go", "build", "-o", bin, "./cmd/secure-overlay")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the program (run this from the top of the tree): %w\n%s", err, out)
+	}
+	f, err := fleet.New(fleet.Options{
+		Name: "bench", Binary: bin, Nodes: 2, Networks: networks(),
+		Host: []netlab.HostOption{netlab.WithMTU(*mtu)},
+		Step: func(what string) { fmt.Fprintln(os.Stderr, "..", what) },
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := f.Start(ctx); err != nil {
+		return err
+	}
+	variants, err := setUps(ctx, f, *mtu)
+	if err != nil {
+		return err
+	}
+	for r := range *rounds {
+		for _, v := range variants {
+			fmt.Fprintf(os.Stderr, ".. round %d of %d: %s\n", r+1, *rounds, v.name)
+			if err := v.measure(ctx, time.Duration(*seconds*float64(time.Second))); err != nil {
+				return fmt.Errorf("measure %s: %w", v.name, err)
+			}
+		}
+	}
+	report(variants, *mtu)
+	return nil
+}
+
+func networks() []fleet.Network {
+	return []fleet.Network{
+		{Name: "blue", Encrypted: true, Subnets: []netip.Prefix{netip.MustParsePrefix("10.77.0.0/16")}},
+		{Name: "lab", Subnets: []netip.Prefix{netip.MustParsePrefix("10.78.0.0/16")}},
+	}
+}
+
+func setUps(ctx context.Context, f *fleet.Fleet, mtu int) ([]*variant, error) {
+	a, b := f.Nodes[0].Host, f.Nodes[1].Host
+	wgDst, err := wireguardPair(ctx, f.Lab, mtu)
+	if err != nil {
+		return nil, err
+	}
+	vs := []*variant{
+		{name: "raw veth", from: a.NS(), to: b.NS(), dst: b.V4()},
+		wgDst,
+	}
+	for _, nw := range []struct{ network, name string }{{"lab", "ours, plaintext VXLAN"}, {"blue", "ours, encrypted"}} {
+		var at [2]fleet.Attached
+		for i, n := range f.Nodes {
+			if at[i], err = f.Attach(ctx, n, nw.network); err != nil {
+				return nil, err
+			}
+		}
+		if err := f.WaitEndpoints(ctx, nw.network, 2); err != nil {
+			return nil, err
+		}
+		vs = append(vs, &variant{name: nw.name, from: at[0].Box.NS(), to: at[1].Box.NS(), dst: at[1].V4()})
+	}
+	return vs, nil
+}
+
+// measure adds one round: a TCP stream, then pings on the idle path.
+func (v *variant) measure(ctx context.Context, d time.Duration) error {
+	tcp, err := netlab.TCPTransfer(ctx, v.from, v.to, netip.AddrPortFrom(v.dst, 0), netlab.TransferOptions{Duration: d})
+	if err != nil {
+		return err
+	}
+	v.mbit = append(v.mbit, tcp.MbitPerS)
+	ping, err := netlab.Ping(ctx, v.from, v.dst, netlab.PingOptions{Count: 100, Interval: 2 * time.Millisecond})
+	if err != nil {
+		return err
+	}
+	v.rtt = append(v.rtt, ping.RTTs...)
+	return nil
+}
+
+func report(vs []*variant, mtu int) {
+	base := map[string]float64{}
+	for _, v := range vs {
+		base[v.name] = median(v.mbit)
+	}
+	fmt.Printf("one TCP stream, underlay MTU %d, medians of %d alternated rounds\n\n", mtu, len(vs[0].mbit))
+	fmt.Printf("%-24s %8s %15s %9s %8s %8s\n", "SET-UP", "MBIT/S", "MIN-MAX", "RTT P50", "x VXLAN", "x WG-GO")
+	for _, v := range vs {
+		m := median(v.mbit)
+		fmt.Printf("%-24s %8.0f %15s %9s %8.2f %8.2f\n", v.name, m,
+			fmt.Sprintf("%.0f-%.0f", slices.Min(v.mbit), slices.Max(v.mbit)),
+			median(v.rtt).Round(time.Microsecond),
+			m/base["ours, plaintext VXLAN"], m/base["wireguard-go, layer 3"])
+	}
+}
+
+// median returns the middle value of a non-empty list, or zero.
+func median[T float64 | time.Duration](list []T) T {
+	if len(list) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(list))
+	return sorted[len(sorted)/2]
+}

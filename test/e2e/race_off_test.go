@@ -1,0 +1,6 @@
+//go:build !race
+
+package e2e
+
+// raceFlag: see race_on_test.go.
+const raceFlag = "-race=false"

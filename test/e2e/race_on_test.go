@@ -1,0 +1,6 @@
+//go:build race
+
+package e2e
+
+// raceFlag makes the program under test watch for data races like its tests.
+const raceFlag = "-race=true"
