@@ -64,6 +64,36 @@ func TestPublishSpreads(t *testing.T) {
 	equal(t, nodes)
 }
 
+// TestSyncedTellsWhoHasIt: after a publication the publisher soon knows that
+// every member has it, and an equal set is never shown while one has not.
+func TestSyncedTellsWhoHasIt(t *testing.T) {
+	l := newLab(t)
+	nodes := l.cluster(5)
+	converge(t, nodes, 5)
+	allSynced := func(s Snapshot) bool {
+		for _, m := range s.Members {
+			if !m.Synced {
+				return false
+			}
+		}
+		return true
+	}
+	for v := 1; v <= 5; v++ {
+		nodes[0].Publish(content(0, v))
+		nodes[0].until("its own content, with all members synced", func(s Snapshot) bool {
+			return shows(nodes[0].self, 0, v)(s) && allSynced(s)
+		})
+		for _, n := range nodes {
+			if !shows(nodes[0].self, 0, v)(n.Snapshot()) {
+				t.Errorf("node %d counts as synced without content %d", n.i, v)
+			}
+		}
+	}
+	for _, n := range nodes {
+		n.until("all members synced", allSynced)
+	}
+}
+
 func TestEqualContentIsNotPublishedAgain(t *testing.T) {
 	l := newLab(t)
 	n := l.start(0)
@@ -210,6 +240,33 @@ func TestRestart(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRenewedCertificate: a node that comes back with a newer certificate is
+// known with that one before it publishes anything.
+func TestRenewedCertificate(t *testing.T) {
+	l := newLab(t)
+	cache := FileCache{Path: filepath.Join(t.TempDir(), "set")}
+	nodes := l.cluster(3, func(o *Options) {
+		if o.Bind == addrOf(2) {
+			o.Cache = cache
+		}
+	})
+	converge(t, nodes, 3)
+	nodes[2].stop()
+	renewed, err := l.auth.Member(nodes[2].opts.Identity.Hostname, 99, time.Now().Add(-time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes[2].opts.Identity = renewed
+	l.run(nodes[2])
+	for _, n := range nodes {
+		n.until("certificate 99", func(s Snapshot) bool {
+			m, ok := s.Member(renewed.ID)
+			return ok && m.Serial == 99 && shows(renewed.ID, 2, 0)(s)
+		})
+	}
+	converge(t, nodes, 3)
 }
 
 // TestIsolatedRestart: a node that restarts while it is cut off still knows

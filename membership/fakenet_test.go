@@ -140,6 +140,9 @@ func (t *fakeTransport) Call(ctx context.Context, id ids.NodeID, req []byte) ([]
 	if err != nil {
 		return nil, err
 	}
+	if other.cfg.Handler == nil {
+		return nil, &noisenet.RemoteError{Text: "node answers no requests"}
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {

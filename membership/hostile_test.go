@@ -1,7 +1,9 @@
 package membership
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
@@ -38,7 +40,7 @@ func (l *lab) rogue(i int, handler noisenet.Handler) *rogue {
 	return r
 }
 
-func (r *rogue) entry(i int, n record.Node) record.Entry {
+func (r *rogue) entry(n record.Node) record.Entry {
 	r.t.Helper()
 	n.ID = r.id.ID
 	raw, err := record.Sign(n, r.id.Node)
@@ -49,7 +51,7 @@ func (r *rogue) entry(i int, n record.Node) record.Entry {
 }
 
 func (r *rogue) push(to ids.NodeID, entries ...record.Entry) error {
-	_, err := r.Call(context.Background(), to, pushRequest(entries))
+	_, err := r.Call(context.Background(), to, pushRequest([32]byte{}, entries))
 	return err
 }
 
@@ -95,7 +97,7 @@ func TestForgedRecords(t *testing.T) {
 		if req[0] == kindSync {
 			return syncAnswer{Entries: forged}.encode(), nil
 		}
-		return getAnswer(forged), nil
+		return getAnswer([32]byte{}, forged), nil
 	})
 	for _, e := range r.forgeries(victim) {
 		forged = append(forged, e)
@@ -115,7 +117,7 @@ func TestForgedRecords(t *testing.T) {
 		t.Errorf("%d log lines about the rogue, want 1", got)
 	}
 	// With a record of its own it is contacted, and answers with forgeries.
-	if err := r.push(nodes[1].self, r.entry(8, record.Node{})); err != nil {
+	if err := r.push(nodes[1].self, r.entry(record.Node{})); err != nil {
 		t.Fatal(err)
 	}
 	nodes[1].until("the rogue's own record", func(s Snapshot) bool { return len(s.Members) == 4 })
@@ -340,6 +342,44 @@ func TestHalfOfPacketsLost(t *testing.T) {
 	}
 }
 
+// TestTwoRecordsWithOneNumber: a member tells two nodes different things under
+// one sequence number. All end up with the same one.
+func TestTwoRecordsWithOneNumber(t *testing.T) {
+	l := newLab(t)
+	nodes := l.cluster(3)
+	converge(t, nodes, 3)
+	r := l.rogue(8, nil)
+	for v, n := range nodes[:2] {
+		c := content(8, v)
+		c.Seq = 9
+		if err := r.push(n.self, r.entry(c)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.waitLog("two records with one sequence number")
+	for _, n := range nodes {
+		n.until("the rogue's record", func(s Snapshot) bool { return len(s.Members) == 4 })
+	}
+	var lower record.Entry
+	for v := range 2 {
+		c := content(8, v)
+		c.Seq = 9
+		if e := r.entry(c); v == 0 || bytes.Compare(sum(e.Record), sum(lower.Record)) < 0 {
+			lower = e
+		}
+	}
+	for _, n := range nodes {
+		n.until("the record with the lower hash", func(Snapshot) bool {
+			return bytes.Equal(n.view.Load().set.Get(r.id.ID).Entry.Record, lower.Record)
+		})
+	}
+}
+
+func sum(b []byte) []byte {
+	h := sha256.Sum256(b)
+	return h[:]
+}
+
 // TestEndlessSync: a peer that always has more does not keep a node busy.
 func TestEndlessSync(t *testing.T) {
 	l := newLab(t)
@@ -356,7 +396,7 @@ func TestEndlessSync(t *testing.T) {
 	if !errors.Is(err, errMessage) || calls != 1 {
 		t.Errorf("sync gave %v after %d calls, want no progress after 1", err, calls)
 	}
-	if res.synced {
+	if res.complete {
 		t.Error("sync counts as done")
 	}
 }
@@ -379,7 +419,7 @@ func TestBadRequests(t *testing.T) {
 		"extended":         append(append([]byte(nil), good...), 0),
 		"heads unordered":  swapped,
 		"push of nothing":  {kindPush, version},
-		"push too many":    {kindPush, version, 0xff, 0xff, 0xff, 0xff},
+		"push too many":    append(append([]byte{kindPush, version}, make([]byte, 32)...), 0xff, 0xff, 0xff, 0xff),
 		"get of nothing":   {kindGet, version},
 		"get too many":     getRequest(make([]ids.NodeID, maxGet+1)),
 		"get with a tail":  append(getRequest([]ids.NodeID{{1}}), 0),

@@ -20,14 +20,15 @@ const (
 	jobConnect                // SYNC with a member, then make it known to gossip
 	jobSeed                   // the same with whoever is at an address
 	jobPull                   // get the records that hints named
+	jobPush                   // hand over this node's own record
 	jobMeet                   // learn from a live member whom else gossip counts
 	jobKinds
 )
 
 // limits of jobs running at once, by kind.
-var jobLimit = [jobKinds]int{jobSync: 4, jobConnect: 8, jobSeed: 8, jobPull: 8, jobMeet: 1}
+var jobLimit = [jobKinds]int{jobSync: 4, jobConnect: 8, jobSeed: 8, jobPull: 8, jobPush: 8, jobMeet: 1}
 
-const maxJobs = 4 + 8 + 8 + 8 + 1
+const maxJobs = 4 + 8 + 8 + 8 + 8 + 1
 
 type job struct {
 	kind  jobKind
@@ -40,9 +41,12 @@ type result struct {
 	job
 	err    error
 	peer   noisenet.Peer // jobSeed, if somebody answered
-	synced bool          // ours and theirs are the digests at the end of a SYNC
-	ours   [32]byte
-	theirs [32]byte
+	theirs [32]byte      // the node's digest at the end, if heard
+	heard  bool
+	ours   [32]byte // this node's digest at the end, if complete
+	// complete: a SYNC ran to its end, so the two nodes have nothing left to
+	// give each other.
+	complete bool
 }
 
 // start runs a job unless its kind has no room left.
@@ -67,7 +71,7 @@ func (c *Cluster) do(ctx context.Context, j job, gossip joiner) (r result) {
 	defer cancel()
 	switch j.kind {
 	case jobPull:
-		r.err = c.pull(ctx, j.node, j.nodes)
+		r.err = c.pull(ctx, j.node, j.nodes, &r)
 	case jobSync:
 		r.err = c.sync(ctx, j.node, &r)
 	case jobSeed:
@@ -78,6 +82,8 @@ func (c *Cluster) do(ctx context.Context, j job, gossip joiner) (r result) {
 		r.err = c.connect(ctx, r.node, gossip, &r)
 	case jobConnect:
 		r.err = c.connect(ctx, j.node, gossip, &r)
+	case jobPush:
+		r.err = c.push(ctx, j.node, []ids.NodeID{c.self}, &r)
 	case jobMeet:
 		_, r.err = gossip.Join([]string{gossipName(j.node)})
 	}
@@ -108,17 +114,19 @@ func (l *loop) finish(now time.Time, r result) {
 		return
 	}
 	p := l.peer(r.node)
-	if r.kind != jobPull && r.kind != jobMeet {
+	if r.kind == jobSync || r.kind == jobConnect || r.kind == jobSeed {
 		p.busy = false
 	}
 	var bad *invalidError
 	if errors.As(r.err, &bad) {
 		l.accuse(p, r.node, bad)
 	}
-	if r.synced {
-		l.seen(now, r.node, r.peer.Addr)
+	if r.complete {
 		p.settled = [2][32]byte{r.ours, r.theirs}
 		p.syncDue = time.Time{}
+	}
+	if r.heard {
+		l.seen(now, r.node, r.peer.Addr)
 		l.compare(now, p, r.theirs)
 	}
 	switch {

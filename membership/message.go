@@ -161,9 +161,17 @@ func parseSyncAnswer(b []byte) (m syncAnswer, err error) {
 	return m, err
 }
 
-// pushRequest hands over entries.
-func pushRequest(entries []record.Entry) []byte {
-	return appendEntries([]byte{kindPush, version}, entries)
+// pushRequest hands over entries and tells the digest of the sender's set.
+func pushRequest(digest [32]byte, entries []record.Entry) []byte {
+	return appendEntries(append([]byte{kindPush, version}, digest[:]...), entries)
+}
+
+func parsePushRequest(b []byte) (digest [32]byte, entries []record.Entry, err error) {
+	if len(b) < 2+32 {
+		return digest, nil, errMessage
+	}
+	entries, err = parseEntries(b[34:])
+	return [32]byte(b[2:34]), entries, err
 }
 
 // pushAnswer carries the digest after the merge.
@@ -183,16 +191,18 @@ func getRequest(nodes []ids.NodeID) []byte {
 	return appendIDs([]byte{kindGet, version}, nodes)
 }
 
-// getAnswer carries those that the answering node holds and that fit a page.
-func getAnswer(entries []record.Entry) []byte {
-	return appendEntries([]byte{kindGet | kindAnswer, version}, entries)
+// getAnswer carries those that the answering node holds and that fit a page,
+// and the digest of its set.
+func getAnswer(digest [32]byte, entries []record.Entry) []byte {
+	return appendEntries(append([]byte{kindGet | kindAnswer, version}, digest[:]...), entries)
 }
 
-func parseGetAnswer(b []byte) ([]record.Entry, error) {
-	if len(b) < 2 || b[0] != kindGet|kindAnswer || b[1] != version {
-		return nil, errMessage
+func parseGetAnswer(b []byte) (digest [32]byte, entries []record.Entry, err error) {
+	if len(b) < 2+32 || b[0] != kindGet|kindAnswer || b[1] != version {
+		return digest, nil, errMessage
 	}
-	return parseEntries(b[2:])
+	entries, err = parseEntries(b[34:])
+	return [32]byte(b[2:34]), entries, err
 }
 
 func appendIDs(b []byte, nodes []ids.NodeID) []byte {

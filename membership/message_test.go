@@ -48,10 +48,10 @@ func TestMessageVectors(t *testing.T) {
 		"sync": {vectorSync.encode(), "0101" + "01" + zero(15) + "d1" + zero(31) + "00000001" +
 			"02" + zero(15) + "0000000000000003" + "c1" + zero(31) + "e1" + zero(31)},
 		"sync answer": {vectorAns.encode(), "8101" + "d2" + zero(31) + "01" + "00000001" + "03" + zero(15) + "00000001" + entry},
-		"push":        {pushRequest([]record.Entry{vectorEntry}), "0201" + "00000001" + entry},
+		"push":        {pushRequest([32]byte{0xd4}, []record.Entry{vectorEntry}), "0201" + "d4" + zero(31) + "00000001" + entry},
 		"push answer": {pushAnswer([32]byte{0xd3}), "8201" + "d3" + zero(31)},
 		"get":         {getRequest([]ids.NodeID{{0x04}, {0x05}}), "0301" + "00000002" + "04" + zero(15) + "05" + zero(15)},
-		"get answer":  {getAnswer([]record.Entry{vectorEntry}), "8301" + "00000001" + entry},
+		"get answer":  {getAnswer([32]byte{0xd5}, []record.Entry{vectorEntry}), "8301" + "d5" + zero(31) + "00000001" + entry},
 	} {
 		if got := hex.EncodeToString(c.got); got != c.want {
 			t.Errorf("%s is\n%s, want\n%s", name, got, c.want)
@@ -80,9 +80,13 @@ func TestMessageRoundTrip(t *testing.T) {
 	if d, err := parsePushAnswer(pushAnswer([32]byte{8})); err != nil || d != [32]byte{8} {
 		t.Errorf("push answer: %x, %v", d, err)
 	}
-	got, err := parseGetAnswer(getAnswer(vectorAns.Entries))
-	if diff := cmp.Diff(vectorAns.Entries, got); err != nil || diff != "" {
-		t.Errorf("get answer: %v\n%s", err, diff)
+	d, got, err := parseGetAnswer(getAnswer([32]byte{7}, vectorAns.Entries))
+	if diff := cmp.Diff(vectorAns.Entries, got); err != nil || diff != "" || d != [32]byte{7} {
+		t.Errorf("get answer: %x, %v\n%s", d, err, diff)
+	}
+	d, got, err = parsePushRequest(pushRequest([32]byte{6}, vectorAns.Entries))
+	if diff := cmp.Diff(vectorAns.Entries, got); err != nil || diff != "" || d != [32]byte{6} {
+		t.Errorf("push request: %x, %v\n%s", d, err, diff)
 	}
 }
 
@@ -104,7 +108,7 @@ func TestMessagesOfOtherVersions(t *testing.T) {
 	if _, err := parsePushAnswer(other(pushAnswer([32]byte{}), 1)); err == nil {
 		t.Error("push answer of another version is read")
 	}
-	if _, err := parseGetAnswer(other(getAnswer(nil), 1)); err == nil {
+	if _, _, err := parseGetAnswer(other(getAnswer([32]byte{}, nil), 1)); err == nil {
 		t.Error("get answer of another version is read")
 	}
 }
@@ -114,7 +118,7 @@ func TestMessagesOfOtherVersions(t *testing.T) {
 func FuzzMessages(f *testing.F) {
 	for _, b := range [][]byte{
 		ackPayload([32]byte{1}, 0), vectorHint.encode(), vectorSync.encode(), vectorAns.encode(),
-		pushRequest(vectorAns.Entries), pushAnswer([32]byte{}), getRequest([]ids.NodeID{{1}}), getAnswer(vectorAns.Entries),
+		pushRequest([32]byte{1}, vectorAns.Entries), pushAnswer([32]byte{}), getRequest([]ids.NodeID{{1}}), getAnswer([32]byte{2}, vectorAns.Entries),
 	} {
 		f.Add(b)
 	}
@@ -140,8 +144,11 @@ func FuzzMessages(f *testing.F) {
 		if d, err := parsePushAnswer(b); err == nil {
 			same("push answer", pushAnswer(d))
 		}
-		if e, err := parseGetAnswer(b); err == nil {
-			same("get answer", getAnswer(e))
+		if d, e, err := parsePushRequest(b); err == nil && b[0] == kindPush && b[1] == version {
+			same("push request", pushRequest(d, e))
+		}
+		if d, e, err := parseGetAnswer(b); err == nil {
+			same("get answer", getAnswer(d, e))
 		} else if !errors.Is(err, errMessage) {
 			t.Fatalf("error is not errMessage: %v", err)
 		}

@@ -85,7 +85,24 @@ func (l *loop) insertOwn(now time.Time, e record.Entry) {
 	l.publishAt = now.Add(l.c.prof.tick)
 	l.dirty = true
 	l.hint(l.published)
+	l.pushOwn()
 	l.c.log.Debug("own record is published", logkey.Seq, l.published.Seq)
+}
+
+// maxPush is how many members a node tells of its new record itself.
+const maxPush = 32
+
+// pushOwn plans to hand the own record to live members directly. In a small
+// cluster that is everybody: one round trip, and the answers tell who has it.
+// In a large one hints carry on from the first few.
+func (l *loop) pushOwn() {
+	left := maxPush
+	for _, p := range l.peers { // in random order
+		p.pushDue = p.inGossip && left > 0
+		if p.pushDue {
+			left--
+		}
+	}
 }
 
 // renewOwn brings a renewed certificate into the own entry that the cache

@@ -127,12 +127,15 @@ func (l *loop) wait(id ids.NodeID) time.Duration {
 	return d
 }
 
-// tickPeers starts SYNC where it is due, and keeps trying to reach every
+// tickPeers hands out the own record, starts SYNC where it is due, and keeps trying to reach every
 // member that gossip does not count. memberlist forgets a dead node; without
 // this two halves of a cluster would never meet again.
 func (l *loop) tickPeers(ctx context.Context, now time.Time) {
 	ours := l.digest()
 	for id, p := range l.peers {
+		if p.pushDue && l.start(ctx, job{kind: jobPush, node: id}) {
+			p.pushDue = false
+		}
 		if p.busy {
 			continue
 		}

@@ -57,7 +57,7 @@ func (c *Cluster) serveSync(from noisenet.Peer, req []byte) ([]byte, error) {
 }
 
 func (c *Cluster) servePush(ctx context.Context, from noisenet.Peer, req []byte) ([]byte, error) {
-	entries, err := parseEntries(req[2:])
+	digest, entries, err := parsePushRequest(req)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +69,7 @@ func (c *Cluster) servePush(ctx context.Context, from noisenet.Peer, req []byte)
 	} else if err != nil {
 		return nil, err
 	}
-	c.post(event{kind: eventSeen, node: from.ID, addr: from.Addr})
+	c.post(event{kind: eventSeen, node: from.ID, addr: from.Addr, digest: digest, hasDigest: true})
 	return pushAnswer(c.view.Load().snap.Digest), nil
 }
 
@@ -79,14 +79,8 @@ func (c *Cluster) serveGet(from noisenet.Peer, req []byte) ([]byte, error) {
 		return nil, errMessage
 	}
 	c.post(event{kind: eventSeen, node: from.ID, addr: from.Addr})
-	set := c.view.Load().set
-	var items []*record.Item
-	for _, id := range nodes {
-		if it := set.Get(id); it != nil {
-			items = append(items, it)
-		}
-	}
-	return getAnswer(page(items)), nil
+	v := c.view.Load()
+	return getAnswer(v.snap.Digest, page(v.pick(nodes))), nil
 }
 
 // compareHeads walks two ascending lists and returns the items above after

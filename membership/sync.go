@@ -55,7 +55,7 @@ func (c *Cluster) sync(ctx context.Context, node ids.NodeID, r *result) error {
 		if err := c.absorb(ctx, ans.Entries); err != nil {
 			return fmt.Errorf("sync with node %s: %w", node, err)
 		}
-		r.theirs = ans.Digest
+		r.theirs, r.heard = ans.Digest, true
 		if err := c.push(ctx, node, ans.Want, r); err != nil {
 			return fmt.Errorf("sync with node %s: %w", node, err)
 		}
@@ -72,46 +72,43 @@ func (c *Cluster) sync(ctx context.Context, node ids.NodeID, r *result) error {
 		}
 		after = last
 	}
-	r.ours, r.synced = c.view.Load().snap.Digest, true
+	r.ours, r.complete = c.view.Load().snap.Digest, true
 	return nil
 }
 
-// push hands over what the peer wants, in pages.
-func (c *Cluster) push(ctx context.Context, node ids.NodeID, want []ids.NodeID, r *result) error {
-	set := c.view.Load().set
-	var items []*record.Item
-	for _, id := range want {
-		if it := set.Get(id); it != nil {
-			items = append(items, it)
-		}
-	}
+// push hands over the records of some nodes, in pages.
+func (c *Cluster) push(ctx context.Context, node ids.NodeID, nodes []ids.NodeID, r *result) error {
+	v := c.view.Load()
+	items := v.pick(nodes)
 	for len(items) > 0 {
 		entries := page(items)
 		items = items[len(entries):]
-		b, err := c.call(ctx, node, pushRequest(entries))
+		b, err := c.call(ctx, node, pushRequest(v.snap.Digest, entries))
 		if err != nil {
-			return err
+			return fmt.Errorf("push records to node %s: %w", node, err)
 		}
 		if r.theirs, err = parsePushAnswer(b); err != nil {
-			return err
+			return fmt.Errorf("push records to node %s: %w", node, err)
 		}
+		r.heard = true
 	}
 	return nil
 }
 
 // pull gets the entries of some nodes from one that said it holds them.
-func (c *Cluster) pull(ctx context.Context, holder ids.NodeID, nodes []ids.NodeID) error {
+func (c *Cluster) pull(ctx context.Context, holder ids.NodeID, nodes []ids.NodeID, r *result) error {
 	b, err := c.call(ctx, holder, getRequest(nodes))
 	if err != nil {
 		return fmt.Errorf("get records from node %s: %w", holder, err)
 	}
-	entries, err := parseGetAnswer(b)
+	digest, entries, err := parseGetAnswer(b)
 	if err != nil {
 		return fmt.Errorf("get records from node %s: %w", holder, err)
 	}
 	if err := c.absorb(ctx, entries); err != nil {
 		return fmt.Errorf("get records from node %s: %w", holder, err)
 	}
+	r.theirs, r.heard = digest, true
 	return nil
 }
 

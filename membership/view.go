@@ -45,6 +45,17 @@ func newView(self ids.NodeID, set record.Set, peers map[ids.NodeID]*peer) *view 
 	return v
 }
 
+// pick returns those of the items of nodes that exist.
+func (v *view) pick(nodes []ids.NodeID) []*record.Item {
+	var items []*record.Item
+	for _, id := range nodes {
+		if it := v.set.Get(id); it != nil {
+			items = append(items, it)
+		}
+	}
+	return items
+}
+
 // differs reports whether v shows a reader anything but newer LastSeen and
 // Addr than old does.
 func (v *view) differs(old *view) bool {
@@ -75,6 +86,7 @@ type peer struct {
 	hasDigest bool
 	settled   [2][32]byte // digests, ours and its, after a SYNC that left nothing to exchange
 
+	pushDue bool      // it has yet to be told this node's newest record
 	syncDue time.Time // zero: no SYNC is planned
 	retryAt time.Time // next attempt to get it into gossip
 	backoff time.Duration
