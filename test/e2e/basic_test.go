@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -69,9 +70,22 @@ func checkNetwork(t *testing.T, nw api.Network) {
 	if nw.Peers != (api.Count{OK: 2, Total: 2}) || nw.State != api.StateOK {
 		t.Errorf("network %s: peers %+v, state %s", nw.Name, nw.Peers, nw.State)
 	}
-	if nw.Encrypted != strings.HasPrefix(nw.Driver, "wireguard") {
-		t.Errorf("network %s: driver %q", nw.Name, nw.Driver)
+	want := api.PlaintextLabel
+	if nw.Encrypted {
+		want = wantedDriver()
 	}
+	if nw.Driver != want {
+		t.Errorf("network %s: driver %q, want %q", nw.Name, nw.Driver, want)
+	}
+}
+
+// wantedDriver is what auto must choose: the kernel's WireGuard where this
+// machine is meant to have it.
+func wantedDriver() string {
+	if strings.Contains(os.Getenv(netlab.RequireEnv), netlab.FeatureWireGuard) {
+		return "wireguard (kernel)"
+	}
+	return "wireguard (userspace)"
 }
 
 // checkTable asserts what a person sees: plaintext is called so, and no line
