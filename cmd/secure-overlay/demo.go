@@ -43,10 +43,10 @@ Needs root and nothing else. Cleans up after itself, also on Ctrl-C and on failu
 
 func (a *app) demo(ctx context.Context, nodes int, keep bool, format cli.Format) error {
 	p := newStages(a.err)
-	o := demo.Options{Nodes: nodes, Program: selfExe, Stage: p.next}
+	o := demo.Options{Nodes: nodes, Program: selfExe, Stage: p.next, Failed: p.failed}
 	if keep {
 		o.Hold = func(ctx context.Context, r demo.Result, try []string) error {
-			p.end(cli.Done)
+			p.pause()
 			if err := a.showDemo(format, r); err != nil {
 				return err
 			}
@@ -59,14 +59,13 @@ func (a *app) demo(ctx context.Context, nodes int, keep bool, format cli.Format)
 		}
 	}
 	r, err := demo.Run(ctx, o)
+	p.end()
 	if err != nil {
-		p.end(cli.Failed)
 		if ctx.Err() != nil {
 			return fail(api.CodeFailed, "secure-overlay demo", "the demo was interrupted; everything it made is removed")
 		}
 		return fmt.Errorf("demo: %w", err)
 	}
-	p.end(cli.Done)
 	if keep {
 		return nil
 	}
@@ -145,15 +144,23 @@ func (p *stages) finish(m cli.Mark) {
 	p.current = ""
 }
 
-// end ends the current stage and the movement. It may be called again.
-func (p *stages) end(m cli.Mark) {
+// failed ends the current stage as one that failed, if there is one.
+func (p *stages) failed() {
 	p.mu.Lock()
-	p.finish(m)
-	p.mu.Unlock()
-	select {
-	case <-p.quit:
-	default:
-		close(p.quit)
-		<-p.done
-	}
+	defer p.mu.Unlock()
+	p.finish(cli.Failed)
+}
+
+// pause ends the current stage, so that other output can follow.
+func (p *stages) pause() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.finish(cli.Done)
+}
+
+// end ends the current stage and the movement.
+func (p *stages) end() {
+	p.pause()
+	close(p.quit)
+	<-p.done
 }

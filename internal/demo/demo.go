@@ -27,8 +27,10 @@ type Options struct {
 	// Program is the path of the secure-overlay program. It is copied, so
 	// that agents can start their workers also when `go run` has removed it.
 	Program string
-	// Stage is told what begins; the stage before has ended then.
-	Stage func(what string)
+	// Stage is told what begins; the stage before has ended then. Failed is
+	// told that the current stage did not come to its end.
+	Stage  func(what string)
+	Failed func()
 	// Hold, if not nil, is called with the findings while everything is
 	// still up; the demonstration ends when it returns.
 	Hold func(ctx context.Context, r Result, try []string) error
@@ -99,6 +101,9 @@ func run(ctx context.Context, o Options, program string, start time.Time) (r Res
 		return Result{}, err
 	}
 	defer func() {
+		if err != nil {
+			o.Failed()
+		}
 		o.Stage("take everything down")
 		err = errors.Join(err, f.Close())
 	}()
