@@ -73,7 +73,7 @@ func (c Cert) wellFormed() error {
 	return nil
 }
 
-// SignCert returns the signed bytes (DESIGN.md), or nil where Validate gives
+// SignCert returns the signed bytes (PROTOCOL.md), or nil where Validate gives
 // an error: nil is no certificate to any decoder. It signs whatever valid
 // content it is given; who may get which certificate is the caller's decision
 // (keystore.Issuer).

@@ -36,7 +36,7 @@ func (d Delegation) Validate() error {
 	return nil
 }
 
-// SignDelegation returns the signed bytes (DESIGN.md), or nil where Validate
+// SignDelegation returns the signed bytes (PROTOCOL.md), or nil where Validate
 // gives an error: nil is no delegation to any decoder.
 func SignDelegation(root RootPrivate, d Delegation) []byte {
 	if d.Validate() != nil {

@@ -10,6 +10,6 @@
 // bounded and canonical: what decodes re-encodes to the same bytes. Nothing
 // is accepted before its signature chain ends at the root key.
 //
-// Start with NodePrivate and Trust.VerifyMember; DESIGN.md has every format byte
+// Start with NodePrivate and Trust.VerifyMember; PROTOCOL.md has every format byte
 // by byte.
 package keys

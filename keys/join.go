@@ -66,7 +66,7 @@ func (r JoinRequest) fields() []byte {
 	return appendHostname(b, r.Hostname)
 }
 
-// Encode returns the bytes (DESIGN.md), or nil where Validate gives an error.
+// Encode returns the bytes (PROTOCOL.md), or nil where Validate gives an error.
 func (r JoinRequest) Encode() []byte {
 	if r.Validate() != nil {
 		return nil
@@ -119,7 +119,7 @@ func (a JoinAnswer) Validate() error {
 	return nil
 }
 
-// Encode returns the bytes (DESIGN.md), or nil where Validate gives an error.
+// Encode returns the bytes (PROTOCOL.md), or nil where Validate gives an error.
 // They hold the cluster access key: the caller sends them encrypted only and
 // clears them.
 func (a JoinAnswer) Encode() []byte {

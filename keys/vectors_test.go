@@ -5,12 +5,15 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/secure-overlay/secure-overlay/test/protocol"
 )
 
-var update = flag.Bool("update", false, "rewrite testdata/vectors.json")
+var update = flag.Bool("update", false, "rewrite testdata/vectors.json and the vectors in PROTOCOL.md")
 
 // vectors is testdata/vectors.json: inputs, and the bytes that every
 // implementation must make of them. All binary values are hexadecimal.
@@ -32,7 +35,7 @@ func makeVectors(t *testing.T) vectors {
 	var joinKey string
 	c.secret.JoinKey().Expose(func(raw []byte) { joinKey = h(raw) })
 	return vectors{
-		Note: "Fixed seeds; layouts in keys/DESIGN.md. Private keys of this file protect nothing.",
+		Note: "Fixed seeds; layouts in PROTOCOL.md. Private keys of this file protect nothing.",
 		Seeds: map[string]string{
 			"root_private": h(repeated(1)), "issuer_private": h(repeated(2)), "node_private": h(repeated(3)),
 			"noise_private": h(repeated(4)), "access_key": h(repeated(5)), "token_secret": h(repeated(6)),
@@ -56,7 +59,11 @@ func makeVectors(t *testing.T) vectors {
 }
 
 func TestVectors(t *testing.T) {
-	got, err := json.MarshalIndent(makeVectors(t), "", "  ")
+	v := makeVectors(t)
+	all := maps.Clone(v.Out)
+	maps.Copy(all, v.Seeds)
+	protocol.Check(t, "keys", all, *update)
+	got, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,8 @@
 // relied upon; memberlist's callbacks never block.
 //
 // One goroutine, the loop in Cluster.Run, owns the state. Everybody else reads
-// an immutable view or sends it a message. Messages and timers: DESIGN.md.
+// an immutable view or sends it a message. Messages and
+// timers: PROTOCOL.md, section 12; reasons: DESIGN.md.
 //
 // Start with Cluster and Snapshot.
 package membership

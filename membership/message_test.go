@@ -35,7 +35,7 @@ var (
 	}
 )
 
-// TestMessageVectors pins the bytes of DESIGN.md.
+// TestMessageVectors pins the bytes of PROTOCOL.md, section 12.
 func TestMessageVectors(t *testing.T) {
 	zero := func(n int) string { return hex.EncodeToString(make([]byte, n)) }
 	entry := "0002" + "0003" + "00000004" + "6464" + "636363" + "72727272"

@@ -18,7 +18,8 @@
 // header, payload (bytes) - handshake, joinHandshake (Noise, no I/O) -
 // schedule (HKDF) - record (stream frames), datagram, replay (no I/O) -
 // sessions (which datagram session to use, no I/O) - secureConn, control,
-// Transport (sockets). DESIGN.md has every format, state and timer.
+// Transport (sockets). PROTOCOL.md has every format, state and timer, DESIGN.md
+// the reasons.
 //
 // Start with Transport, then handshake.
 package noisenet

@@ -14,9 +14,10 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/test/protocol"
 )
 
-var update = flag.Bool("update", false, "rewrite testdata/vectors")
+var update = flag.Bool("update", false, "rewrite testdata/vectors and the vectors in PROTOCOL.md")
 
 // readVectors splits a file into blocks of name=hex lines.
 func readVectors(t *testing.T, name string) []map[string]string {
@@ -73,9 +74,18 @@ func vectorCluster() (*testCluster, time.Time) {
 }
 
 // transcript is a vector file under construction.
-type transcript struct{ b bytes.Buffer }
+type transcript struct {
+	b      bytes.Buffer
+	values map[string][]byte
+}
 
-func (tr *transcript) add(name string, v []byte) { fmt.Fprintf(&tr.b, "%s=%x\n", name, v) }
+func (tr *transcript) add(name string, v []byte) {
+	fmt.Fprintf(&tr.b, "%s=%x\n", name, v)
+	if tr.values == nil {
+		tr.values = map[string][]byte{}
+	}
+	tr.values[name] = bytes.Clone(v) // open decrypts in place
+}
 
 func (tr *transcript) check(t *testing.T, file, comment string) {
 	t.Helper()
@@ -167,6 +177,7 @@ func TestMemberVectors(t *testing.T) {
 	}
 	vectorFrames(t, tr, ei, er, s)
 	vectorDatagrams(t, tr, now, ei, s)
+	protocol.Check(t, "member handshake", tr.values, *update)
 	tr.check(t, "member-v1.txt", "# Member handshake, version 1, then frames and datagrams under its secret.")
 }
 
@@ -277,5 +288,6 @@ func TestJoinVectors(t *testing.T) {
 	tr.add("message_2", m2[2:])
 	tr.add("handshake_hash", hash[:])
 	tr.add("session_secret", s)
+	protocol.Check(t, "join handshake", tr.values, *update)
 	tr.check(t, "join-v1.txt", "# Join handshake, version 1.")
 }

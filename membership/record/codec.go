@@ -14,7 +14,7 @@ const Domain = "so-rec-v1"
 
 const maxName = 63 // bytes of a network name
 
-// Sizes of the format (DESIGN.md): the smallest encoding of each list
+// Sizes of the format (PROTOCOL.md): the smallest encoding of each list
 // element, which bounds allocations, and of the largest record.
 const (
 	minUnderlay = 1 + 4 + 2 + 2

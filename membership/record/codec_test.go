@@ -51,7 +51,7 @@ func TestLargestRecordHasMaxSize(t *testing.T) {
 		t.Errorf("largest record has %d bytes, MaxSize is %d", got, MaxSize)
 	}
 	if MaxSize != 953467 {
-		t.Errorf("MaxSize is %d: correct its comment and DESIGN.md", MaxSize)
+		t.Errorf("MaxSize is %d: correct its comment, DESIGN.md and PROTOCOL.md", MaxSize)
 	}
 }
 

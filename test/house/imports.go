@@ -31,7 +31,7 @@ var importRules = []importRule{
 }
 
 // testOnly lists what tests may import beyond the rules: shared test tools.
-var testOnly = []string{"test/netlab", "test/fleet"}
+var testOnly = []string{"test/netlab", "test/fleet", "test/protocol"}
 
 // bothSides are the packages that may import both tunnel and vxlan.
 var bothSides = []string{"agent", "test"}
