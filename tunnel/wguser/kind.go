@@ -1,7 +1,6 @@
 package wguser
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,13 +73,10 @@ func open(env tunnel.Env, o Options) (tunnel.Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open driver %s: %w", Name, err)
 	}
-	m := &maker{
-		env: env, argv: o.Worker, secure: secure, children: map[int]string{},
-		patience: cmp.Or(o.Patience, defaultPatience),
-	}
+	m := newMaker(env, o, secure)
 	d, err := wg.Open(wg.Options{Env: env, Driver: Name, LinkType: linkType, Maker: m})
 	if err != nil {
-		secure.Close()
+		m.close()
 		return nil, err
 	}
 	return &driver{Driver: d, maker: m}, nil
@@ -116,6 +112,6 @@ func (d *driver) Remove(ctx context.Context) error {
 // Close implements tunnel.Driver.
 func (d *driver) Close() error {
 	d.maker.reap()
-	d.maker.secure.Close()
+	d.maker.close()
 	return d.Driver.Close()
 }

@@ -1,6 +1,7 @@
 package wguser
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -36,12 +38,44 @@ type maker struct {
 	// parent must collect its children's exit status; when the agent ends
 	// init does it.
 	children map[int]string // device by PID
+	// asked are the questions whether a worker works that have no good answer
+	// yet, by device. They are goroutines, which stop ends and asking counts.
+	asked  map[string]*question
+	life   context.Context //nolint:containedctx // of the questions: from open to close
+	stop   context.CancelFunc
+	asking sync.WaitGroup
+}
+
+// question is one ping on its way. err may be read when done is closed.
+type question struct {
+	done chan struct{}
+	err  error
+}
+
+// answerTime is how long a caller waits for a worker that is slow to answer.
+// The question stays open beyond it, see Check.
+const answerTime = time.Second
+
+func newMaker(env tunnel.Env, o Options, secure *nl.Handle) *maker {
+	m := &maker{
+		env: env, argv: o.Worker, secure: secure, children: map[int]string{},
+		patience: cmp.Or(o.Patience, defaultPatience), asked: map[string]*question{},
+	}
+	m.life, m.stop = context.WithCancel(context.Background())
+	return m
+}
+
+func (m *maker) close() {
+	m.stop()
+	m.asking.Wait()
+	m.secure.Close()
 }
 
 // Create starts a worker and waits until it is ready.
 func (m *maker) Create(ctx context.Context, name string, mark tunnel.Mark, d tunnel.Device) error {
 	// A worker that has lost its link is on its way out; when it goes it
 	// removes the socket by its path, so the successor must not be there yet.
+	delete(m.asked, name)
 	if err := m.retire(ctx, name); err != nil {
 		return err
 	}
@@ -128,11 +162,42 @@ func awaitReady(ctx context.Context, ready *os.File) error {
 }
 
 // Check implements wg.Maker: a device is as good as its worker.
-func (m *maker) Check(ctx context.Context, name string) error { return ping(ctx, name, m.patience) }
+//
+// A worker may take m.patience to answer, its caller does not: the agent's
+// loop would stand still for all networks, and with a deadline no longer than
+// the patience it would never learn that the worker is stuck. So the question
+// stays open from call to call, and the answer is unclear meanwhile.
+func (m *maker) Check(ctx context.Context, name string) error {
+	q := m.asked[name]
+	if q == nil {
+		q = &question{done: make(chan struct{})}
+		m.asked[name] = q
+		m.asking.Go(func() {
+			defer close(q.done)
+			q.err = ping(m.life, name, m.patience)
+		})
+	}
+	timer := time.NewTimer(answerTime)
+	defer timer.Stop()
+	select {
+	case <-q.done:
+		// That a worker was silent for so long stays known until its device
+		// is made anew: State may hear of it before Set, which acts on it.
+		if !errors.Is(q.err, os.ErrDeadlineExceeded) {
+			delete(m.asked, name)
+		}
+		return q.err
+	case <-ctx.Done():
+		return fmt.Errorf("ask worker of %s: %w", name, ctx.Err())
+	case <-timer.C:
+		return fmt.Errorf("%w: the worker of %s has not answered yet", wg.ErrUnclear, name)
+	}
+}
 
 // Delete implements wg.Maker: it deletes the link, which ends the worker, and
 // waits for that.
 func (m *maker) Delete(ctx context.Context, name string) error {
+	delete(m.asked, name)
 	p, err := m.ownWorker(name)
 	if err != nil {
 		return fmt.Errorf("delete device %s: %w", name, err)

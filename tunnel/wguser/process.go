@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/wg"
 )
 
 // socketDir is where wireguard-go and wg(8) keep control sockets.
@@ -78,6 +80,9 @@ func peerCred(c *net.UnixConn) (*unix.Ucred, error) {
 // answer, unlike get's, holds no key.
 func ping(ctx context.Context, device string, patience time.Duration) error {
 	c, _, err := dial(device)
+	if err != nil && !errors.Is(err, errNoWorker) {
+		return fmt.Errorf("%w: %w", wg.ErrUnclear, err) // such as no file descriptor left here
+	}
 	if err != nil {
 		return err
 	}

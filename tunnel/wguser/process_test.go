@@ -145,10 +145,6 @@ func TestStuckWorkerIsReplaced(t *testing.T) {
 	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	s, err := n.driver.State(t.Context())
-	if err == nil || len(s.Devices) != 1 || !s.Devices[0].Public.IsZero() {
-		t.Errorf("state of a stuck worker: %+v, %v", s, err)
-	}
 	// A context that ends says nothing about the worker: it must survive.
 	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -158,12 +154,62 @@ func TestStuckWorkerIsReplaced(t *testing.T) {
 	if got := n.worker(); got != pid {
 		t.Errorf("worker %d took the place of %d", got, pid)
 	}
+	s, err := n.driver.State(t.Context())
+	if err == nil || len(s.Devices) != 1 || !s.Devices[0].Public.IsZero() {
+		t.Errorf("state of a stuck worker: %+v, %v", s, err)
+	}
 	// On a busy machine the new worker may be too slow for so little patience.
 	waitFor(t, "a new worker", func() bool { return n.driver.Set(t.Context(), n.spec) == nil })
 	n.close()
 	n.open(options())
 	if now := n.public(); now == old || n.worker() == pid {
 		t.Errorf("key %s, worker %d after the worker was stopped", now, n.worker())
+	}
+}
+
+// TestSlowWorker does what the agent does, round by round, with a deadline no
+// longer than the driver's patience: a worker that does not answer holds up
+// nobody, keeps its device while it may yet answer, and is replaced in the end.
+func TestSlowWorker(t *testing.T) {
+	n := newNode(t)
+	n.set()
+	old, pid := n.public(), n.worker()
+	signal := func(s unix.Signal) {
+		t.Helper()
+		if err := unix.Kill(pid, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	signal(unix.SIGSTOP)
+	const deadline = 15 * time.Second
+	round := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), deadline)
+		defer cancel()
+		_, err := n.driver.State(ctx)
+		err = errors.Join(err, n.driver.Set(ctx, n.spec))
+		if ctx.Err() != nil {
+			t.Fatalf("one round took longer than %v: %v", deadline, err)
+		}
+		return err
+	}
+	if err := round(); err == nil || n.worker() != pid {
+		t.Errorf("round with a slow worker: %v, worker %d, was %d", err, n.worker(), pid)
+	}
+	signal(unix.SIGCONT)
+	waitFor(t, "the worker to answer", func() bool { return round() == nil })
+	if n.public() != old || n.worker() != pid {
+		t.Error("a worker that was only slow was replaced")
+	}
+
+	n.close()
+	impatient := options()
+	impatient.Patience = deadline / 5
+	n.open(impatient)
+	signal(unix.SIGSTOP)
+	waitFor(t, "the worker to fall silent", func() bool { return round() != nil })
+	waitFor(t, "a new worker", func() bool { return round() == nil })
+	if n.public() == old || n.worker() == pid {
+		t.Error("a stuck worker was not replaced")
 	}
 }
 
