@@ -48,11 +48,12 @@ type maker struct {
 
 // question is one ping on its way. err may be read when done is closed.
 type question struct {
-	done chan struct{}
-	err  error
+	asked time.Time
+	done  chan struct{}
+	err   error
 }
 
-// answerTime is how long a caller waits for a worker that is slow to answer.
+// answerTime is how long callers wait for a worker that is slow to answer.
 // The question stays open beyond it, see Check.
 const answerTime = time.Second
 
@@ -170,15 +171,20 @@ func awaitReady(ctx context.Context, ready *os.File) error {
 func (m *maker) Check(ctx context.Context, name string) error {
 	q := m.asked[name]
 	if q == nil {
-		q = &question{done: make(chan struct{})}
+		q = &question{asked: time.Now(), done: make(chan struct{})}
 		m.asked[name] = q
 		m.asking.Go(func() {
 			defer close(q.done)
 			q.err = ping(m.life, name, m.patience)
 		})
 	}
-	timer := time.NewTimer(answerTime)
-	defer timer.Stop()
+	// Together they wait once, not each of them.
+	wait, cancel := context.WithDeadline(ctx, q.asked.Add(answerTime))
+	defer cancel()
+	select {
+	case <-q.done:
+	case <-wait.Done():
+	}
 	select {
 	case <-q.done:
 		// That a worker was silent for so long stays known until its device
@@ -187,9 +193,10 @@ func (m *maker) Check(ctx context.Context, name string) error {
 			delete(m.asked, name)
 		}
 		return q.err
-	case <-ctx.Done():
-		return fmt.Errorf("ask worker of %s: %w", name, ctx.Err())
-	case <-timer.C:
+	default:
+		if ctx.Err() != nil {
+			return fmt.Errorf("ask worker of %s: %w", name, ctx.Err())
+		}
 		return fmt.Errorf("%w: the worker of %s has not answered yet", wg.ErrUnclear, name)
 	}
 }
@@ -382,6 +389,9 @@ func (c *control) bounded(name string, request func() error) error {
 		return err
 	case <-timer.C:
 		p.signal(unix.SIGKILL)
-		return errors.Join(fmt.Errorf("worker of %s does not answer", name), <-done)
+		err := errors.Join(fmt.Errorf("worker of %s does not answer", name), <-done)
+		// Collected here, if it is a child: nothing leads to it any more.
+		p.wait(context.Background(), time.Second)
+		return err
 	}
 }
