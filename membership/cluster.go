@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/membership/noisenet"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
@@ -34,6 +35,7 @@ type Cluster struct {
 
 	pending   atomic.Pointer[record.Node] // newest content not yet published
 	published chan struct{}               // capacity 1: look at pending
+	renewed   chan keys.Credential        // from keepRenewed to the loop
 
 	newTransport func(noisenet.Config) transport // tests replace it
 	transport    transport                       // set by Run before anything reads it
@@ -56,6 +58,7 @@ type control interface {
 	Run(ctx context.Context) error
 	Contact(ctx context.Context, addr netip.AddrPort) (noisenet.Peer, error)
 	Call(ctx context.Context, id ids.NodeID, req []byte) ([]byte, error)
+	SetCredential(c keys.Credential)
 }
 
 // Bounds on what waits and what runs at once.
@@ -80,6 +83,7 @@ func New(o Options) (*Cluster, error) {
 		merges:       make(chan mergeRequest),
 		serving:      make(chan struct{}, maxServing),
 		published:    make(chan struct{}, 1),
+		renewed:      make(chan keys.Credential),
 		newTransport: func(cfg noisenet.Config) transport { return noisenet.New(cfg) },
 	}
 	c.hints = &memberlist.TransmitLimitedQueue{
@@ -143,6 +147,7 @@ func (c *Cluster) runGossip(ctx context.Context, l *loop) error {
 
 	var wg sync.WaitGroup
 	wg.Go(func() { c.persist(ctx) })
+	wg.Go(func() { c.keepRenewed(ctx) })
 	l.run(ctx, gossip)
 
 	c.mu.Lock()

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/membership/noisenet"
 )
 
@@ -113,7 +114,15 @@ func (t *fakeTransport) Shutdown() error {
 }
 
 func (t *fakeTransport) peer() noisenet.Peer {
+	t.net.mu.Lock()
+	defer t.net.mu.Unlock()
 	return noisenet.Peer{ID: t.cfg.Node, Credential: t.cfg.Credential, Addr: t.cfg.Bind}
+}
+
+func (t *fakeTransport) SetCredential(c keys.Credential) {
+	t.net.mu.Lock()
+	defer t.net.mu.Unlock()
+	t.cfg.Credential = c
 }
 
 func (t *fakeTransport) Contact(_ context.Context, addr netip.AddrPort) (noisenet.Peer, error) {

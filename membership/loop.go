@@ -12,6 +12,7 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
+	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
 
@@ -59,9 +60,12 @@ type loop struct {
 	peers  map[ids.NodeID]*peer
 	dirty  bool // the view may be stale
 
+	credential keys.Credential // of this node, the newest
+
 	content   *record.Node // what Publish said last; nil before
 	published record.Head  // what this node signed last
 	publishAt time.Time    // earliest next publication
+	unsaid    string       // why the own record was not published, as logged
 	echoAt    time.Time    // earliest answer to another echo
 	echoes    int
 
@@ -82,12 +86,13 @@ type loop struct {
 
 func newLoop(c *Cluster, set record.Set) *loop {
 	l := &loop{
-		c:     c,
-		set:   set,
-		peers: make(map[ids.NodeID]*peer),
-		pulls: make(map[ids.NodeID]pull),
-		done:  make(chan result, maxJobs),
-		dirty: true,
+		c:          c,
+		credential: c.opts.Identity.Credential,
+		set:        set,
+		peers:      make(map[ids.NodeID]*peer),
+		pulls:      make(map[ids.NodeID]pull),
+		done:       make(chan result, maxJobs),
+		dirty:      true,
 	}
 	for _, addr := range c.opts.Seeds {
 		l.seeds = append(l.seeds, &seed{addr: addr})
@@ -121,6 +126,9 @@ func (l *loop) run(ctx context.Context, gossip *memberlist.Memberlist) {
 			l.merge(time.Now(), m.items)
 			l.flush(time.Now()) // before the reply: the asker reads the view next
 			m.reply <- l.c.view.Load().snap.Digest
+		case cred := <-l.c.renewed:
+			l.credential = cred
+			l.renewOwn(time.Now())
 		case r := <-l.done:
 			l.running[r.kind]--
 			l.finish(time.Now(), r)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 
+	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/membership/noisenet"
 	"github.com/secure-overlay/secure-overlay/membership/record"
@@ -22,6 +23,10 @@ type Options struct {
 	Profile   string           // "lan" (default), "wan" or "local"
 
 	Admission noisenet.Admission // nil: this node admits nobody
+	Renewal   Renewer            // nil: this node renews nobody's certificate
+	// Adopt keeps a renewed credential, which has been verified, for the next
+	// start. Nil: this node's certificate is not renewed.
+	Adopt func(keys.Credential) error
 
 	// NextSeq returns a number above every one it has returned before, also
 	// across restarts.

@@ -31,6 +31,8 @@ type profile struct {
 	spread   time.Duration // per member: first contact with new members is spread over this
 	call     time.Duration // one control request
 	save     time.Duration // least time between two writes of the cache
+	renew    time.Duration // how often a due renewal is tried, at first
+	renewMax time.Duration // and at last
 }
 
 var profiles = map[string]profile{
@@ -41,6 +43,7 @@ var profiles = map[string]profile{
 		tick: 100 * time.Millisecond, grace: 500 * time.Millisecond, resync: 30 * time.Second,
 		retryMin: time.Second, retryMax: 30 * time.Second, spread: 20 * time.Millisecond,
 		call: 20 * time.Second, save: 5 * time.Second,
+		renew: time.Minute, renewMax: time.Hour,
 	},
 	ProfileWAN: {
 		probe: 5 * time.Second, probeTimeout: 3 * time.Second,
@@ -49,6 +52,7 @@ var profiles = map[string]profile{
 		tick: 250 * time.Millisecond, grace: 2 * time.Second, resync: 60 * time.Second,
 		retryMin: time.Second, retryMax: 30 * time.Second, spread: 50 * time.Millisecond,
 		call: 60 * time.Second, save: 5 * time.Second,
+		renew: time.Minute, renewMax: time.Hour,
 	},
 	ProfileLocal: {
 		probe: 500 * time.Millisecond, probeTimeout: 250 * time.Millisecond,
@@ -57,5 +61,6 @@ var profiles = map[string]profile{
 		tick: 20 * time.Millisecond, grace: 100 * time.Millisecond, resync: 5 * time.Second,
 		retryMin: 200 * time.Millisecond, retryMax: 3 * time.Second, spread: 10 * time.Millisecond,
 		call: 10 * time.Second, save: 200 * time.Millisecond,
+		renew: 200 * time.Millisecond, renewMax: 2 * time.Second,
 	},
 }

@@ -2,6 +2,8 @@ package membership
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"math"
 	"time"
 
@@ -26,7 +28,7 @@ func (l *loop) publish(now time.Time) {
 		}
 	}
 	if err := n.Validate(); err != nil {
-		l.c.log.Error("own record is not published", logkey.Error, err)
+		l.unpublished(err)
 		return
 	}
 	l.content = n
@@ -34,7 +36,21 @@ func (l *loop) publish(now time.Time) {
 		l.published = have.Head
 		return
 	}
-	l.sign(now)
+	if err := l.sign(now); err != nil {
+		l.unpublished(err)
+		// The disk may have room again, the clock may be put right, or the
+		// certificate renewed: newer content, if there is any, or this.
+		l.c.pending.CompareAndSwap(nil, n)
+		l.publishAt = now.Add(l.c.prof.retryMin)
+	}
+}
+
+// unpublished logs why the own record is not published, once for each reason.
+func (l *loop) unpublished(err error) {
+	if text := err.Error(); text != l.unsaid {
+		l.unsaid = text
+		l.c.log.Error("own record is not published", logkey.Error, err)
+	}
 }
 
 // sameContent compares everything but the sequence number.
@@ -44,18 +60,16 @@ func sameContent(a, b record.Node) bool {
 }
 
 // sign publishes l.content above every own record known so far.
-func (l *loop) sign(now time.Time) {
+func (l *loop) sign(now time.Time) error {
 	seq, err := l.c.opts.NextSeq()
 	if err != nil {
 		// Without a number that survives a crash a later record could be
 		// taken for an older one: better late than never heard again.
-		l.c.log.Error("own record is not published: no sequence number", logkey.Error, err)
-		return
+		return fmt.Errorf("no sequence number: %w", err)
 	}
 	if have := l.set.Get(l.c.self); have != nil && seq <= have.Head.Seq {
 		if have.Head.Seq == math.MaxUint64 {
-			l.c.log.Error("own record is not published: sequence numbers are used up, the node needs a new identity")
-			return
+			return errors.New("sequence numbers are used up, the node needs a new identity")
 		}
 		seq = have.Head.Seq + 1
 	}
@@ -63,30 +77,29 @@ func (l *loop) sign(now time.Time) {
 	n.Seq = seq
 	raw, err := record.Sign(n, l.c.opts.Identity.Node)
 	if err != nil {
-		l.c.log.Error("own record is not published", logkey.Error, err)
-		return
+		return err
 	}
-	l.insertOwn(now, record.Entry{Credential: l.c.opts.Identity.Credential, Record: raw})
+	return l.insertOwn(now, record.Entry{Credential: l.credential, Record: raw})
 }
 
 // insertOwn puts an entry of this node into the set, by the same checks that
 // every other node will make.
-func (l *loop) insertOwn(now time.Time, e record.Entry) {
+func (l *loop) insertOwn(now time.Time, e record.Entry) error {
 	it, err := record.Verify(l.c.opts.Identity.Trust, now, e, l.set.Get(l.c.self))
 	if err != nil {
-		l.c.log.Error("own record is not published", logkey.Error, err)
-		return
+		return err
 	}
 	if _, err := l.set.Insert(it); err != nil {
-		l.c.log.Error("own record is not published", logkey.Error, err)
-		return
+		return err
 	}
 	l.published = l.set.Get(l.c.self).Head
 	l.publishAt = now.Add(l.c.prof.tick)
+	l.unsaid = ""
 	l.dirty = true
 	l.hint(l.published)
 	l.pushOwn()
 	l.c.log.Debug("own record is published", logkey.Seq, l.published.Seq)
+	return nil
 }
 
 // maxPush is how many members a node tells of its new record itself.
@@ -105,16 +118,19 @@ func (l *loop) pushOwn() {
 	}
 }
 
-// renewOwn brings a renewed certificate into the own entry that the cache
-// kept. The record stays as it is until the agent publishes.
+// renewOwn brings a renewed certificate into the own entry. The record stays
+// as it is until the agent publishes.
 func (l *loop) renewOwn(now time.Time) {
 	have := l.set.Get(l.c.self)
 	if have == nil {
 		return
 	}
-	e := record.Entry{Credential: l.c.opts.Identity.Credential, Record: have.Entry.Record}
-	if !have.Holds(e) {
-		l.insertOwn(now, e)
+	e := record.Entry{Credential: l.credential, Record: have.Entry.Record}
+	if have.Holds(e) {
+		return
+	}
+	if err := l.insertOwn(now, e); err != nil {
+		l.unpublished(err)
 	}
 }
 
@@ -153,7 +169,9 @@ func (l *loop) outbid() bool {
 }
 
 func (l *loop) answerEcho(now time.Time) {
-	l.sign(now)
+	if err := l.sign(now); err != nil {
+		l.unpublished(err)
+	}
 	l.echoAt = now.Add(time.Second << min(l.echoes, 6))
 	l.echoes++
 }

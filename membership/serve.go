@@ -33,6 +33,8 @@ func (c *Cluster) serve(ctx context.Context, from noisenet.Peer, req []byte) ([]
 		return c.servePush(ctx, from, req)
 	case kindGet:
 		return c.serveGet(from, req)
+	case kindRenew:
+		return c.serveRenew(from, req)
 	}
 	return nil, fmt.Errorf("%w: kind %d", errMessage, req[0])
 }

@@ -25,4 +25,5 @@ const (
 	Op       = "op"       // change made to the kernel
 	Call     = "call"     // operation asked for on the control socket
 	UID      = "uid"      // user ID of a caller
+	Expires  = "expires"  // when something ends
 )

@@ -79,9 +79,18 @@ func (a *Authority) Member(name string, serial uint64, begin time.Time) (keystor
 		NotAfter:  begin.AddDate(0, 0, 30),
 		Issuer:    a.issuer.Public(),
 	}
-	id.Credential = keys.Credential{Delegation: a.Delegation, Cert: keys.SignCert(a.issuer, id.Cert)}
-	if id.Credential.Cert == nil {
-		return keystore.Identity{}, fmt.Errorf("make member %s: certificate is not valid", name)
+	if id.Credential, err = a.Certify(id.Cert); err != nil {
+		return keystore.Identity{}, fmt.Errorf("make member %s: %w", name, err)
 	}
 	return id, nil
+}
+
+// Certify signs a certificate of the cluster, whatever it says.
+func (a *Authority) Certify(c keys.Cert) (keys.Credential, error) {
+	c.Cluster, c.Issuer = a.Trust.Cluster, a.issuer.Public()
+	out := keys.Credential{Delegation: a.Delegation, Cert: keys.SignCert(a.issuer, c)}
+	if out.Cert == nil {
+		return out, fmt.Errorf("sign certificate: %w", c.Validate())
+	}
+	return out, nil
 }

@@ -1,0 +1,223 @@
+package membership
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/logkey"
+	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/membership/noisenet"
+	"github.com/secure-overlay/secure-overlay/membership/record"
+)
+
+// kindRenew asks an issuer for a new certificate: the asker's own, for the
+// same keys. There is nothing to say beyond that; the handshake says who asks.
+const kindRenew = 0x04
+
+// Renewer signs new certificates for members; *keystore.Issuer. The caller has
+// verified member. It answers a repeated request alike.
+type Renewer interface {
+	Renew(now time.Time, member keys.Cert) (keys.Credential, error)
+}
+
+var (
+	errNoIssuer   = errors.New("no issuer is known")
+	errNotRenewed = errors.New("answer is no renewed certificate of this node")
+)
+
+// keepRenewed renews the certificate of this node from half of its life on,
+// until ctx ends. Without Options.Adopt it does nothing: a certificate that a
+// restart forgets would hide that the one on disk runs out.
+//
+// What is due is read off the wall clock at each tick, so that neither a
+// suspended machine nor a corrected clock makes it miss its time.
+func (c *Cluster) keepRenewed(ctx context.Context) {
+	if c.opts.Adopt == nil {
+		return
+	}
+	r := renewal{c: c, cert: c.opts.Identity.Cert}
+	ticker := time.NewTicker(c.prof.renew)
+	defer ticker.Stop()
+	for {
+		r.step(ctx, time.Now())
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// renewal is owned by the goroutine in keepRenewed.
+type renewal struct {
+	c       *Cluster
+	cert    keys.Cert // in force
+	retryAt time.Time
+	backoff time.Duration
+	failed  string // the failure, as logged
+}
+
+// halfLife is when a certificate is due for renewal.
+func halfLife(cert keys.Cert) time.Time {
+	return cert.NotBefore.Add(cert.NotAfter.Sub(cert.NotBefore) / 2)
+}
+
+func (r *renewal) step(ctx context.Context, now time.Time) {
+	if now.Before(halfLife(r.cert)) || now.Before(r.retryAt) {
+		return
+	}
+	err := r.renew(ctx)
+	if err == nil {
+		r.backoff, r.retryAt, r.failed = 0, time.Time{}, ""
+		r.c.log.Info("own certificate is renewed", logkey.Expires, r.cert.NotAfter)
+		return
+	}
+	r.backoff = min(max(2*r.backoff, r.c.prof.renew), r.c.prof.renewMax)
+	r.retryAt = now.Add(r.backoff + jitter(r.backoff/4))
+	if text := err.Error(); text != r.failed && ctx.Err() == nil {
+		r.failed = text
+		r.c.log.Warn("own certificate is not renewed yet", logkey.Expires, r.cert.NotAfter, logkey.Error, err)
+	}
+}
+
+// renew gets a certificate, keeps it, and only then shows it to others: after
+// a crash the disk must not be behind what the cluster has seen.
+func (r *renewal) renew(ctx context.Context) error {
+	cred, err := r.ask(ctx)
+	if err != nil {
+		return err
+	}
+	cert, err := r.check(time.Now(), cred)
+	if err != nil {
+		return err
+	}
+	if err := r.c.opts.Adopt(cred); err != nil {
+		return fmt.Errorf("keep renewed certificate: %w", err)
+	}
+	r.cert = cert
+	r.c.transport.SetCredential(cred)
+	select {
+	case r.c.renewed <- cred:
+	case <-ctx.Done():
+		// The next start reads it from the disk.
+	}
+	return nil
+}
+
+// ask tries this node's own issuer, else every other one, live ones first.
+func (r *renewal) ask(ctx context.Context) (keys.Credential, error) {
+	if own := r.c.opts.Renewal; own != nil {
+		return own.Renew(time.Now(), r.cert)
+	}
+	err := errNoIssuer
+	for _, id := range issuers(r.c.Snapshot()) {
+		var b []byte
+		if b, err = r.c.call(ctx, id, []byte{kindRenew, version}); err != nil {
+			continue
+		}
+		var cred keys.Credential
+		if cred, err = parseRenewAnswer(b); err == nil {
+			return cred, nil
+		}
+	}
+	return keys.Credential{}, fmt.Errorf("renew certificate: %w", err)
+}
+
+// issuers lists the other nodes that say in their certificate that they have an
+// issuer key. The role only tells whom to ask: check decides.
+func issuers(s Snapshot) []ids.NodeID {
+	var alive, others []ids.NodeID
+	for _, m := range s.Members {
+		switch {
+		case m.ID == s.Self || m.Cert.Roles&keys.RoleIssuer == 0:
+		case m.State == StateAlive:
+			alive = append(alive, m.ID)
+		default:
+			others = append(others, m.ID)
+		}
+	}
+	return append(alive, others...)
+}
+
+// check accepts a credential that every other member will accept, for exactly
+// this node's keys, that lasts longer than the one in force: an answer, even
+// an issuer's, must not lock this node out of the cluster.
+func (r *renewal) check(now time.Time, cred keys.Credential) (keys.Cert, error) {
+	cert, err := r.c.opts.Identity.Trust.VerifyMember(cred, now)
+	if err != nil {
+		return keys.Cert{}, fmt.Errorf("check renewed certificate: %w", err)
+	}
+	id := r.c.opts.Identity
+	if cert.Identity != id.Node.Public() || cert.Noise != id.Noise.Public() ||
+		!cert.NotAfter.After(r.cert.NotAfter) || !cert.NotBefore.After(r.cert.NotBefore) {
+		return keys.Cert{}, errNotRenewed
+	}
+	return cert, nil
+}
+
+// serveRenew answers a member that asks for a new certificate. It renews the
+// certificate that the peer has shown in its handshake, verified again as of
+// now: a stream may be older than the certificate's end.
+func (c *Cluster) serveRenew(from noisenet.Peer, req []byte) ([]byte, error) {
+	if len(req) != 2 {
+		return nil, errMessage
+	}
+	if c.opts.Renewal == nil {
+		return nil, errors.New("this node has no issuer key")
+	}
+	now := time.Now()
+	cert, err := c.opts.Identity.Trust.VerifyMember(from.Credential, now)
+	if err != nil {
+		return nil, fmt.Errorf("renew certificate: %w", err)
+	}
+	// Noise has tied the credential to the peer; this keeps a mistake there
+	// from handing one member's certificate to another.
+	if cert.ID() != from.ID {
+		return nil, errors.New("renew certificate: it belongs to another node")
+	}
+	cred, err := c.opts.Renewal.Renew(now, cert)
+	if err != nil {
+		c.log.Warn("certificate of a member is not renewed", logkey.Node, from.ID, logkey.Name, cert.Hostname, logkey.Error, err)
+		// The reason stays in this node's log.
+		return nil, errors.New("renewal refused")
+	}
+	c.log.Info("certificate of a member is renewed", logkey.Node, from.ID, logkey.Name, cert.Hostname)
+	return renewAnswer(cred), nil
+}
+
+// renewAnswer carries a credential: u16 length and delegation, u16 length and
+// certificate.
+func renewAnswer(c keys.Credential) []byte {
+	b := []byte{kindRenew | kindAnswer, version}
+	for _, part := range [][]byte{c.Delegation, c.Cert} {
+		b = binary.BigEndian.AppendUint16(b, uint16(len(part)))
+		b = append(b, part...)
+	}
+	return b
+}
+
+func parseRenewAnswer(b []byte) (keys.Credential, error) {
+	var c keys.Credential
+	if len(b) < 2 || b[0] != kindRenew|kindAnswer || b[1] != version {
+		return c, errMessage
+	}
+	b = b[2:]
+	for _, part := range []*[]byte{&c.Delegation, &c.Cert} {
+		if len(b) < 2 {
+			return keys.Credential{}, errMessage
+		}
+		n := int(binary.BigEndian.Uint16(b))
+		if b = b[2:]; n == 0 || n > record.MaxCredential || n > len(b) {
+			return keys.Credential{}, errMessage
+		}
+		*part, b = append([]byte(nil), b[:n]...), b[n:]
+	}
+	if len(b) != 0 {
+		return keys.Credential{}, errMessage
+	}
+	return c, nil
+}
