@@ -84,11 +84,11 @@ func chains(port uint16) []chainSpec {
 	if port != 0 {
 		input = append(input, join(vxlanFromMember(port), counted(), accept()))
 	}
-	input = append(input,
-		join(icmp6(1, 4), accept()),     // errors; packet too big is what MTU discovery needs
-		join(icmp6(128, 129), accept()), // echo, for probes through a device
-		drop(),
-	)
+	// Echo, for probes through a device, and no ICMPv6 errors: every peer is one
+	// hop away and the MTU is derived, so nobody can have a true one to tell.
+	// The kernel would believe a peer's "packet too big" about another peer,
+	// and fragment, and fragments are dropped: one member could cut off two.
+	input = append(input, join(icmp6(128, 129), accept()), drop())
 	return []chainSpec{
 		{"input", nftables.ChainHookInput, input},
 		{"forward", nftables.ChainHookForward, [][]expr.Any{drop()}},

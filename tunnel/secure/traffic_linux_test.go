@@ -251,3 +251,39 @@ func TestFlipsLoseNothing(t *testing.T) {
 	}
 	t.Logf("%d flips, %d packets, %d lost; one Set took %v", flips, r.Sent, r.Lost(), each/flips)
 }
+
+// TestForgedPacketTooBig lets a peer pretend that the way to another peer is
+// narrow. Believed, the packets to that peer would be fragmented, and fragments
+// are dropped: one member could cut off two others.
+func TestForgedPacketTooBig(t *testing.T) {
+	p := newPlace(t)
+	s := spec()
+	s.Routes = append(s.Routes, Route{Peer: rogue, Device: "soxxxxxxa1"})
+	ok(t, p.n.Set(context.Background(), s))
+	c := udp(t, p.n.ns, self, port)
+	defer func() { _ = c.Close() }()
+	ok(t, write(c, friend, 42, 0)) // so that the socket is known to the kernel
+
+	var fd int
+	ok(t, p.peers.Do(func() (err error) {
+		fd, err = unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
+		return err
+	}))
+	defer func() { _ = unix.Close(fd) }()
+	ok(t, unix.Bind(fd, &unix.SockaddrInet6{Addr: rogue.As16()}))
+	// Type 2, MTU 1280, then the packet complained about: IPv6 and UDP from
+	// self to friend (RFC 4443 section 3.2).
+	forged := []byte{2, 0, 0, 0, 0, 0, 0x05, 0x00, 0x60, 0, 0, 0, 0, 72, unix.IPPROTO_UDP, 64}
+	from, to := self.As16(), friend.As16()
+	forged = append(append(forged, from[:]...), to[:]...)
+	forged = binary.BigEndian.AppendUint16(forged, port)
+	forged = binary.BigEndian.AppendUint16(forged, port)
+	forged = append(forged, make([]byte, 68)...)
+	ok(t, unix.Sendto(fd, forged, 0, &unix.SockaddrInet6{Addr: self.As16()}))
+	echo(t, p) // over the same path, so the forged packet has been dealt with
+	for _, r := range must(p.n.h.RouteGet(friend.AsSlice()))(t) {
+		if r.MTU != 0 {
+			t.Errorf("the route to a peer has MTU %d after another peer's word", r.MTU)
+		}
+	}
+}
