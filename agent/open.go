@@ -235,6 +235,7 @@ func (a *Agent) openCluster(ctx context.Context, l *loop) (*membership.Cluster, 
 		Seeds:   append(a.seeds(ctx), a.opts.Store.Seeds()...),
 		NextSeq: a.opts.Store.NextSeq, SaveSeeds: a.opts.Store.SaveSeeds,
 		Cache: membership.FileCache{Path: filepath.Join(l.cfg.DataDir, cacheFile)},
+		Adopt: adoptInto(a.opts.Store),
 		Log:   l.log,
 	}
 	for _, own := range l.own {
@@ -242,7 +243,7 @@ func (a *Agent) openCluster(ctx context.Context, l *loop) (*membership.Cluster, 
 	}
 	switch i, err := a.issuerOf(); {
 	case err == nil:
-		o.Admission = admission{i}
+		o.Admission, o.Renewal = admission{i}, i
 	case !errors.Is(err, keystore.ErrNoIssuer):
 		return nil, fmt.Errorf("open issuer key: %w", err)
 	}

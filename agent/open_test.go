@@ -70,6 +70,9 @@ type stubIssuer struct {
 func (i *stubIssuer) Issue(time.Time, keys.TokenID, keys.JoinRequest) (keys.JoinAnswer, error) {
 	return keys.JoinAnswer{}, i.err
 }
+func (i *stubIssuer) Renew(time.Time, keys.Cert) (keys.Credential, error) {
+	return keys.Credential{}, i.err
+}
 func (i *stubIssuer) Tokens(time.Time) []keystore.TokenInfo { return i.tokens }
 func (i *stubIssuer) RevokeToken(keys.TokenID) error        { return i.err }
 func (i *stubIssuer) CreateToken(_ time.Duration, seeds []netip.AddrPort, _ time.Time) (keys.Token, keystore.TokenInfo, error) {

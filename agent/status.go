@@ -72,6 +72,9 @@ func (l *loop) status(ctx context.Context) api.Status {
 	s.Networks = networks
 	s.Peers = l.peers(snap)
 	s.Problems = append(l.problems(), wrong...)
+	if p, ok := certificateProblem(l.ownCert(snap), l.now()); ok {
+		s.Problems = append(s.Problems, p)
+	}
 	s.Problems = append(s.Problems, l.quietPeers(s.Peers)...)
 	switch {
 	case l.stopping:

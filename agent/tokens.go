@@ -10,6 +10,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
+	"github.com/secure-overlay/secure-overlay/membership"
 	"github.com/secure-overlay/secure-overlay/membership/noisenet"
 )
 
@@ -19,6 +20,7 @@ type issuer interface {
 	Tokens(now time.Time) []keystore.TokenInfo
 	RevokeToken(id keys.TokenID) error
 	admitter
+	membership.Renewer
 }
 
 // admitter is the part that answers joiners.

@@ -101,7 +101,12 @@ func (s *Store) Adopt(trust keys.Trust, a keys.JoinAnswer) error {
 	if err := s.dir.replace(nodeCertName, m.encode()); err != nil {
 		return fmt.Errorf("adopt certificate: %w", err)
 	}
-	s.id.setMember(m, cert, a.Access.Clone())
+	access := s.id.Access
+	if !access.Equal(a.Access) {
+		access = a.Access.Clone()
+	}
+	// After a renewal it is the same key, in the memory that Close wipes.
+	s.id.setMember(m, cert, access)
 	return nil
 }
 
