@@ -20,13 +20,13 @@ type issuer interface {
 	Tokens(now time.Time) []keystore.TokenInfo
 	RevokeToken(id keys.TokenID) error
 	admitter
-	membership.Renewer
 }
 
-// admitter is the part that answers joiners.
+// admitter is the part that answers joiners and renews.
 type admitter interface {
 	JoinKeys(low32 uint32) []keystore.JoinKey
 	Issue(now time.Time, id keys.TokenID, req keys.JoinRequest) (keys.JoinAnswer, error)
+	membership.Renewer
 }
 
 // admission lets an issuer answer joiners on the control port.

@@ -50,6 +50,7 @@ type Cluster struct {
 type transport interface {
 	memberlist.NodeAwareTransport
 	control
+	SetCredential(c keys.Credential)
 }
 
 // control is the part of it that memberlist does not know.
@@ -58,7 +59,6 @@ type control interface {
 	Run(ctx context.Context) error
 	Contact(ctx context.Context, addr netip.AddrPort) (noisenet.Peer, error)
 	Call(ctx context.Context, id ids.NodeID, req []byte) ([]byte, error)
-	SetCredential(c keys.Credential)
 }
 
 // Bounds on what waits and what runs at once.
