@@ -71,8 +71,10 @@ func newBridge() *netlink.Bridge {
 // a kernel built without one of these refuses even to turn it off.
 func bridgeSettings(have *netlink.Bridge) *netlink.Bridge {
 	off, none := false, uint16(0)
+	// By name, without the index: a request with both is taken for a renaming,
+	// which kernels before 6.2 refuse for a link that is up (EBUSY), even to the
+	// same name.
 	b := &netlink.Bridge{LinkAttrs: attrs(bridgeName)}
-	b.Index = have.Index
 	if have.MulticastSnooping != nil && *have.MulticastSnooping {
 		b.MulticastSnooping = &off
 	}
