@@ -19,6 +19,7 @@ func Suites() []Suite {
 		{Package: "tunnel/wgkernel"},
 		{Package: "tunnel/wguser"},
 		{Package: "vxlan"},
+		{Package: "test/e2e", Product: true, Seconds: 420},
 	}
 }
 
