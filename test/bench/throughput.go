@@ -87,8 +87,13 @@ func setUps(ctx context.Context, f *fleet.Fleet, mtu int) ([]*variant, error) {
 	if err != nil {
 		return nil, err
 	}
+	plain, err := plainVXLAN(a, b, mtu)
+	if err != nil {
+		return nil, err
+	}
 	vs := []*variant{
 		{name: "raw veth", from: a.NS(), to: b.NS(), dst: b.V4()},
+		plain,
 		wgDst,
 	}
 	for _, nw := range []struct{ network, name string }{{"lab", "ours, plaintext VXLAN"}, {"blue", "ours, encrypted"}} {
@@ -105,6 +110,26 @@ func setUps(ctx context.Context, f *fleet.Fleet, mtu int) ([]*variant, error) {
 	}
 	return vs, nil
 }
+
+// plainVXLAN joins the two hosts by VXLAN devices made by hand, without bridge
+// or container, on a port of their own.
+func plainVXLAN(a, b *netlab.Host, mtu int) (*variant, error) {
+	const vni, port = 77, 14789
+	in := func(last byte) netip.Prefix { return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 98, 0, last}), 24) }
+	if err := a.VXLAN("plain0", vni, a.V4(), b.V4(), port, mtu-50, in(1)); err != nil {
+		return nil, err
+	}
+	if err := b.VXLAN("plain0", vni, b.V4(), a.V4(), port, mtu-50, in(2)); err != nil {
+		return nil, err
+	}
+	return &variant{name: plainName, from: a.NS(), to: b.NS(), dst: in(2).Addr()}, nil
+}
+
+// The set-ups that the others are compared with.
+const (
+	plainName = "plain VXLAN, by hand"
+	wgName    = "wireguard-go, layer 3"
+)
 
 // measure adds one round: a TCP stream, then pings on the idle path.
 func (v *variant) measure(ctx context.Context, d time.Duration) error {
@@ -133,7 +158,7 @@ func report(vs []*variant, mtu int) {
 		fmt.Printf("%-24s %8.0f %15s %9s %8.2f %8.2f\n", v.name, m,
 			fmt.Sprintf("%.0f-%.0f", slices.Min(v.mbit), slices.Max(v.mbit)),
 			median(v.rtt).Round(time.Microsecond),
-			m/base["ours, plaintext VXLAN"], m/base["wireguard-go, layer 3"])
+			m/base[plainName], m/base[wgName])
 	}
 }
 

@@ -93,7 +93,7 @@ func wireguardPair(ctx context.Context, lab *netlab.Lab, mtu int) (*variant, err
 			return nil, err
 		}
 	}
-	return &variant{name: "wireguard-go, layer 3", from: hosts[0].NS(), to: hosts[1].NS(), dst: addr(1)}, nil
+	return &variant{name: wgName, from: hosts[0].NS(), to: hosts[1].NS(), dst: addr(1)}, nil
 }
 
 // startWorker starts a worker and waits until its link exists. The worker
