@@ -121,3 +121,33 @@ func TestIdleStreamCloses(t *testing.T) {
 		t.Errorf("call after the idle close: %v", err)
 	}
 }
+
+// TestCallEndsInTime: a peer that lets the stream back up holds nobody longer
+// than the caller has said it will wait.
+func TestCallEndsInTime(t *testing.T) {
+	a, b := pair(t, func(c *Config) { c.Handler = echo })
+	if _, err := a.Call(testContext(t), b.node.id, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	a.mu.Lock()
+	c := a.peers[b.node.id].controls[0]
+	a.mu.Unlock()
+	// As a message does that does not get through.
+	c.sendMu.Lock()
+	go func() {
+		<-c.done // the stream must end: half a message may have left
+		c.sendMu.Unlock()
+	}()
+	ctx, cancel := context.WithTimeout(testContext(t), 200*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	if _, err := a.Call(ctx, b.node.id, []byte("y")); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("call: %v, want the deadline", err)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("call took %v", took)
+	}
+	if _, err := a.Call(testContext(t), b.node.id, []byte("z")); err != nil {
+		t.Errorf("next call: %v", err)
+	}
+}

@@ -87,6 +87,9 @@ func isHello(channel uint8, data []byte) error {
 // call sends one request and waits for its answer. errBroken is in the error
 // if the stream broke before the answer came.
 func (c *control) call(ctx context.Context, req []byte) ([]byte, error) {
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
 	select {
 	case c.slots <- struct{}{}:
 	case <-c.done:
@@ -98,7 +101,15 @@ func (c *control) call(ctx context.Context, req []byte) ([]byte, error) {
 	defer c.wait(-1)
 	ch := make(chan answer, 1)
 	began := time.Now()
-	if err := c.sendRequest(ch, req); err != nil {
+	// A peer that reads slowly could hold the caller for the time of a frame
+	// times the number of frames. When ctx ends first, so does the stream,
+	// because part of the message may have left.
+	sent := context.AfterFunc(ctx, c.close)
+	err := c.sendRequest(ch, req)
+	if !sent() {
+		return nil, ctx.Err()
+	}
+	if err != nil {
 		c.close()
 		return nil, fmt.Errorf("%w: %w", errBroken, err)
 	}
