@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -149,5 +150,33 @@ func TestCallEndsInTime(t *testing.T) {
 	}
 	if _, err := a.Call(testContext(t), b.node.id, []byte("z")); err != nil {
 		t.Errorf("next call: %v", err)
+	}
+}
+
+// TestOtherFamily: a node bound to an IPv4 address does not open a stream to an
+// IPv6 one, over which it could never send a datagram.
+func TestOtherFamily(t *testing.T) {
+	c := newTestCluster(1)
+	for bind, want := range map[string]struct{ v4, v6 bool }{
+		"127.0.0.1:0": {v4: true},
+		"0.0.0.0:0":   {v4: true},
+		"[::1]:0":     {v6: true},
+		"[::]:0":      {v4: true, v6: true},
+	} {
+		n := c.node(30)
+		tr := New(Config{Node: n.id, Trust: c.trust, Bind: netip.MustParseAddrPort(bind)})
+		if got := tr.sameFamily(netip.MustParseAddr("198.18.0.1")) == nil; got != want.v4 {
+			t.Errorf("bound to %s: IPv4 %v", bind, got)
+		}
+		if got := tr.sameFamily(netip.MustParseAddr("2001:db8::1")) == nil; got != want.v6 {
+			t.Errorf("bound to %s: IPv6 %v", bind, got)
+		}
+	}
+	a, b := start(t, c.node(10), nil), startAt(t, c.node(20), netip.MustParseAddrPort("[::]:0"), nil)
+	if _, err := a.Contact(testContext(t), netip.AddrPortFrom(netip.IPv6Loopback(), b.Port())); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("contact over IPv6: %v, want ErrUnreachable", err)
+	}
+	if _, err := a.Contact(testContext(t), netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), b.Port())); err != nil {
+		t.Errorf("contact over IPv4: %v", err)
 	}
 }

@@ -28,10 +28,25 @@ func isReset(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
+// sameFamily refuses an address that the UDP socket cannot send to. A stream
+// would come up there all the same, and every datagram session that it agrees
+// on would then lead nowhere, although the peer may have an address that works.
+func (t *Transport) sameFamily(to netip.Addr) error {
+	own := t.cfg.Bind.Addr()
+	switch {
+	case own.Unmap().Is4() == to.Is4(), own.Is6() && own.IsUnspecified():
+		return nil
+	}
+	return fmt.Errorf("dial %s: this node is bound to %s only: %w", to, own, ErrUnreachable)
+}
+
 // dialStream connects to one address and runs the handshake. The deadline of
 // ctx, or the handshake limit if that is earlier, covers all of it. The
 // connection is tracked; untrack ends it.
 func (t *Transport) dialStream(ctx context.Context, addr netip.AddrPort, expect ids.NodeID) (*secureConn, error) {
+	if err := t.sameFamily(addr.Addr()); err != nil {
+		return nil, err
+	}
 	raw, err := dialTCP(ctx, addr)
 	if err != nil {
 		return nil, err
