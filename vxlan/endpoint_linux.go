@@ -30,6 +30,17 @@ func (p *Programmer) addPort(r *room, op Op) error {
 	if err := p.mayHold(r, e.NsID); err != nil {
 		return err
 	}
+	// For an existing pair the kernel tells in which namespace its other end
+	// is. A new one must not go to a namespace that was made at the same path
+	// and has the inode number of the attached one, which has ended: nobody
+	// asked for that one to be on this network.
+	id, err := ns.LastingID()
+	if err != nil {
+		return err
+	}
+	if !id.Is(e.NsID) {
+		return fmt.Errorf("%w: %s names a later one", ErrEndpointGone, e.Netns)
+	}
 	veth := netlink.NewVeth(attrs(portName(e.ID)))
 	veth.MTU, veth.PeerMTU = op.MTU, uint32(op.MTU)
 	veth.PeerName, veth.PeerHardwareAddr = e.Ifname, e.MAC[:]
@@ -53,14 +64,14 @@ func (p *Programmer) mayHold(r *room, id nl.ID) error {
 	for _, other := range p.rooms {
 		forbidden = append(forbidden, other)
 	}
-	if slices.ContainsFunc(forbidden, func(o *room) bool { return o.id == id }) {
+	if slices.ContainsFunc(forbidden, func(o *room) bool { return o.id.Is(id) }) {
 		return ErrForbidden
 	}
 	if p.opts.Secure == nil {
 		return nil
 	}
 	secure, err := p.opts.Secure.ID()
-	if err == nil && secure == id {
+	if err == nil && secure.Is(id) {
 		err = ErrForbidden
 	}
 	return err

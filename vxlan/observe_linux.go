@@ -270,7 +270,7 @@ func openEndpoint(e Endpoint) (*nl.Namespace, error) {
 	if err != nil {
 		return nil, errors.Join(err, ns.Close())
 	}
-	if id != e.NsID {
+	if !id.Is(e.NsID) {
 		_ = ns.Close()
 		return nil, fmt.Errorf("%w: %s names another one", ErrEndpointGone, e.Netns)
 	}

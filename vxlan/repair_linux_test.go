@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -368,4 +369,63 @@ func blamed(err error, endpoint string) error {
 		return e
 	}
 	return nil
+}
+
+// TestNamespaceMadeAnew ends an endpoint's namespace and makes another at the
+// same path, which gets the same inode number: it must not be put on the
+// network in the first one's place.
+func TestNamespaceMadeAnew(t *testing.T) {
+	w := newWorld(t, 1)
+	a := w.nodes[0]
+	path := filepath.Join(t.TempDir(), "container")
+	first, err := nl.CreateNamespace(path)
+	ok(t, err)
+	t.Cleanup(func() { _ = nl.RemoveNamespace(path) })
+	id, err := first.LastingID()
+	ok(t, err)
+	a.spec.Endpoints = []Endpoint{{
+		ID: "00000000000a", MAC: mac(10), Netns: path, NsID: id, Ifname: "eth0",
+		Addrs: []netip.Prefix{netip.PrefixFrom(v4(10), 24)},
+	}}
+	a.sync()
+	ok(t, first.Close())
+	ok(t, nl.RemoveNamespace(path))
+	again := false
+	for range 200 {
+		// The number is free when the kernel has taken the namespace apart.
+		a.settleGone()
+		second, err := nl.CreateNamespace(path)
+		ok(t, err)
+		now, err := second.ID()
+		ok(t, errors.Join(err, second.Close()))
+		if again = now.Ino == id.Ino; again {
+			break
+		}
+		ok(t, nl.RemoveNamespace(path))
+	}
+	if !again {
+		t.Log("the kernel did not use the number again; another number is refused as well")
+	}
+	_, err = a.p.Sync(context.Background(), []Spec{a.spec})
+	if e := blamed(err, "00000000000a"); !errors.Is(e, ErrEndpointGone) {
+		t.Errorf("endpoint in a namespace made anew: %v", e)
+	}
+	if n := a.observe().Networks[0]; len(n.Ports) != 0 {
+		t.Errorf("ports = %+v", n.Ports)
+	}
+}
+
+// settleGone waits until the port of an endpoint whose namespace has ended is
+// gone, which the kernel does some time later.
+func (n *node) settleGone() {
+	n.w.t.Helper()
+	tick, end := time.NewTicker(time.Millisecond), time.After(10*time.Second)
+	defer tick.Stop()
+	for len(n.observe().Networks[0].Ports) != 0 {
+		select {
+		case <-tick.C:
+		case <-end:
+			n.w.t.Fatal("the port of an endpoint whose namespace ended is still there")
+		}
+	}
 }

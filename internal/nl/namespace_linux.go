@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"runtime"
 
+	rtnl "github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,9 +22,21 @@ type Namespace struct {
 // ID identifies a network namespace for as long as it lives: the device and
 // inode number of its nsfs file. A path or a PID may come to name another
 // namespace later; an ID recorded together with it tells.
+//
+// The kernel gives the inode number of a namespace that has ended to the next
+// one at once, so these two numbers prove something only while the namespace
+// cannot have ended. Cookie is the kernel's number that is never used again
+// before a reboot (SO_NETNS_COOKIE, since Linux 5.14); 0: not known.
 type ID struct {
-	Dev uint64
-	Ino uint64
+	Dev    uint64
+	Ino    uint64
+	Cookie uint64 `json:",omitempty"`
+}
+
+// Is reports whether two IDs are of one namespace, by what is known of both.
+func (i ID) Is(other ID) bool {
+	return i.Dev == other.Dev && i.Ino == other.Ino &&
+		(i.Cookie == other.Cookie || i.Cookie == 0 || other.Cookie == 0)
 }
 
 // OpenNamespace opens the network namespace that path names: a bind mount
@@ -123,13 +137,34 @@ func (n *Namespace) File() *os.File { return n.file }
 // FD returns the file descriptor, valid until Close.
 func (n *Namespace) FD() int { return int(n.file.Fd()) }
 
-// ID returns the identity of the namespace.
+// ID returns the identity of the namespace, without its cookie: enough to
+// compare namespaces that are open.
 func (n *Namespace) ID() (ID, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(n.FD(), &st); err != nil {
 		return ID{}, fmt.Errorf("stat network namespace %s: %w", n.path, err)
 	}
 	return ID{Dev: st.Dev, Ino: st.Ino}, nil
+}
+
+// LastingID is ID with the cookie: to be kept and compared after the namespace
+// may have ended. It is a few microseconds dearer.
+func (n *Namespace) LastingID() (ID, error) {
+	id, err := n.ID()
+	if err != nil {
+		return ID{}, err
+	}
+	// Any socket of the namespace knows it.
+	s, err := rtnl.GetNetlinkSocketAt(netns.NsHandle(n.FD()), netns.None(), unix.NETLINK_ROUTE)
+	if err != nil {
+		return ID{}, fmt.Errorf("identify network namespace %s: %w", n.path, err)
+	}
+	defer s.Close()
+	id.Cookie, err = unix.GetsockoptUint64(s.GetFd(), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil && !errors.Is(err, unix.ENOPROTOOPT) {
+		return ID{}, fmt.Errorf("identify network namespace %s: %w", n.path, err)
+	}
+	return id, nil
 }
 
 // Close releases the reference.

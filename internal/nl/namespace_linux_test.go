@@ -108,6 +108,39 @@ func TestOpenNamespaceRefusesPlainFile(t *testing.T) {
 	}
 }
 
+// TestLastingID makes a namespace at a path again and again. The kernel gives
+// the new one the inode number of the old one more often than not; the lasting
+// identity must tell them apart all the same.
+func TestLastingID(t *testing.T) {
+	requireRoot(t)
+	path := filepath.Join(t.TempDir(), "ns")
+	seen := map[ID]bool{}
+	for range 10 {
+		ns, err := CreateNamespace(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, err := ns.LastingID()
+		again, againErr := ns.LastingID()
+		short, shortErr := ns.ID()
+		if err := errors.Join(err, againErr, shortErr, ns.Close(), RemoveNamespace(path)); err != nil {
+			t.Fatal(err)
+		}
+		if id != again || !id.Is(short) || !short.Is(id) {
+			t.Errorf("one namespace, several identities: %v, %v, %v", id, again, short)
+		}
+		if seen[id] {
+			t.Errorf("identity %v was given twice", id)
+		}
+		for other := range seen {
+			if id.Is(other) {
+				t.Errorf("%v passes for %v", id, other)
+			}
+		}
+		seen[id] = true
+	}
+}
+
 // TestMainThreadStaysHome enters a namespace from many goroutines: whichever
 // threads they get, the process as a whole must stay where it was.
 func TestMainThreadStaysHome(t *testing.T) {

@@ -5,10 +5,14 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
+
+// aliasPrefix starts the alias of every link that an agent has made.
+const aliasPrefix = "secure-overlay/"
 
 // Route is how the kernel would send to an address.
 type Route struct {
@@ -54,7 +58,9 @@ type Address struct {
 
 // GlobalAddrs lists the addresses by which another host can reach this
 // namespace: global unicast (RFC 4193 included), on a link that is up, not
-// loopback, not deprecated, tentative, failed or temporary. Sorted by address.
+// loopback, not deprecated, tentative, failed or temporary. Links of ours are
+// left out: the host itself may be an endpoint, but nobody who is not on the
+// overlay network already can reach it there. Sorted by address.
 func (h *Handle) GlobalAddrs() ([]Address, error) {
 	links, err := h.LinkList()
 	if err != nil {
@@ -63,7 +69,7 @@ func (h *Handle) GlobalAddrs() ([]Address, error) {
 	up := make(map[int]*netlink.LinkAttrs, len(links))
 	for _, l := range links {
 		a := l.Attrs()
-		if a.Flags&net.FlagUp != 0 && a.Flags&net.FlagLoopback == 0 {
+		if a.Flags&net.FlagUp != 0 && a.Flags&net.FlagLoopback == 0 && !strings.HasPrefix(a.Alias, aliasPrefix) {
 			up[a.Index] = a
 		}
 	}

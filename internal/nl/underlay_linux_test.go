@@ -63,6 +63,15 @@ func TestUnderlay(t *testing.T) {
 	if got[0] != want {
 		t.Errorf("first address = %v, want %v", got[0], want)
 	}
+	// An endpoint of an overlay network in the host is no way to the host.
+	overlay := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "b0"}}
+	if err := errors.Join(h.LinkAdd(overlay), h.LinkSetAlias(overlay, "secure-overlay/x/endpoint/y"), h.LinkSetUp(overlay),
+		h.AddrAdd(overlay, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 0, 0, 1), Mask: net.CIDRMask(24, 32)}})); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := h.GlobalAddrs(); err != nil || len(got) != 2 {
+		t.Errorf("addresses beside an overlay endpoint = %v, %v; want two", got, err)
+	}
 	for dst, src := range map[string]string{"198.18.9.9": "198.18.0.1", "fd00:198:18::9": "fd00:198:18::1"} {
 		r, err := h.RouteTo(netip.MustParseAddr(dst))
 		if err != nil || r != (Route{Device: "a0", Source: netip.MustParseAddr(src), MTU: 1450}) {
