@@ -32,6 +32,7 @@ type Cluster struct {
 	merges  chan mergeRequest    // from goroutines that wait for the answer
 	hints   *memberlist.TransmitLimitedQueue
 	serving chan struct{} // a token per control request being answered
+	turns   turns         // who has how many of them
 
 	pending   atomic.Pointer[record.Node] // newest content not yet published
 	published chan struct{}               // capacity 1: look at pending
@@ -65,6 +66,8 @@ type control interface {
 const (
 	maxEvents  = 1024 // events waiting; one that does not fit is made good by a later digest
 	maxServing = 8    // control requests answered at once
+
+	maxServingPeer = 2 // of them, requests of one peer
 )
 
 // New checks the options. It does no I/O and starts no goroutine.

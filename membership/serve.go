@@ -14,6 +14,11 @@ import (
 // proved that it is from.ID and a member. What it says about others is
 // verified like anything else. Requests are idempotent.
 func (c *Cluster) serve(ctx context.Context, from noisenet.Peer, req []byte) ([]byte, error) {
+	give, err := c.turns.take(ctx, from.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer give()
 	select {
 	case c.serving <- struct{}{}:
 		defer func() { <-c.serving }()
