@@ -23,7 +23,7 @@ import (
 func hold(out Output, last applied) Output {
 	if len(out.Tunnel.Devices) > 0 && last.Node == out.Record.ID {
 		out.Tunnel = holdTunnel(out.Tunnel, last.Tunnel)
-		out.Secure = holdSecure(out.Secure, last.Secure, out.Networks)
+		out.Secure = holdSecure(out.Secure, last, out.Networks)
 	}
 	out.Record.Underlay = slices.Clone(out.Record.Underlay)
 	for i, u := range out.Record.Underlay {
@@ -72,17 +72,22 @@ func sharesKey(a, b tunnel.Peer) bool {
 }
 
 // holdSecure keeps routes, and memberships of encrypted networks that this
-// node still has.
-func holdSecure(now, last secure.Spec, networks []vxlan.Spec) secure.Spec {
+// node still has. A VNI alone does not name a network: the configuration may
+// have given it to another one, whose members are others.
+func holdSecure(now secure.Spec, last applied, networks []vxlan.Spec) secure.Spec {
 	now.Routes = slices.Clone(now.Routes)
-	for _, r := range last.Routes {
+	for _, r := range last.Secure.Routes {
 		if !slices.ContainsFunc(now.Routes, func(q secure.Route) bool { return q.Peer == r.Peer }) {
 			now.Routes = append(now.Routes, r)
 		}
 	}
 	now.Members = slices.Clone(now.Members)
-	for _, m := range last.Members {
-		has := slices.ContainsFunc(networks, func(n vxlan.Spec) bool { return n.Encrypted && n.VNI == m.VNI })
+	for _, m := range last.Secure.Members {
+		has := slices.ContainsFunc(networks, func(n vxlan.Spec) bool {
+			return n.Encrypted && n.VNI == m.VNI && slices.ContainsFunc(last.Networks, func(l vxlan.Spec) bool {
+				return l.Encrypted && l.VNI == n.VNI && l.Network == n.Network
+			})
+		})
 		if has && !slices.Contains(now.Members, m) {
 			now.Members = append(now.Members, m)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/tunnel"
+	"github.com/secure-overlay/secure-overlay/tunnel/secure"
 	"github.com/secure-overlay/secure-overlay/vxlan"
 )
 
@@ -101,4 +102,25 @@ func contradicted(s vxlan.Spec, r vxlan.Remote) bool {
 	}) || slices.ContainsFunc(s.Remotes, func(o vxlan.Remote) bool {
 		return slices.ContainsFunc(o.Addrs, func(a netip.Addr) bool { return slices.Contains(r.Addrs, a) })
 	})
+}
+
+// TestHoldKnowsNetworksByName restarts a node whose configuration has given the
+// VNI of one encrypted network to another: the members of the old one must not
+// be let into the new one.
+func TestHoldKnowsNetworksByName(t *testing.T) {
+	self, peer := ids.NodeID{1}, ids.NodeID{2}
+	last := applied{
+		Node:     self,
+		Networks: []vxlan.Spec{{Network: "red", VNI: 7, Encrypted: true}, {Network: "blue", VNI: 8, Encrypted: true}},
+		Secure:   secure.Spec{Members: []secure.Member{{Inner: peer.InnerAddr(), VNI: 7}, {Inner: peer.InnerAddr(), VNI: 8}}},
+	}
+	now := Output{
+		Tunnel:   tunnel.Spec{Devices: []tunnel.Device{{Epoch: epoch}}},
+		Networks: []vxlan.Spec{{Network: "green", VNI: 7, Encrypted: true}, {Network: "blue", VNI: 8, Encrypted: true}},
+	}
+	now.Record.ID = self
+	got := hold(now, last).Secure.Members
+	if want := []secure.Member{{Inner: peer.InnerAddr(), VNI: 8}}; !slices.Equal(got, want) {
+		t.Errorf("members held = %v, want %v", got, want)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -137,13 +138,21 @@ func TestKernel(t *testing.T) {
 		k.wait("both networks", connected)
 	}
 	from, to := container(t, l, "c1"), container(t, l, "c2")
+	// The path of a process that ends does not outlive it, its namespace may.
+	passing := filepath.Join(t.TempDir(), "passing")
+	if err := os.Symlink(from.Path(), passing); err != nil {
+		t.Fatal(err)
+	}
 	for _, network := range []string{"blue", "lab"} {
-		one.attach(network, from)
-		e := two.attach(network, to)
+		one.attach(network, passing)
+		e := two.attach(network, to.Path())
 		one.wait("the endpoint", func(s api.Status) bool { return s.Networks[0].EndpointsTotal > 1 || network == "lab" })
 		for _, p := range e.Addresses {
 			one.reach(from, p.Addr(), e.MTU)
 		}
+	}
+	if err := os.Remove(passing); err != nil {
+		t.Fatal(err)
 	}
 	one.restartUnderLoad(from, to)
 	one.repair(from, to)
@@ -173,9 +182,9 @@ func container(t *testing.T, l *netlab.Lab, name string) *netlab.Box {
 	return box
 }
 
-func (k *kernelNode) attach(network string, box *netlab.Box) api.Endpoint {
+func (k *kernelNode) attach(network, path string) api.Endpoint {
 	k.t.Helper()
-	e, err := k.agent.Attach(context.Background(), api.AttachRequest{Network: network, Netns: box.Path()})
+	e, err := k.agent.Attach(context.Background(), api.AttachRequest{Network: network, Netns: path})
 	if err != nil {
 		k.t.Fatal(err)
 	}

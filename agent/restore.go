@@ -26,20 +26,9 @@ func (l *loop) restore() {
 		l.previous = last.Record
 		l.holdUntil = l.now().Add(grace)
 	}
-	l.attachments = slices.DeleteFunc(l.attachments, func(at Attachment) bool {
-		ns, err := l.ns.open(at.Netns)
-		if err != nil {
-			l.log.Info("endpoint dropped", logkey.Endpoint, at.ID, logkey.Network, at.Network, logkey.Error, err)
-			return true
-		}
-		defer ns.Close()
-		if ns.ID() != at.NsID {
-			l.log.Info("endpoint dropped", logkey.Endpoint, at.ID, logkey.Network, at.Network,
-				logkey.Reason, "its path names another namespace now", logkey.Path, at.Netns)
-			return true
-		}
-		return false
-	})
+	// Endpoints whose path names nothing any more, as that of a process that
+	// has ended, are kept: the namespace itself may live, and then its link
+	// does. The first round finds out and drops those that are gone.
 }
 
 // waitForCache waits until membership shows the records it has stored, so
@@ -90,7 +79,7 @@ func openEndpoint(path string) (endpointNS, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, err := ns.ID()
+	id, err := ns.LastingID()
 	if err != nil {
 		_ = ns.Close()
 		return nil, err

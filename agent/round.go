@@ -31,7 +31,8 @@ func (l *loop) turn(ctx context.Context) {
 	l.applyGuard(ctx)
 	l.applyOverlay(ctx)
 	if l.markReady(&in) {
-		// Only now may others learn of the new endpoints.
+		// Only now may others learn of new endpoints, and none may learn of
+		// those that turned out to be gone.
 		l.out = l.desire(in)
 	}
 	l.publish()
@@ -177,9 +178,9 @@ func (l *loop) applyOverlay(ctx context.Context) {
 }
 
 // markReady notes the endpoints that the kernel has now, and reports whether
-// there is a new one.
+// there is a new one, or one less than this round began with.
 func (l *loop) markReady(in *Input) bool {
-	changed := false
+	changed := len(l.attachments) != len(in.Attachments)
 	for _, n := range l.out.Networks {
 		for _, e := range n.Endpoints {
 			i := l.indexOf(e.ID)
