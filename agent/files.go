@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
@@ -43,9 +44,26 @@ func (f files) securePath() string { return filepath.Join(f.dir, netnsDir, secur
 
 // prepare makes the directory. Others may not look into it: the socket's
 // group access is by the directory's group.
+//
+// A directory that somebody else can write to is refused. Who can, can put
+// another namespace at the path of the secure one, and the agent would adopt
+// it and send cleartext there.
 func (f files) prepare() error {
 	if err := os.MkdirAll(f.dir, 0o750); err != nil {
 		return fmt.Errorf("make runtime directory: %w", err)
+	}
+	info, err := os.Stat(f.dir)
+	if err != nil {
+		return fmt.Errorf("make runtime directory: %w", err)
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || int(st.Uid) != os.Geteuid() {
+		return api.NewError(api.CodePermission, "the runtime directory "+f.dir+" belongs to another user",
+			"chown it, or set another runtime_dir")
+	}
+	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+		return api.NewError(api.CodePermission, fmt.Sprintf("the runtime directory %s has mode %04o: others can write to it", f.dir, mode),
+			"chmod 0750 "+f.dir)
 	}
 	return nil
 }

@@ -10,6 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"net/netip"
+
+	"github.com/secure-overlay/secure-overlay/api"
 )
 
 // TestFilesKeepEverything writes what a real round produces and reads it back.
@@ -67,6 +69,40 @@ func TestDamagedAttachments(t *testing.T) {
 		}
 		if _, err := f.loadAttachments(); err == nil || !strings.Contains(err.Error(), attachmentsFile) {
 			t.Errorf("%s: %v", content, err)
+		}
+	}
+}
+
+// TestRuntimeDirectory: one that others can write to is refused, because they
+// could put their own namespace where the agent looks for the secure one.
+func TestRuntimeDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	if err := (files{dir: dir}).prepare(); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o750 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	for mode, want := range map[os.FileMode]api.Code{
+		0o700: "", 0o750: "", 0o755: "", 0o770: api.CodePermission, 0o757: api.CodePermission, 0o777: api.CodePermission,
+	} {
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+		err := (files{dir: dir}).prepare()
+		if err == nil && want != "" || err != nil && api.CodeOf(err) != want {
+			t.Errorf("mode %04o: %v", mode, err)
+		}
+	}
+	if err := os.Chmod(dir, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(dir, 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+		if err := (files{dir: dir}).prepare(); api.CodeOf(err) != api.CodePermission {
+			t.Errorf("another user's: %v", err)
 		}
 	}
 }
