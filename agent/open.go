@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -232,7 +233,8 @@ func removeDriver(ctx context.Context, k tunnel.Kind, env tunnel.Env) error {
 func (a *Agent) openCluster(ctx context.Context, l *loop) (*membership.Cluster, error) {
 	o := membership.Options{
 		Identity: l.identity, Bind: l.cfg.Control.Bind, Profile: l.cfg.Control.Profile,
-		Seeds:   append(a.seeds(ctx), a.opts.Store.Seeds()...),
+		Seeds:   append(a.seeds(ctx, slog.LevelWarn), a.opts.Store.Seeds()...),
+		Resolve: func(ctx context.Context) []netip.AddrPort { return a.seeds(ctx, slog.LevelDebug) },
 		NextSeq: a.opts.Store.NextSeq, SaveSeeds: a.opts.Store.SaveSeeds,
 		Cache: membership.FileCache{Path: filepath.Join(l.cfg.DataDir, cacheFile)},
 		Adopt: adoptInto(a.opts.Store),
@@ -251,8 +253,9 @@ func (a *Agent) openCluster(ctx context.Context, l *loop) (*membership.Cluster, 
 }
 
 // seeds resolves the configured seeds. A name that does not resolve is
-// reported and left out: the other seeds and the known members remain.
-func (a *Agent) seeds(ctx context.Context) []netip.AddrPort {
+// reported and left out: the other seeds and the known members remain, and
+// membership asks again while this node is alone.
+func (a *Agent) seeds(ctx context.Context, level slog.Level) []netip.AddrPort {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	var out []netip.AddrPort
@@ -268,7 +271,7 @@ func (a *Agent) seeds(ctx context.Context) []netip.AddrPort {
 		}
 		number, perr := strconv.ParseUint(port, 10, 16)
 		if err = errors.Join(err, perr); err != nil {
-			a.opts.Log.Warn("seed is not usable now", logkey.Addr, text, logkey.Error, err)
+			a.opts.Log.Log(ctx, level, "seed is not usable now", logkey.Addr, text, logkey.Error, err)
 			continue
 		}
 		for _, addr := range addrs {

@@ -37,6 +37,7 @@ type Cluster struct {
 	pending   atomic.Pointer[record.Node] // newest content not yet published
 	published chan struct{}               // capacity 1: look at pending
 	renewed   chan keys.Credential        // from keepRenewed to the loop
+	resolved  chan []netip.AddrPort       // from keepResolving to the loop
 
 	newTransport func(noisenet.Config) transport // tests replace it
 	transport    transport                       // set by Run before anything reads it
@@ -87,6 +88,7 @@ func New(o Options) (*Cluster, error) {
 		serving:      make(chan struct{}, maxServing),
 		published:    make(chan struct{}, 1),
 		renewed:      make(chan keys.Credential),
+		resolved:     make(chan []netip.AddrPort),
 		newTransport: func(cfg noisenet.Config) transport { return noisenet.New(cfg) },
 	}
 	c.hints = &memberlist.TransmitLimitedQueue{
@@ -151,6 +153,7 @@ func (c *Cluster) runGossip(ctx context.Context, l *loop) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { c.persist(ctx) })
 	wg.Go(func() { c.keepRenewed(ctx) })
+	wg.Go(func() { c.keepResolving(ctx) })
 	l.run(ctx, gossip)
 
 	c.mu.Lock()

@@ -129,6 +129,8 @@ func (l *loop) run(ctx context.Context, gossip *memberlist.Memberlist) {
 		case cred := <-l.c.renewed:
 			l.credential = cred
 			l.renewOwn(time.Now())
+		case addrs := <-l.c.resolved:
+			l.addSeeds(addrs)
 		case r := <-l.done:
 			l.running[r.kind]--
 			l.finish(time.Now(), r)

@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,6 +22,10 @@ type Options struct {
 	Advertise []netip.AddrPort // fills the Underlay of a published record that names none
 	Seeds     []netip.AddrPort // addresses of members to meet first, this node's own do no harm
 	Profile   string           // "lan" (default), "wan" or "local"
+	// Resolve gives the seeds as they are now, for those that are host names.
+	// It is called again and again while this node is alone, may block, and
+	// may return what it returned before. Nil: Seeds are all there are.
+	Resolve func(context.Context) []netip.AddrPort
 
 	Admission noisenet.Admission // nil: this node admits nobody
 	Renewal   Renewer            // nil: this node renews nobody's certificate
