@@ -137,33 +137,29 @@ func neighbourMsg(link int, n Neighbour) *netlink.Neigh {
 // portFlags reads the flags of all bridge ports, by link index. The netlink
 // library reads one port at a time and not all flags.
 func portFlags(r *room) (map[int]PortFlags, error) {
+	req := r.h.Request(unix.RTM_GETLINK, unix.NLM_F_DUMP)
+	req.AddData(rtnl.NewIfInfomsg(unix.AF_BRIDGE))
+	msgs, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	if err != nil {
+		return nil, fmt.Errorf("list bridge ports: %w", err)
+	}
 	out := make(map[int]PortFlags)
-	err := r.ns.Do(func() error {
-		req := rtnl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
-		req.RetryInterrupted = true
-		req.AddData(rtnl.NewIfInfomsg(unix.AF_BRIDGE))
-		msgs, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	for _, m := range msgs {
+		info := rtnl.DeserializeIfInfomsg(m)
+		list, err := rtnl.ParseRouteAttr(m[info.Len():])
 		if err != nil {
-			return fmt.Errorf("list bridge ports: %w", err)
+			return nil, fmt.Errorf("parse bridge port: %w", err)
 		}
-		for _, m := range msgs {
-			info := rtnl.DeserializeIfInfomsg(m)
-			list, err := rtnl.ParseRouteAttr(m[info.Len():])
-			if err != nil {
-				return fmt.Errorf("parse bridge port: %w", err)
+		for _, a := range list {
+			if a.Attr.Type&rtnl.NLA_TYPE_MASK != unix.IFLA_PROTINFO {
+				continue
 			}
-			for _, a := range list {
-				if a.Attr.Type&rtnl.NLA_TYPE_MASK != unix.IFLA_PROTINFO {
-					continue
-				}
-				if out[int(info.Index)], err = parseFlags(a.Value); err != nil {
-					return fmt.Errorf("parse bridge port: %w", err)
-				}
+			if out[int(info.Index)], err = parseFlags(a.Value); err != nil {
+				return nil, fmt.Errorf("parse bridge port: %w", err)
 			}
 		}
-		return nil
-	})
-	return out, err
+	}
+	return out, nil
 }
 
 // flagAttrs are the flags that we set, with the value for wantedFlags.
@@ -217,34 +213,30 @@ func parseFlags(raw []byte) (PortFlags, error) {
 
 // setPortFlags writes the flags in one request: all or none.
 func setPortFlags(r *room, link int, want PortFlags) error {
-	return r.ns.Do(func() error {
-		req := rtnl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
-		msg := rtnl.NewIfInfomsg(unix.AF_BRIDGE)
-		msg.Index = int32(link)
-		req.AddData(msg)
-		info := rtnl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
-		for attr, on := range flagAttrs(want) {
-			value := byte(0)
-			if on {
-				value = 1
-			}
-			info.AddRtAttr(attr, []byte{value})
+	req := r.h.Request(unix.RTM_SETLINK, unix.NLM_F_ACK)
+	msg := rtnl.NewIfInfomsg(unix.AF_BRIDGE)
+	msg.Index = int32(link)
+	req.AddData(msg)
+	info := rtnl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
+	for attr, on := range flagAttrs(want) {
+		value := byte(0)
+		if on {
+			value = 1
 		}
-		req.AddData(info)
-		if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
-			return fmt.Errorf("set bridge port flags: %w", err)
-		}
-		return nil
-	})
+		info.AddRtAttr(attr, []byte{value})
+	}
+	req.AddData(info)
+	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
+		return fmt.Errorf("set bridge port flags: %w", err)
+	}
+	return nil
 }
 
 // delGroup deletes all links of a group by one request.
 func delGroup(r *room, group uint32) error {
-	return r.ns.Do(func() error {
-		req := rtnl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
-		req.AddData(rtnl.NewIfInfomsg(unix.AF_UNSPEC))
-		req.AddData(rtnl.NewRtAttr(unix.IFLA_GROUP, rtnl.Uint32Attr(group)))
-		_, err := req.Execute(unix.NETLINK_ROUTE, 0)
-		return err
-	})
+	req := r.h.Request(unix.RTM_DELLINK, unix.NLM_F_ACK)
+	req.AddData(rtnl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(rtnl.NewRtAttr(unix.IFLA_GROUP, rtnl.Uint32Attr(group)))
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
 }

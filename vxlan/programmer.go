@@ -126,6 +126,10 @@ func (p *Programmer) open(network string) (*room, error) {
 	if err != nil {
 		return nil, errors.Join(err, ns.Close())
 	}
+	if err := ns.OpenRaw(h); err != nil {
+		h.Close()
+		return nil, errors.Join(err, ns.Close())
+	}
 	r := &room{ns: ns, id: id, h: h, index: make(map[string]int)}
 	p.rooms[network] = r
 	return r, nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/vishvananda/netlink"
+	rtnl "github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
@@ -17,6 +18,7 @@ var ErrNotNamespace = errors.New("not a network namespace")
 // either consistent or an error. It may be used from several goroutines.
 type Handle struct {
 	*netlink.Handle
+	raw *rtnl.SocketHandle
 }
 
 // Handle opens a netlink handle on the namespace. The caller closes it.
@@ -33,8 +35,37 @@ func (n *Namespace) Handle() (*Handle, error) {
 	return &Handle{Handle: h}, nil
 }
 
+// OpenRaw gives the handle a socket for Request. Few callers need one.
+func (n *Namespace) OpenRaw(h *Handle) error {
+	s, err := rtnl.GetNetlinkSocketAt(netns.NsHandle(n.FD()), netns.None(), unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open netlink in %s: %w", n.path, err)
+	}
+	if err := errors.Join(s.SetSendTimeout(&rtnl.SocketTimeoutTv), s.SetReceiveTimeout(&rtnl.SocketTimeoutTv)); err != nil {
+		s.Close()
+		return fmt.Errorf("open netlink in %s: %w", n.path, err)
+	}
+	h.raw = &rtnl.SocketHandle{Socket: s}
+	return nil
+}
+
+// Request returns a route netlink request to the namespace that OpenRaw, which
+// must come first, was given: for what the library has no method for. Its
+// Execute needs no thread inside the namespace.
+func (h *Handle) Request(proto, flags int) *rtnl.NetlinkRequest {
+	req := rtnl.NewNetlinkRequest(proto, flags)
+	req.RetryInterrupted = true
+	req.Sockets = map[int]*rtnl.SocketHandle{unix.NETLINK_ROUTE: h.raw}
+	return req
+}
+
 // Close releases the handle's sockets.
-func (h *Handle) Close() { _ = h.Handle.Close() }
+func (h *Handle) Close() {
+	if h.raw != nil {
+		h.raw.Close()
+	}
+	_ = h.Handle.Close()
+}
 
 // IsNotExist reports whether err says that the link, address, route,
 // neighbour or namespace it was about is not there.

@@ -4,8 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // RouteProtocol marks our routes and addresses in the kernel (rtm_protocol,
@@ -38,15 +39,15 @@ func (n *Namespace) sysctls(want []Sysctl, write bool) ([]string, error) {
 	// Do's thread reads and writes the right one without a mount of its own.
 	err := n.Do(func() error {
 		for _, s := range want {
-			path := filepath.Join("/proc/sys/net", s.Key)
-			have, err := os.ReadFile(path)
+			path := "/proc/sys/net/" + s.Key
+			have, err := readSmall(path)
 			if errors.Is(err, os.ErrNotExist) && s.Optional {
 				continue
 			}
 			if err != nil {
 				return fmt.Errorf("read sysctl net/%s in %s: %w", s.Key, n.path, err)
 			}
-			if strings.TrimSpace(string(have)) == s.Value {
+			if strings.TrimSpace(have) == s.Value {
 				continue
 			}
 			differ = append(differ, s.Key)
@@ -60,4 +61,37 @@ func (n *Namespace) sysctls(want []Sysctl, write bool) ([]string, error) {
 		return nil
 	})
 	return differ, err
+}
+
+// readSmall reads a file of /proc with three system calls. The agent compares
+// dozens of settings each second, and os.ReadFile needs three times as many.
+func readSmall(path string) (string, error) {
+	var fd int
+	err := retry(func() (err error) {
+		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return "", &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer func() { _ = unix.Close(fd) }()
+	buf := make([]byte, 256)
+	var n int
+	err = retry(func() (err error) {
+		n, err = unix.Read(fd, buf)
+		return err
+	})
+	if err != nil {
+		return "", &os.PathError{Op: "read", Path: path, Err: err}
+	}
+	return string(buf[:n]), nil
+}
+
+// retry repeats a system call that a signal has interrupted.
+func retry(call func() error) error {
+	for {
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
