@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/membership/membertest"
 	"github.com/secure-overlay/secure-overlay/membership/noisenet"
 )
@@ -137,5 +138,26 @@ func TestNoisenetOtherCluster(t *testing.T) {
 	}
 	if s := f.Snapshot(); len(s.Members) != 1 {
 		t.Errorf("the foreign node knows others:\n%s", describe(s))
+	}
+}
+
+// TestNoisenetRenewal: the certificate that a node gets by RENEW is the one that
+// it shows in its next handshakes.
+func TestNoisenetRenewal(t *testing.T) {
+	l := realLab(t)
+	l.auth = agedAuthority(t, "membership")
+	issuer := l.startReal(0, l.aged(1, keys.RoleIssuer), func(o *Options) { o.Renewal = &stubRenewer{lab: l} })
+	var kept adopted
+	old := l.startReal(1, l.aged(20, 0), func(o *Options) { o.Adopt = kept.adopt })
+	before := old.opts.Identity.Cert.NotAfter
+	for _, n := range []*node{issuer, old} {
+		n.until("the renewed certificate", expires(old.self, before))
+	}
+	peer, err := issuer.transport.Contact(t.Context(), realAddr(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !peer.Cert.NotAfter.After(before) {
+		t.Errorf("handshake shows a certificate until %v", peer.Cert.NotAfter)
 	}
 }
