@@ -1,6 +1,7 @@
 package wguser_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -180,7 +182,19 @@ func TestSlowWorker(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	signal(unix.SIGSTOP)
+	// Threads stop one after the other, and each could still answer.
+	stop := func() {
+		t.Helper()
+		signal(unix.SIGSTOP)
+		waitFor(t, "all threads to stop", func() bool {
+			stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+			return err == nil && len(stats) > 0 && !slices.ContainsFunc(stats, func(path string) bool {
+				stat, err := os.ReadFile(path)
+				return err != nil || !bytes.Contains(stat, []byte(") T "))
+			})
+		})
+	}
+	stop()
 	const deadline = 15 * time.Second
 	round := func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), deadline)
@@ -205,8 +219,7 @@ func TestSlowWorker(t *testing.T) {
 	impatient := options()
 	impatient.Patience = deadline / 5
 	n.open(impatient)
-	signal(unix.SIGSTOP)
-	waitFor(t, "the worker to fall silent", func() bool { return round() != nil })
+	stop()
 	waitFor(t, "a new worker", func() bool { return round() == nil })
 	if n.public() == old || n.worker() == pid {
 		t.Error("a stuck worker was not replaced")
