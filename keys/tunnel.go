@@ -21,7 +21,9 @@ func (k TunnelPublic) MarshalText() ([]byte, error) { return []byte(k.String()),
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (k *TunnelPublic) UnmarshalText(b []byte) error {
 	raw, err := base64.StdEncoding.DecodeString(string(b))
-	if err != nil || len(raw) != len(k) {
+	// The library passes over line breaks and stray padding bits; a key has one
+	// spelling.
+	if err != nil || len(raw) != len(k) || TunnelPublic(raw).String() != string(b) {
 		return fmt.Errorf("parse tunnel public key: want 44 base64 characters, have %d", len(b))
 	}
 	copy(k[:], raw)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net/netip"
 	"os"
 	"time"
@@ -65,6 +66,11 @@ func (a *app) diagnose(ctx context.Context, flags map[string]string) ([]doctor.F
 	src := a.source(flags)
 	cfg, err := config.Load(src)
 	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		head = append(head, doctor.Finding{Name: "configuration", Level: doctor.Fail, Detail: "there is no file " + src.Path, Fix: "secure-overlay init -c " + src.Path})
+		if cfg, err = config.Load(config.Source{}); err != nil {
+			return nil, err
+		}
 	case err != nil:
 		head = append(head, doctor.Finding{Name: "configuration", Level: doctor.Fail, Detail: firstLine(err), Fix: "secure-overlay config validate " + src.Path})
 		if cfg, err = config.Load(config.Source{}); err != nil {

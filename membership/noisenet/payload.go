@@ -39,6 +39,9 @@ func parsePayload(b []byte) (payload, error) {
 		return payload{}, fmt.Errorf("read handshake payload: %d bytes are too few", len(b))
 	}
 	p := payload{version: b[0], port: binary.BigEndian.Uint16(b[1:]), boot: binary.BigEndian.Uint64(b[3:])}
+	if p.port == 0 || p.boot == 0 {
+		return payload{}, fmt.Errorf("read handshake payload: port %d or boot number is zero", p.port)
+	}
 	rest := b[11:]
 	var err error
 	if p.credential.Cert, rest, err = takeSigned(rest); err != nil {
