@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"os"
 	"runtime"
 	"runtime/debug"
 
@@ -71,11 +70,3 @@ func (a *app) workerCmd() *cobra.Command {
 func workerCommand() []string { return []string{selfExe, "worker"} }
 
 const selfExe = "/proc/self/exe"
-
-// executable is the path for people and for the process list.
-func executable() string {
-	if p, err := os.Executable(); err == nil {
-		return p
-	}
-	return selfExe
-}

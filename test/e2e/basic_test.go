@@ -21,9 +21,12 @@ func TestThreeHosts(t *testing.T) {
 	blue := attachAll(t, ctx, f, "blue")
 	lab := attachAll(t, ctx, f, "lab")
 
-	status, err := f.Nodes[0].Status(ctx)
-	if err != nil {
+	var status api.Status
+	if err := f.Nodes[0].JSON(ctx, &status, "status"); err != nil {
 		t.Fatal(err)
+	}
+	if status.Schema != api.Schema || len(status.Peers) != 2 || len(status.Networks) != 2 {
+		t.Errorf("status -o json: %+v", status)
 	}
 	mtu := map[string]int{}
 	for _, nw := range status.Networks {
