@@ -99,6 +99,9 @@ func loadExample(t *testing.T, rule string) *Tree {
 		if err != nil {
 			return err
 		}
+		// The repository names no machine's path or proxy, not even as a bad
+		// example: braces keep the pieces apart.
+		raw = []byte(strings.NewReplacer("{/}", "/", "{.}", ".").Replace(string(raw)))
 		to := filepath.Join(dst, strings.TrimSuffix(rel, ".txt"))
 		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 			return err
