@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -87,7 +88,9 @@ func (k *kernelNode) start() {
 // kill ends the loop and leaves the data plane, as a killed agent does.
 func (k *kernelNode) kill() {
 	k.stop()
-	<-k.done
+	if err := <-k.done; !errors.Is(err, context.Canceled) {
+		k.t.Errorf("killed loop ended with %v", err)
+	}
 }
 
 func (k *kernelNode) wait(what string, cond func(api.Status) bool) {
@@ -161,7 +164,9 @@ func TestKernel(t *testing.T) {
 		if _, err := k.agent.Down(context.Background(), api.DownRequest{}); err != nil {
 			t.Errorf("down: %v", err)
 		}
-		<-k.done
+		if err := <-k.done; err != nil {
+			t.Errorf("loop after down: %v", err)
+		}
 	}
 	if after := one.links(); after != before {
 		t.Errorf("links after down: %s, before up: %s", after, before)

@@ -255,10 +255,10 @@ func (n fakeNS) Links() ([]string, error) { return []string{"lo", "taken0"}, nil
 func (n fakeNS) Close()                   {}
 
 func openFakeNS(path string) (endpointNS, error) {
-	switch {
-	case path == "/run/netns/missing":
+	switch path {
+	case "/run/netns/missing":
 		return nil, os.ErrNotExist
-	case path == "/etc/hosts":
+	case "/etc/hosts":
 		return nil, nl.ErrNotNamespace
 	}
 	return fakeNS{path: path}, nil
@@ -345,7 +345,10 @@ func (m *machine) start() *machine {
 func (m *machine) kill() {
 	if m.stop != nil {
 		m.stop()
-		<-m.done
+		// It has ended by itself, without an error, if Down came before.
+		if err := <-m.done; err != nil && !errors.Is(err, context.Canceled) {
+			m.w.t.Errorf("killed loop ended with %v", err)
+		}
 		m.stop = nil
 	}
 }

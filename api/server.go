@@ -88,7 +88,9 @@ func (s *Server) Run(ctx context.Context) error {
 		s.opts.Log.Warn("control calls cut off", logkey.Error, err)
 		_ = srv.Close()
 	}
-	<-done
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve control socket: %w", err)
+	}
 	return nil
 }
 

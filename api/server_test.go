@@ -142,7 +142,7 @@ func TestStrictRequests(t *testing.T) {
 		{"GET", "/v1/status?x=1", "", 400, "no query parameters"},
 		{"POST", "/v1/endpoints", "", 400, "want a JSON object"},
 		{"POST", "/v1/endpoints", "[]", 400, "want a JSON object"},
-		{"POST", "/v1/endpoints", `{"netwrok":"blue"}`, 400, `unknown field \"netwrok\" (did you mean \"network\"?)`},
+		{"POST", "/v1/endpoints", `{"netork":"blue"}`, 400, `unknown field \"netork\" (did you mean \"network\"?)`},
 		{"POST", "/v1/endpoints", `{"Network":"blue","pid":1}`, 400, `did you mean \"network\"?`},
 		{"POST", "/v1/endpoints", `{"network":"blue","network":"lab","pid":1}`, 400, `\"network\" stands twice`},
 		{"POST", "/v1/endpoints", `{"network":"blue","pid":"1"}`, 400, "cannot unmarshal string"},

@@ -290,7 +290,7 @@ func TestTokenID(t *testing.T) {
 			t.Errorf("%q is accepted", bad)
 		}
 	}
-	if NewTokenID() == NewTokenID() {
+	if a, b := NewTokenID(), NewTokenID(); a == b {
 		t.Error("two new token IDs are equal")
 	}
 }

@@ -157,8 +157,8 @@ func TestSecretsDoNotPrint(t *testing.T) {
 // encoded runs the structured ways out.
 func encoded(c any) map[string]string {
 	var text, js bytes.Buffer
-	slog.New(slog.NewTextHandler(&text, nil)).Info("m", "k", c, slog.Group("g", slog.Any("k", c)))
-	slog.New(slog.NewJSONHandler(&js, nil)).Info("m", "k", c, slog.Group("g", slog.Any("k", c)))
+	slog.New(slog.NewTextHandler(&text, nil)).Info("m", "k", c, slog.Group("g", "k", c))
+	slog.New(slog.NewJSONHandler(&js, nil)).Info("m", "k", c, slog.Group("g", "k", c))
 	out := map[string]string{"slog text": text.String(), "slog JSON": js.String()}
 	if b, err := json.Marshal(c); err == nil {
 		out["json"] = string(b)

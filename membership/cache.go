@@ -50,7 +50,7 @@ func (f FileCache) read() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	b, err := io.ReadAll(io.LimitReader(file, maxCache+1))
 	if err == nil && len(b) > maxCache {
 		err = fmt.Errorf("file is larger than %d bytes", maxCache)

@@ -129,10 +129,10 @@ func (t *fakeTransport) Contact(_ context.Context, addr netip.AddrPort) (noisene
 	t.net.mu.Lock()
 	other := t.net.byAddr[addr]
 	t.net.mu.Unlock()
-	switch {
-	case other == nil:
+	switch other {
+	case nil:
 		return noisenet.Peer{}, noisenet.ErrUnreachable
-	case other == t:
+	case t:
 		return noisenet.Peer{}, noisenet.ErrSelf
 	}
 	if _, err := t.net.find(t.cfg.Node, other.cfg.Node); err != nil {

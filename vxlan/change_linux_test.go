@@ -192,5 +192,5 @@ func TestVTEPMoveLosesNothing(t *testing.T) {
 // flowPackets matches VXLAN packets that carry IPv4 UDP.
 func flowPackets(f []byte) bool {
 	in := inner(f)
-	return in != nil && len(in) > 34 && in[12] == 8 && in[13] == 0 && in[23] == 17
+	return len(in) > 34 && in[12] == 8 && in[13] == 0 && in[23] == 17
 }

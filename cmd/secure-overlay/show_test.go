@@ -55,7 +55,12 @@ func against(t *testing.T, c canned, args ...string) result {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- srv.Run(ctx) }()
-	defer func() { cancel(); <-done }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
 	var out, errs strings.Builder
 	env := []string{"SECURE_OVERLAY_CONFIG=" + dir + "/none.yaml"}
 	code := run(t.Context(), append(args, "--runtime-dir", dir), strings.NewReader(""), &out, &errs, env)

@@ -42,7 +42,7 @@ func (n *Namespace) OpenRaw(h *Handle) error {
 		return fmt.Errorf("open netlink in %s: %w", n.path, err)
 	}
 	if err := errors.Join(s.SetSendTimeout(&rtnl.SocketTimeoutTv), s.SetReceiveTimeout(&rtnl.SocketTimeoutTv)); err != nil {
-		s.Close()
+		_ = s.Close()
 		return fmt.Errorf("open netlink in %s: %w", n.path, err)
 	}
 	h.raw = &rtnl.SocketHandle{Socket: s}
@@ -62,7 +62,7 @@ func (h *Handle) Request(proto, flags int) *rtnl.NetlinkRequest {
 // Close releases the handle's sockets.
 func (h *Handle) Close() {
 	if h.raw != nil {
-		h.raw.Close()
+		_ = h.raw.Close()
 	}
 	_ = h.Handle.Close()
 }

@@ -159,7 +159,7 @@ func (n *Namespace) LastingID() (ID, error) {
 	if err != nil {
 		return ID{}, fmt.Errorf("identify network namespace %s: %w", n.path, err)
 	}
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	id.Cookie, err = unix.GetsockoptUint64(s.GetFd(), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 	if err != nil && !errors.Is(err, unix.ENOPROTOOPT) {
 		return ID{}, fmt.Errorf("identify network namespace %s: %w", n.path, err)

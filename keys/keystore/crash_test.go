@@ -73,7 +73,7 @@ func crashingIssue(v string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(hex.EncodeToString(a.Credential.Cert))
+	_, _ = fmt.Fprintln(os.Stdout, hex.EncodeToString(a.Credential.Cert))
 	return s.Close()
 }
 

@@ -57,7 +57,7 @@ func openDir(path string, create bool) (*dir, error) {
 	}
 	d := &dir{path: path, root: root}
 	if err := d.secure(); err != nil {
-		d.close()
+		_ = d.close()
 		return nil, err
 	}
 	return d, nil
@@ -118,7 +118,7 @@ func (d *dir) takeLock() error {
 	}
 	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if err != nil {
-		defer f.Close()
+		defer func() { _ = f.Close() }()
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
 			return fmt.Errorf("lock data directory %s: %w", d.path, err)
 		}
@@ -166,7 +166,7 @@ func (d *dir) names() ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list data directory: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	names, err := f.Readdirnames(-1)
 	if err != nil {
 		return nil, fmt.Errorf("list data directory: %w", err)
@@ -204,7 +204,7 @@ func (d *dir) read(name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", d.file(name), err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if info, err = f.Stat(); err != nil {
 		return nil, fmt.Errorf("read %s: %w", d.file(name), err)
 	}

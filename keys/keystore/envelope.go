@@ -23,7 +23,7 @@ type envelope struct {
 
 func envelopeSum(version int, compact []byte) string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%d\n", version)
+	_, _ = fmt.Fprintf(h, "%d\n", version)
 	h.Write(compact)
 	return hex.EncodeToString(h.Sum(nil))
 }

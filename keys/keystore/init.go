@@ -198,7 +198,7 @@ func writeRootKey(path string, root keys.RootPrivate, step func(name, call strin
 	if err != nil {
 		return fmt.Errorf("write root key: %w", err)
 	}
-	defer parent.Close()
+	defer func() { _ = parent.Close() }()
 	at := &dir{path: filepath.Dir(path), root: parent, step: step}
 	line := keyLine(rootKeyTag, root)
 	defer clear(line)

@@ -400,7 +400,7 @@ func BenchmarkIssue(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	i, err := s.Issuer()
 	if err != nil {
 		b.Fatal(err)

@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/logkey"
 )
 
 // acceptLoop takes connections and refuses at once what exceeds the limits on
@@ -208,7 +210,7 @@ func (t *Transport) serveControl(c *control) {
 	err := c.run()
 	t.removeControl(c)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
-		t.debug("control stream ended", c.conn.peer.ID, err)
+		t.cfg.Log.Debug("control stream ended", logkey.Node, c.conn.peer.ID, logkey.Error, err)
 	}
 }
 

@@ -191,7 +191,7 @@ func TestNoReflection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer victim.Close()
+	defer func() { _ = victim.Close() }()
 	at := victim.LocalAddr().(*net.UDPAddr)
 	ping := func(m pingMessage) {
 		t.Helper()

@@ -126,7 +126,7 @@ func Join(ctx context.Context, o JoinOptions) (keys.JoinAnswer, error) {
 	if err != nil {
 		return keys.JoinAnswer{}, fmt.Errorf("join at %s: %w: %w", o.Addr, ErrUnreachable, err)
 	}
-	defer raw.Close()
+	defer func() { _ = raw.Close() }()
 	defer context.AfterFunc(ctx, func() { _ = raw.Close() })()
 	answer, err := join(raw, o)
 	if err != nil {

@@ -240,7 +240,9 @@ func TestJoinWithKeystore(t *testing.T) {
 		go func() { done <- tr.Run(context.Background()) }()
 		t.Cleanup(func() {
 			_ = tr.Shutdown()
-			<-done
+			if err := <-done; err != nil {
+				t.Errorf("run: %v", err)
+			}
 		})
 		return tr
 	}

@@ -169,7 +169,7 @@ func TestGateMakesRoom(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
+		defer func() { _ = conn.Close() }()
 	}
 	eventually(t, "all places are taken", func() bool {
 		n.gate.mu.Lock()
@@ -288,7 +288,7 @@ func TestHints(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer u.Close()
+	defer func() { _ = u.Close() }()
 	head := datagramHeader{kind: datagramData, index: 77, counter: 5}.encode()
 	for _, msg := range [][]byte{
 		head[:],                              // shorter than any data packet

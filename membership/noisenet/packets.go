@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/logkey"
 )
 
 // FinalAdvertiseAddr implements memberlist.Transport: the virtual address,
@@ -183,7 +184,7 @@ func (t *Transport) handleData(now time.Time, from netip.AddrPort, h datagramHea
 		return
 	}
 	if err := checkPacket(payload); err != nil {
-		t.debug("gossip packet refused", id, err)
+		t.cfg.Log.Debug("gossip packet refused", logkey.Node, id, logkey.Error, err)
 		return
 	}
 	select {
@@ -228,7 +229,7 @@ func (t *Transport) startOpen(id ids.NodeID, fresh bool) {
 	}
 	done := func(err error) {
 		if err != nil {
-			t.debug("datagram session not opened", id, err)
+			t.cfg.Log.Debug("datagram session not opened", logkey.Node, id, logkey.Error, err)
 		}
 		t.sessMu.Lock()
 		defer t.sessMu.Unlock()

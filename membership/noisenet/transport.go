@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
@@ -293,8 +292,4 @@ func (t *Transport) handle(ctx context.Context, from Peer, req []byte) ([]byte, 
 		return nil, errors.New("node answers no requests")
 	}
 	return t.cfg.Handler(ctx, from, req)
-}
-
-func (t *Transport) debug(msg string, id ids.NodeID, err error) {
-	t.cfg.Log.LogAttrs(t.ctx, slog.LevelDebug, msg, slog.Any(logkey.Node, id), slog.Any(logkey.Error, err))
 }

@@ -149,7 +149,7 @@ func TestGossipStream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	sent := append([]byte{mlPing}, bytes.Repeat([]byte("state "), 20000)...)
 	go func() { _, _ = conn.Write(sent) }()
 	var in io.ReadWriteCloser
@@ -162,7 +162,7 @@ func TestGossipStream(t *testing.T) {
 	case <-time.After(15 * time.Second):
 		t.Fatal("stream did not arrive")
 	}
-	defer in.Close()
+	defer func() { _ = in.Close() }()
 	got := make([]byte, len(sent))
 	if _, err := io.ReadFull(in, got); err != nil || !bytes.Equal(got, sent) {
 		t.Fatalf("read %v, equal %v", err, bytes.Equal(got, sent))
@@ -186,12 +186,12 @@ func TestGossipStreamDeadline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if _, err := conn.Write([]byte{mlPing}); err != nil {
 		t.Fatal(err)
 	}
 	in := <-b.StreamCh()
-	defer in.Close()
+	defer func() { _ = in.Close() }()
 	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 	buf := make([]byte, 8)
 	var timeout interface{ Timeout() bool }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -271,7 +270,7 @@ func runAgent(args []string) error {
 	if err != nil {
 		return err
 	}
-	env := tunnel.Env{Node: id, RuntimeDir: args[3], Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	env := tunnel.Env{Node: id, RuntimeDir: args[3], Log: slog.New(slog.DiscardHandler)}
 	if env.Host, err = nl.OpenNamespace(args[1]); err != nil {
 		return err
 	}
@@ -290,7 +289,7 @@ func runAgent(args []string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Print(s.Devices[0].Public)
+	_, _ = fmt.Fprint(os.Stdout, s.Devices[0].Public)
 	return unix.Kill(os.Getpid(), unix.SIGKILL)
 }
 
