@@ -70,9 +70,17 @@ func TestOutsiders(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := members(t, ctx, f)
+	// The first refusal of a source is logged, once.
+	if _, err := outsider.CLI(ctx, "join", used); exitCode(err) != 6 {
+		t.Errorf("join with a used token: %v, want exit 6", err)
+	}
+	waitUntil(t, ctx, 5*time.Second, "the refusal in the log", func() (bool, error) { return refusals(f.Nodes[0]) > 0, nil })
+	if n := refusals(f.Nodes[0]); n != 1 {
+		t.Errorf("one refused join gave %d lines in the log, want 1", n)
+	}
 
 	bad := map[string]string{
-		"used":        used,
+		"used again":  used,
 		"truncated":   fresh[:len(fresh)-9],
 		"half":        fresh[:len(fresh)/2],
 		"bit-flipped": flip(fresh, len(fresh)/2),
@@ -138,11 +146,12 @@ func foreignCertificate(t *testing.T, ctx context.Context, f *fleet.Fleet, stran
 		t.Fatal(err)
 	}
 	victim := f.Nodes[0]
+	known := refusals(victim)
 	if err := stranger.Up(ctx); err != nil {
 		t.Fatal(err)
 	}
 	waitUntil(t, ctx, 20*time.Second, "the refusal in the log of "+victim.Name, func() (bool, error) {
-		return refusals(victim) > 0, nil
+		return refusals(victim) > known, nil
 	})
 	if err := stranger.Down(ctx); err != nil {
 		t.Fatal(err)
