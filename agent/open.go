@@ -19,6 +19,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/membership"
+	"github.com/secure-overlay/secure-overlay/membership/noisenet"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 	"github.com/secure-overlay/secure-overlay/tunnel"
 	"github.com/secure-overlay/secure-overlay/tunnel/secure"
@@ -245,7 +246,7 @@ func (a *Agent) openCluster(ctx context.Context, l *loop) (*membership.Cluster, 
 	}
 	switch i, err := a.issuerOf(); {
 	case err == nil:
-		o.Admission, o.Renewal = admission{i}, i
+		o.Admission, o.Renewal = noisenet.IssuerAdmission(i), i
 	case !errors.Is(err, keystore.ErrNoIssuer):
 		return nil, fmt.Errorf("open issuer key: %w", err)
 	}

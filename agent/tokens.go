@@ -24,38 +24,8 @@ type issuer interface {
 
 // admitter is the part that answers joiners and renews.
 type admitter interface {
-	JoinKeys(low32 uint32) []keystore.JoinKey
-	Issue(now time.Time, id keys.TokenID, req keys.JoinRequest) (keys.JoinAnswer, error)
+	noisenet.Issuer
 	membership.Renewer
-}
-
-// admission lets an issuer answer joiners on the control port.
-type admission struct{ issuer admitter }
-
-// JoinKeys implements noisenet.Admission.
-func (a admission) JoinKeys(low32 uint32) []noisenet.JoinKey {
-	var out []noisenet.JoinKey
-	for _, k := range a.issuer.JoinKeys(low32) {
-		out = append(out, noisenet.JoinKey(k))
-	}
-	return out
-}
-
-// Issue implements noisenet.Admission. noisenet has checked the proof in req
-// and logs the outcome.
-func (a admission) Issue(_ context.Context, _ netip.AddrPort, id keys.TokenID, req keys.JoinRequest) (keys.JoinAnswer, error) {
-	answer, err := a.issuer.Issue(time.Now(), id, req)
-	for from, to := range map[error]error{
-		keystore.ErrTokenUsed:    noisenet.ErrTokenUsed,
-		keystore.ErrTokenExpired: noisenet.ErrTokenExpired,
-		keystore.ErrTokenUnknown: noisenet.ErrTokenUnknown,
-		keystore.ErrTokenRevoked: noisenet.ErrTokenRevoked,
-	} {
-		if errors.Is(err, from) {
-			return keys.JoinAnswer{}, fmt.Errorf("%w: %w", to, err)
-		}
-	}
-	return answer, err
 }
 
 // errNoIssuer is the answer of nodes that cannot admit others.

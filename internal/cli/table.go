@@ -41,9 +41,6 @@ func (t *Table) Row(values ...any) {
 	t.rows = append(t.rows, row)
 }
 
-// Len is the number of rows without the header.
-func (t *Table) Len() int { return len(t.rows) }
-
 // Print writes the table. On a terminal that is too narrow, the widest
 // columns are cut, with a sign that they were.
 func (t *Table) Print(s Screen) error {

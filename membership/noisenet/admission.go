@@ -6,13 +6,18 @@ import (
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/keys"
-	"github.com/secure-overlay/secure-overlay/keys/keystore"
 )
 
-// IssuerAdmission lets a node's issuer decide about newcomers.
-func IssuerAdmission(i *keystore.Issuer) Admission { return issuerAdmission{i} }
+// Issuer is what IssuerAdmission needs of a *keystore.Issuer.
+type Issuer interface {
+	JoinKeys(low32 uint32) []JoinKey
+	Issue(now time.Time, id keys.TokenID, req keys.JoinRequest) (keys.JoinAnswer, error)
+}
 
-type issuerAdmission struct{ issuer *keystore.Issuer }
+// IssuerAdmission lets a node's issuer decide about newcomers.
+func IssuerAdmission(i Issuer) Admission { return issuerAdmission{i} }
+
+type issuerAdmission struct{ issuer Issuer }
 
 func (a issuerAdmission) JoinKeys(low32 uint32) []JoinKey { return a.issuer.JoinKeys(low32) }
 

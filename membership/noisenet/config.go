@@ -1,6 +1,7 @@
 package noisenet
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"io"
@@ -98,46 +99,18 @@ type limits struct {
 }
 
 func (l limits) withDefaults() limits {
-	d := limits{
-		unauthenticated: 128,
-		perSource:       16,
-		handshake:       5 * time.Second,
-		bucketRate:      20,
-		bucketBurst:     5,
-		bucketWait:      time.Second,
-		controlIdle:     time.Minute,
-		hintQuiet:       3 * time.Second,
-		hintDial:        5 * time.Second,
-		streamsPerPeer:  16,
+	return limits{
+		unauthenticated: cmp.Or(l.unauthenticated, 128),
+		perSource:       cmp.Or(l.perSource, 16),
+		handshake:       cmp.Or(l.handshake, 5*time.Second),
+		bucketRate:      cmp.Or(l.bucketRate, 20),
+		bucketBurst:     cmp.Or(l.bucketBurst, 5),
+		bucketWait:      cmp.Or(l.bucketWait, time.Second),
+		controlIdle:     cmp.Or(l.controlIdle, time.Minute),
+		hintQuiet:       cmp.Or(l.hintQuiet, 3*time.Second),
+		hintDial:        cmp.Or(l.hintDial, 5*time.Second),
+		streamsPerPeer:  cmp.Or(l.streamsPerPeer, 16),
 	}
-	if l.unauthenticated != 0 {
-		d.unauthenticated = l.unauthenticated
-	}
-	if l.perSource != 0 {
-		d.perSource = l.perSource
-	}
-	if l.handshake != 0 {
-		d.handshake = l.handshake
-	}
-	if l.bucketRate != 0 {
-		d.bucketRate, d.bucketBurst = l.bucketRate, l.bucketBurst
-	}
-	if l.bucketWait != 0 {
-		d.bucketWait = l.bucketWait
-	}
-	if l.controlIdle != 0 {
-		d.controlIdle = l.controlIdle
-	}
-	if l.hintQuiet != 0 {
-		d.hintQuiet = l.hintQuiet
-	}
-	if l.hintDial != 0 {
-		d.hintDial = l.hintDial
-	}
-	if l.streamsPerPeer != 0 {
-		d.streamsPerPeer = l.streamsPerPeer
-	}
-	return d
 }
 
 func (c Config) withDefaults() Config {
