@@ -82,6 +82,10 @@ func (e *UnsupportedError) Unwrap() error { return e.Err }
 // Is makes errors.Is(err, ErrNotSupported) hold.
 func (e *UnsupportedError) Is(target error) bool { return target == ErrNotSupported }
 
+// ErrSecretGone says that a PeerKey names a secret that is not installed and
+// brings none to install: the pair has to agree on a new one.
+var ErrSecretGone = errors.New("the secret is neither installed nor known")
+
 // PeerError blames one peer for a failure in Set.
 type PeerError struct {
 	Peer ids.NodeID

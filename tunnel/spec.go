@@ -32,15 +32,34 @@ type Peer struct {
 	Keys  []PeerKey  // one for each device that both sides have
 }
 
-// PeerKey binds a peer's key to one of this node's devices.
+// PeerKey binds a peer to one of this node's devices.
 type PeerKey struct {
-	Epoch  ids.Epoch
-	Lane   ids.Lane
+	Epoch ids.Epoch
+	Lane  ids.Lane
+	// Public is the key of the peer's device; zero where the wire has none (ESP).
 	Public keys.TunnelPublic
+	// Key names the secret of this pair on this device. Zero means that there
+	// is none: a WireGuard peer without preshared key; ESP cannot do without.
+	Key keys.KeyID
+	// Secret is the secret that Key names. It is needed only to install it: an
+	// empty one leaves what is installed under Key as it is, and where nothing
+	// is installed under Key the driver installs nothing and reports
+	// ErrSecretGone. A driver does not keep it.
+	Secret keys.TunnelSecret
 	// Endpoint is where to send the first handshake. It is the zero value
 	// on the side that must not initiate: with one initiator a pair cannot
-	// discard each other's handshakes (DESIGN.md section 5).
+	// discard each other's handshakes (DESIGN.md section 5). WireGuard only.
 	Endpoint netip.AddrPort
+	// ESP is what a security association needs besides the key.
+	ESP ESP
+}
+
+// ESP describes the two security associations of a pair on a device.
+type ESP struct {
+	Local, Remote netip.Addr // outer addresses, of one family
+	// In is chosen by this node, Out by the peer. While Out is zero only the
+	// receiving half is installed.
+	In, Out ids.SPI
 }
 
 // State is what a driver found in the kernel and in its processes.
@@ -65,9 +84,13 @@ type DeviceState struct {
 // handshakes, without outer UDP and IP.
 type PeerState struct {
 	ID            ids.NodeID // zero if the key belongs to no peer of the last Spec
+	Inner         netip.Addr // the one inner address it may use; zero if not exactly one
 	Public        keys.TunnelPublic
+	Key           keys.KeyID // of the secret that is installed; zero: none
+	In, Out       ids.SPI    // of the installed ESP associations
 	Endpoint      netip.AddrPort
 	LastHandshake time.Time // zero if there was none
 	RxBytes       uint64
 	TxBytes       uint64
+	TxPackets     uint64 // ESP only: sent under this key
 }

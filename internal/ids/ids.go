@@ -176,3 +176,17 @@ func EndpointMAC(vni VNI, ip netip.Addr) MAC {
 	m[0] = m[0]&^0x01 | 0x02
 	return m
 }
+
+// SPI is the security parameters index of an ESP security association (RFC
+// 4303 section 2.1), chosen by its receiver. 0 means none; 1 to 255 are
+// reserved by IANA.
+type SPI uint32
+
+// MinSPI is the lowest index that a security association may have.
+const MinSPI SPI = 256
+
+// Valid reports whether s may name a security association.
+func (s SPI) Valid() bool { return s >= MinSPI }
+
+// String returns eight hexadecimal digits behind 0x, as ip-xfrm(8) prints it.
+func (s SPI) String() string { return fmt.Sprintf("0x%08x", uint32(s)) }
