@@ -16,6 +16,11 @@ const (
 	domainCert        = "so-cert-v1"
 	domainJoinRequest = "so-csr-v1"
 	domainJoinAnswer  = "so-answer-v1" // not signed: it travels inside Noise
+
+	// DomainItem begins the cluster items that membership/item makes and an
+	// issuer or the root signs. It stands here because keystore signs them,
+	// under this domain and no other.
+	DomainItem = "so-item-v1"
 )
 
 // validDomain reports whether d is so-NAME-vN with NAME of a-z and N one

@@ -1,12 +1,12 @@
 package keys
 
 import (
-	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/kdf"
 )
 
 // TunnelSecret is what two nodes share for one key epoch: 32 bytes from a
@@ -47,6 +47,10 @@ func (k TunnelSecret) ID() (id KeyID) {
 		h.Write([]byte(keyIDDomain))
 		h.Write(raw)
 		id = max(KeyID(binary.BigEndian.Uint32(h.Sum(nil))), 1)
+		// The hash keeps its input until a block is full, 32 secret bytes in
+		// garbage that nobody clears: overwrite them.
+		h.Reset()
+		h.Write(make([]byte, h.BlockSize()-1))
 	})
 	return id
 }
@@ -68,11 +72,9 @@ func (k TunnelSecret) ExposeESP(from, to ids.NodeID, spi ids.SPI, f func(materia
 		info := append([]byte(espKeyLabel), from[:]...)
 		info = append(info, to[:]...)
 		info = binary.BigEndian.AppendUint32(info, uint32(spi))
-		material, err := hkdf.Expand(sha256.New, raw, string(info), ESPKeySize)
-		if err != nil {
-			return // unreachable: 36 bytes are below the HKDF limit of 255 hashes
-		}
-		defer clear(material)
-		f(material)
+		var material [ESPKeySize]byte
+		defer clear(material[:])
+		kdf.Expand(raw, info, material[:])
+		f(material[:])
 	})
 }

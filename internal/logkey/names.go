@@ -8,6 +8,9 @@ const (
 	Network  = "network"  // overlay network name
 	VNI      = "vni"      // VXLAN network identifier
 	Epoch    = "epoch"    // key epoch
+	Former   = "former"   // key epoch before it
+	Key      = "key"      // keys.KeyID of a tunnel secret: a hash of it, never the secret
+	Hybrid   = "hybrid"   // agreed with a post-quantum part
 	Driver   = "driver"   // tunnel driver
 	Device   = "device"   // kernel link name
 	Endpoint = "endpoint" // attached endpoint

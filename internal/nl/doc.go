@@ -2,7 +2,8 @@
 //
 // It owns: opening, creating and removing network namespaces; running a
 // function inside one on an OS thread of its own; the one netlink handle
-// whose dumps are retried when the kernel interrupts them; and the words for
+// whose dumps are retried when the kernel interrupts them; the netlink socket for
+// what holds keys, which leaves no copies of them; and the words for
 // the errno values that callers decide on.
 //
 // It does not own any desired state: what links, routes or neighbours there

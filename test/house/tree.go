@@ -101,9 +101,10 @@ func ignoredDir(name, rel string) bool {
 	return (strings.HasPrefix(name, ".") && name != ".ci") || rel == "bin"
 }
 
-// ignoredFile reports build products, as .gitignore has them.
+// ignoredFile reports build products, as .gitignore has them, and the file
+// that a linked work tree has in the place of the folder .git.
 func ignoredFile(name string) bool {
-	return strings.HasSuffix(name, ".test") || strings.HasSuffix(name, ".out")
+	return strings.HasSuffix(name, ".test") || strings.HasSuffix(name, ".out") || name == ".git"
 }
 
 func (t *Tree) add(file, rel string) error {
