@@ -20,22 +20,40 @@ type Timing struct {
 	// sides send elsewhere: what was queued by then arrives within it. Quiet
 	// is how long nothing may have arrived on it.
 	Drain, Quiet time.Duration
-	// HoldDown is how long an old epoch waits for a pair that does not follow.
+	// HoldDown is how long an epoch waits for pairs that do not follow, from
+	// when this node got the device of its successor.
 	HoldDown time.Duration
 	// RetryMin and RetryMax bound the pause between attempts of anything that
 	// was not answered: messages, agreements, probes. It doubles.
 	RetryMin, RetryMax time.Duration
 }
 
+// DefaultTiming is right for networks of every kind: its pauses cost time and
+// no packets. Drain is far above the delay of any path plus what queues hold,
+// and the tunnel's own timers (WireGuard sends keepalives 10 s after the last
+// packet) fall silent within Quiet. HoldDown is a day, so that a node that is
+// switched off over night comes back without an interruption.
+func DefaultTiming() Timing {
+	return Timing{
+		MinInterval: time.Minute,
+		Drain:       30 * time.Second, Quiet: 10 * time.Second,
+		HoldDown: 24 * time.Hour,
+		RetryMin: time.Second, RetryMax: 30 * time.Second,
+	}
+}
+
 // Message is all that a node has to say about one pair: its complete state,
 // not an event, so losing, repeating and reordering messages is harmless.
 type Message struct {
 	Boot uint64 // random, of the sender's process, not 0
-	Seq  uint64 // grows with each message of this boot to this peer, from 1
+	// Seq grows with each message of this boot to this peer that says
+	// something else than the one before, from 1: repetitions share it.
+	Seq uint64
 	// AckBoot and AckSeq name the newest message of the receiver that the
 	// sender has taken; zero if none.
 	AckBoot, AckSeq uint64
-	// Tx is the epoch on which the sender sends to the receiver; 0: none.
+	// Tx is the epoch to which the sender's route to the receiver leads; 0:
+	// there is none.
 	Tx ids.Epoch
 	// Epochs are those on which the sender receives from the receiver now,
 	// ascending, at most MaxEpochs.
@@ -46,8 +64,9 @@ type Message struct {
 type EpochState struct {
 	Epoch ids.Epoch
 	// Mine is the instance of the sender's device, Yours the instance of the
-	// receiver's device that Key was agreed with. An instance grows when a
-	// device is made anew with other keys in its epoch.
+	// receiver's device that Key was agreed with; 0: not known after a
+	// restart. An instance grows when a device is made anew with other keys
+	// in its epoch.
 	Mine, Yours uint32
 	Key         keys.KeyID
 	// Proved: a probe of the sender went through this epoch and came back.
@@ -116,8 +135,9 @@ type Plan struct {
 	// Devices are the epochs in which this node should have a device,
 	// ascending.
 	Devices []ids.Epoch
-	// Pairs are what the devices should hold, sorted by peer and epoch. What
-	// is not listed goes away, unless the Observation was partial.
+	// Pairs are what the devices should hold, sorted by peer and epoch, complete
+	// even if the Observation was partial. What is not listed goes away, a
+	// secret whose KeyID is not listed, too.
 	Pairs []Pair
 	// Agree are secrets to agree on now; the node dials. Probe are probes to
 	// make now. Send are messages to send now. Each is listed once until it
@@ -130,6 +150,9 @@ type Plan struct {
 	// Blocked says why this node does not start the target epoch; empty: it
 	// has started it, or nothing is in the way.
 	Blocked string
+	// Pausing says that Blocked is MinInterval and nothing else: it ends by
+	// itself, and nothing is wrong.
+	Pausing bool
 	// Wake is when to poll again at the latest; zero: on the next input.
 	Wake time.Time
 }
@@ -147,7 +170,7 @@ type Pair struct {
 	Peer   ids.NodeID
 	Epoch  ids.Epoch
 	Key    keys.KeyID
-	Theirs uint32 // instance of the peer's device
+	Theirs uint32 // instance of the peer's device; 0: that of what is installed
 	// Send: install the sending half, too. Main: the peer's route leads here.
 	// Probe: a second route leads here, for probes. Draining: both sides send
 	// elsewhere, so nothing needs to keep it alive.
@@ -195,6 +218,7 @@ type Progress struct {
 	Peer   ids.NodeID
 	Tx     ids.Epoch // the epoch this node sends on; 0: none
 	Goal   ids.Epoch // the newest epoch that both nodes have; 0: none
+	Oldest ids.Epoch // the oldest epoch that the pair still holds; 0: none
 	Step   Step
 	Since  time.Time // when Step began
 	Reason string    // for people: who or what holds it up; empty when done

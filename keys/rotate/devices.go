@@ -1,0 +1,96 @@
+package rotate
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+)
+
+// planDevices decides in which epochs this node has a device: those that a
+// pair uses or works towards, and the newest; the target, if it may start.
+func (m *Machine) planDevices(now time.Time, pairs []*pair, plan *planner) {
+	wanted := make(map[ids.Epoch]bool)
+	for _, p := range pairs {
+		for _, l := range p.legs {
+			if !l.gone {
+				wanted[l.epoch] = true
+			}
+		}
+		if p.goal != 0 {
+			wanted[p.goal] = true
+		}
+	}
+	newest := m.started
+	if n := len(m.devices); n > 0 {
+		newest = max(newest, m.devices[n-1].Epoch)
+	}
+	switch {
+	case newest >= m.target:
+		wanted[newest] = true
+	case m.held(now, newest, plan):
+		if newest != 0 {
+			wanted[newest] = true
+		}
+	case m.live(wanted) >= MaxEpochs:
+		// The newest one stays only if a pair needs it: if it is what no peer
+		// has, it is what can make room.
+		plan.Blocked = m.holders(newest, pairs)
+	default:
+		if newest != 0 {
+			m.rotated = now
+		}
+		m.started = m.target
+		wanted[m.target] = true
+	}
+	for e := range wanted {
+		plan.Devices = append(plan.Devices, e)
+	}
+	slices.Sort(plan.Devices)
+}
+
+// held reports whether this node itself does not start the target epoch now,
+// and notes why in plan.
+func (m *Machine) held(now time.Time, newest ids.Epoch, plan *planner) bool {
+	if m.unable != "" {
+		plan.Blocked = fmt.Sprintf("rotation to epoch %d waits: %s", m.target, m.unable)
+		return true
+	}
+	if at := m.rotated.Add(m.t.MinInterval); !m.rotated.IsZero() && now.Before(at) {
+		plan.wake(at)
+		plan.Pausing = true
+		plan.Blocked = fmt.Sprintf("rotation to epoch %d waits until %s: epoch %d began less than %s before",
+			m.target, at.UTC().Format(time.RFC3339), newest, m.t.MinInterval)
+		return true
+	}
+	return false
+}
+
+// live counts the devices that are wanted or still there.
+func (m *Machine) live(wanted map[ids.Epoch]bool) int {
+	n := len(wanted)
+	for _, d := range m.devices {
+		if !wanted[d.Epoch] {
+			n++
+		}
+	}
+	return n
+}
+
+// holders says which pair keeps the oldest epoch.
+func (m *Machine) holders(newest ids.Epoch, pairs []*pair) string {
+	var oldest *pair
+	for _, p := range pairs {
+		if len(p.legs) > 0 && p.legs[0].epoch < newest && (oldest == nil || p.legs[0].epoch < oldest.legs[0].epoch) {
+			oldest = p
+		}
+	}
+	if oldest == nil {
+		return fmt.Sprintf("rotation to epoch %d waits: %d epochs are live", m.target, MaxEpochs)
+	}
+	e := oldest.legs[0].epoch
+	until, _ := m.expiry(e)
+	return fmt.Sprintf("rotation to epoch %d waits: node %s holds epoch %d, until %s at most",
+		m.target, oldest.peer, e, until.UTC().Format(time.RFC3339))
+}
