@@ -14,6 +14,7 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/membership/item"
 	"github.com/secure-overlay/secure-overlay/membership/noisenet"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
@@ -31,8 +32,16 @@ type Cluster struct {
 	events  chan event           // from callbacks, which drop when it is full
 	merges  chan mergeRequest    // from goroutines that wait for the answer
 	hints   *memberlist.TransmitLimitedQueue
-	serving chan struct{} // a token per control request being answered
+	serving chan struct{} // a token per control request being answered, but for PAIR
 	turns   turns         // who has how many of them
+	pairing chan struct{} // the same of PAIR
+	pairs   turns
+
+	items    items         // cluster items: the newest, and those on disk
+	itemNews chan itemNews // from items to the loop
+	ended    chan struct{} // closed when the loop has ended
+	rotating sync.Mutex    // held by the one request that makes a target; before items.mu
+	running  atomic.Bool   // transport and gossip are there
 
 	pending   atomic.Pointer[record.Node] // newest content not yet published
 	published chan struct{}               // capacity 1: look at pending
@@ -52,7 +61,14 @@ type Cluster struct {
 type transport interface {
 	memberlist.NodeAwareTransport
 	control
+	handshakes
+}
+
+// handshakes is the part of it that is about identities and fresh secrets.
+type handshakes interface {
 	SetCredential(c keys.Credential)
+	Peer(id ids.NodeID) (noisenet.Peer, bool)
+	Agree(ctx context.Context, id ids.NodeID, req []byte) (noisenet.Agreed, error)
 }
 
 // control is the part of it that memberlist does not know.
@@ -66,9 +82,10 @@ type control interface {
 // Bounds on what waits and what runs at once.
 const (
 	maxEvents  = 1024 // events waiting; one that does not fit is made good by a later digest
-	maxServing = 8    // control requests answered at once
+	maxServing = 8    // control requests answered at once, PAIR apart
+	maxPairing = 32   // PAIR requests answered at once
 
-	maxServingPeer = 2 // of them, requests of one peer
+	maxServingPeer = 2 // of either, requests of one peer
 )
 
 // New checks the options. It does no I/O and starts no goroutine.
@@ -86,6 +103,9 @@ func New(o Options) (*Cluster, error) {
 		events:       make(chan event, maxEvents),
 		merges:       make(chan mergeRequest),
 		serving:      make(chan struct{}, maxServing),
+		pairing:      make(chan struct{}, maxPairing),
+		itemNews:     make(chan itemNews),
+		ended:        make(chan struct{}),
 		published:    make(chan struct{}, 1),
 		renewed:      make(chan keys.Credential),
 		resolved:     make(chan []netip.AddrPort),
@@ -95,7 +115,10 @@ func New(o Options) (*Cluster, error) {
 		RetransmitMult: 4,
 		NumNodes:       func() int { return c.view.Load().alive },
 	}
-	c.view.Store(newView(c.self, record.Set{}, nil))
+	c.items.c = c
+	v := newView(c.self, record.Set{}, item.Set{}, nil)
+	v.snap.Target = item.Target{} // what it is stands on the disk
+	c.view.Store(v)
 	return c, nil
 }
 
@@ -114,7 +137,9 @@ func (c *Cluster) Run(ctx context.Context) error {
 	c.ran, c.stop = true, func() { cancel(nil) }
 	c.mu.Unlock()
 
-	l := newLoop(c, c.restore())
+	l := newLoop(c, c.restore(), c.items.restore())
+	c.view.Store(newView(c.self, l.set, l.items, nil))
+	wake(c.changes)
 	c.transport = c.newTransport(c.transportConfig())
 	if err := c.transport.Open(); err != nil {
 		return fmt.Errorf("open control port %s: %w", c.opts.Bind, err)
@@ -144,17 +169,21 @@ func (c *Cluster) Run(ctx context.Context) error {
 func (c *Cluster) runGossip(ctx context.Context, l *loop) error {
 	gossip, err := memberlist.Create(c.gossipConfig(c.transport))
 	if err != nil {
+		close(c.ended)
 		return errors.Join(fmt.Errorf("start gossip: %w", err), c.transport.Shutdown())
 	}
 	c.mu.Lock()
 	c.gossip = gossip
 	c.mu.Unlock()
+	c.running.Store(true)
 
 	var wg sync.WaitGroup
 	wg.Go(func() { c.persist(ctx) })
 	wg.Go(func() { c.keepRenewed(ctx) })
 	wg.Go(func() { c.keepResolving(ctx) })
 	l.run(ctx, gossip)
+	c.running.Store(false)
+	close(c.ended)
 
 	c.mu.Lock()
 	c.gossip, c.stop = nil, nil
@@ -180,7 +209,10 @@ func (c *Cluster) transportConfig() noisenet.Config {
 		Directory:  directory{c},
 		Admission:  c.opts.Admission,
 		Handler:    c.serve,
+		Agree:      c.agreeHandler(),
 		Log:        c.log,
+
+		RequireHybrid: c.opts.RequireHybrid,
 	}
 }
 

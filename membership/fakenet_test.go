@@ -2,11 +2,14 @@ package membership
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -25,6 +28,7 @@ type fakeNet struct {
 	byAddr map[netip.AddrPort]*fakeTransport
 	broken func(from, to ids.NodeID) bool           // nothing passes
 	drop   func(from, to ids.NodeID, b []byte) bool // this packet is lost
+	agreed atomic.Uint32                            // secrets made
 }
 
 func newFakeNet() *fakeNet {
@@ -116,7 +120,7 @@ func (t *fakeTransport) Shutdown() error {
 func (t *fakeTransport) peer() noisenet.Peer {
 	t.net.mu.Lock()
 	defer t.net.mu.Unlock()
-	return noisenet.Peer{ID: t.cfg.Node, Credential: t.cfg.Credential, Addr: t.cfg.Bind}
+	return noisenet.Peer{ID: t.cfg.Node, Credential: t.cfg.Credential, Addr: t.cfg.Bind, Hybrid: true}
 }
 
 func (t *fakeTransport) SetCredential(c keys.Credential) {
@@ -169,6 +173,41 @@ func (t *fakeTransport) Call(ctx context.Context, id ids.NodeID, req []byte) ([]
 		return nil, noisenet.ErrTooLarge
 	}
 	return resp, nil
+}
+
+// Peer answers about every node that is on the net.
+func (t *fakeTransport) Peer(id ids.NodeID) (noisenet.Peer, bool) {
+	t.net.mu.Lock()
+	other := t.net.byID[id]
+	t.net.mu.Unlock()
+	if other == nil {
+		return noisenet.Peer{}, false
+	}
+	return other.peer(), true
+}
+
+// Agree makes a secret out of what both sides said and a count.
+func (t *fakeTransport) Agree(ctx context.Context, id ids.NodeID, req []byte) (noisenet.Agreed, error) {
+	other, err := t.net.find(t.cfg.Node, id)
+	if err != nil {
+		return noisenet.Agreed{}, err
+	}
+	if other.cfg.Agree == nil {
+		return noisenet.Agreed{}, &noisenet.RemoteError{Text: "node shares no secrets"}
+	}
+	resp, take, err := other.cfg.Agree(ctx, t.peer(), req)
+	if err != nil {
+		return noisenet.Agreed{}, &noisenet.RemoteError{Text: err.Error()}
+	}
+	sum := sha256.Sum256(fmt.Append(nil, t.net.agreed.Add(1), req, resp))
+	secret, err := keys.TunnelSecretFromRaw32(sum[:])
+	if err != nil {
+		return noisenet.Agreed{}, err
+	}
+	if take != nil {
+		take(secret.Clone())
+	}
+	return noisenet.Agreed{Response: resp, Secret: secret, Hybrid: true}, nil
 }
 
 func (t *fakeTransport) FinalAdvertiseAddr(string, int) (net.IP, int, error) {

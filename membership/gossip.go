@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log"
@@ -140,10 +141,13 @@ func (d delegate) NotifyUpdate(*memberlist.Node) {}
 // in its record, which is signed and larger than the 512 bytes here.
 func (d delegate) NodeMeta(int) []byte { return nil }
 
-// NotifyMsg receives a hint.
+// NotifyMsg receives a hint or a cluster item.
 func (d delegate) NotifyMsg(b []byte) {
 	if h, ok := parseHint(b); ok {
 		d.c.post(event{kind: eventHint, hint: h})
+	}
+	if raw, ok := parseItemMessage(b); ok {
+		d.c.post(event{kind: eventItem, item: bytes.Clone(raw)})
 	}
 }
 
@@ -162,14 +166,17 @@ func (d delegate) MergeRemoteState([]byte, bool) {}
 // AckPayload implements memberlist.PingDelegate.
 func (d delegate) AckPayload() []byte { return d.c.view.Load().ack }
 
-// NotifyPingComplete compares the digest that came with the answer to a ping.
+// NotifyPingComplete compares the digests that came with the answer to a ping.
 func (d delegate) NotifyPingComplete(n *memberlist.Node, _ time.Duration, payload []byte) {
 	id, err := ids.ParseNodeID(n.Name)
 	if err != nil {
 		return
 	}
 	e := event{kind: eventSeen, node: id}
-	e.digest, e.hasDigest = parseAck(payload)
+	if a, ok := parseAck(payload); ok {
+		e.digest, e.hasDigest = a.Digest, true
+		e.items, e.hasItems = a.Items, a.HasItems
+	}
 	d.c.post(e)
 }
 

@@ -21,7 +21,7 @@ import (
 )
 
 // deadline bounds every wait of these tests; none should come near it.
-const deadline = 60 * time.Second
+const deadline = 120 * time.Second
 
 // lab is a cluster under test.
 type lab struct {
@@ -268,4 +268,20 @@ func (l *logBuffer) next() <-chan struct{} {
 		l.moved = make(chan struct{})
 	}
 	return l.moved
+}
+
+// eventually waits for a condition that nothing announces.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	timeout := time.NewTimer(deadline)
+	defer timeout.Stop()
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for !ok() {
+		select {
+		case <-look.C:
+		case <-timeout.C:
+			t.Fatalf("did not come so far: %s", what)
+		}
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/membership/item"
 	"github.com/secure-overlay/secure-overlay/membership/noisenet"
 )
 
@@ -21,20 +22,25 @@ const (
 	jobSeed                   // the same with whoever is at an address
 	jobPull                   // get the records that hints named
 	jobPush                   // hand over this node's own record
+	jobItems                  // exchange cluster items with a member
+	jobGive                   // hand over new ones
+	jobHeard                  // verify those that gossip brought
 	jobMeet                   // learn from a live member whom else gossip counts
 	jobKinds
 )
 
 // limits of jobs running at once, by kind.
-var jobLimit = [jobKinds]int{jobSync: 4, jobConnect: 8, jobSeed: 8, jobPull: 8, jobPush: 8, jobMeet: 1}
+var jobLimit = [jobKinds]int{jobSync: 4, jobConnect: 8, jobSeed: 8, jobPull: 8, jobPush: 8, jobItems: 4, jobGive: 8, jobHeard: 1, jobMeet: 1}
 
-const maxJobs = 4 + 8 + 8 + 8 + 8 + 1
+const maxJobs = 4 + 8 + 8 + 8 + 8 + 4 + 8 + 1 + 1
 
 type job struct {
 	kind  jobKind
-	node  ids.NodeID     // all but jobSeed
+	node  ids.NodeID     // all but jobSeed and jobHeard
 	addr  netip.AddrPort // jobSeed
 	nodes []ids.NodeID   // jobPull
+	items []*item.Item   // jobGive
+	raws  [][]byte       // jobHeard
 }
 
 type result struct {
@@ -47,6 +53,10 @@ type result struct {
 	// complete: a SYNC ran to its end, so the two nodes have nothing left to
 	// give each other.
 	complete bool
+
+	// The same of cluster items.
+	itemsTheirs, itemsOurs    [32]byte
+	itemsHeard, itemsComplete bool
 }
 
 // start runs a job unless its kind has no room left.
@@ -84,6 +94,12 @@ func (c *Cluster) do(ctx context.Context, j job, gossip joiner) (r result) {
 		r.err = c.connect(ctx, j.node, gossip, &r)
 	case jobPush:
 		r.err = c.push(ctx, j.node, []ids.NodeID{c.self}, &r)
+	case jobItems:
+		r.err = c.syncItems(ctx, j.node, &r)
+	case jobGive:
+		r.err = c.give(ctx, j.node, j.items, &r)
+	case jobHeard:
+		r.err = c.hearItems(time.Now(), j.raws)
 	case jobMeet:
 		_, r.err = gossip.Join([]string{gossipName(j.node)})
 	}
@@ -125,6 +141,7 @@ func (l *loop) finish(now time.Time, r result) {
 		p.settled = [2][32]byte{r.ours, r.theirs}
 		p.syncDue = time.Time{}
 	}
+	l.finishItems(now, p, r)
 	if r.heard {
 		l.seen(now, r.node, r.peer.Addr)
 		l.compare(now, p, r.theirs)

@@ -13,6 +13,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
 	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/membership/item"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
 
@@ -24,7 +25,10 @@ type event struct {
 	addr      netip.AddrPort
 	digest    [32]byte
 	hasDigest bool
+	items     [32]byte // digest of its cluster items
+	hasItems  bool
 	hint      hint
+	item      []byte // not verified
 	bad       *invalidError
 }
 
@@ -35,7 +39,8 @@ const (
 	eventStranger                  // gossip names a node without a record
 	eventHint                      // somebody has a new record
 	eventSeen                      // a node gave a direct sign of life
-	eventInvalid                   // a node handed over an invalid entry
+	eventInvalid                   // a node handed over an invalid entry or item
+	eventItem                      // gossip brought what may be a cluster item
 )
 
 // post enqueues without waiting.
@@ -57,6 +62,8 @@ type loop struct {
 	c      *Cluster
 	gossip *memberlist.Memberlist
 	set    record.Set
+	items  item.Set // cluster items, as items.merge gave them; never written to
+	heard  [][]byte // items from gossip, to be verified
 	peers  map[ids.NodeID]*peer
 	dirty  bool // the view may be stale
 
@@ -84,11 +91,12 @@ type loop struct {
 	full    bool // the full set was logged
 }
 
-func newLoop(c *Cluster, set record.Set) *loop {
+func newLoop(c *Cluster, set record.Set, items item.Set) *loop {
 	l := &loop{
 		c:          c,
 		credential: c.opts.Identity.Credential,
 		set:        set,
+		items:      items,
 		peers:      make(map[ids.NodeID]*peer),
 		pulls:      make(map[ids.NodeID]pull),
 		done:       make(chan result, maxJobs),
@@ -126,6 +134,10 @@ func (l *loop) run(ctx context.Context, gossip *memberlist.Memberlist) {
 			l.merge(time.Now(), m.items)
 			l.flush(time.Now()) // before the reply: the asker reads the view next
 			m.reply <- l.c.view.Load().snap.Digest
+		case n := <-l.c.itemNews:
+			l.takeItems(n)
+			l.flush(time.Now()) // before the reply: the asker reads the view next
+			close(n.taken)
 		case cred := <-l.c.renewed:
 			l.credential = cred
 			l.renewOwn(time.Now())
@@ -164,12 +176,17 @@ func (l *loop) handle(now time.Time, e event) {
 		}
 	case eventHint:
 		l.hinted(now, e.hint)
+	case eventItem:
+		l.gossiped(e.item)
 	case eventInvalid:
 		l.accuse(l.peer(e.node), e.node, e.bad)
 	case eventSeen:
 		l.seen(now, e.node, e.addr)
 		if e.hasDigest {
 			l.compare(now, l.peer(e.node), e.digest)
+		}
+		if e.hasItems {
+			l.compareItems(now, l.peer(e.node), e.items)
 		}
 	}
 }
@@ -193,7 +210,11 @@ func (l *loop) seen(now time.Time, id ids.NodeID, addr netip.AddrPort) {
 	if addr.IsValid() {
 		p.addr = addr
 	}
-	if p.state == StateSuspect {
+	was := p.hybrid
+	if h, ok := l.c.transport.Peer(id); ok {
+		p.hybrid = h.Hybrid
+	}
+	if p.state == StateSuspect || p.hybrid != was {
 		l.dirty = true
 	}
 }
@@ -218,10 +239,12 @@ func (l *loop) compare(now time.Time, p *peer, digest [32]byte) {
 // loop; a comparison made with an older one is repeated when its SYNC is due.
 func (l *loop) digest() [32]byte { return l.c.view.Load().snap.Digest }
 
-// merge takes verified items into the set. Few changes are news and are
-// hinted at; many are the catching-up of a newcomer.
+// maxNews is how many changes of a merge are news and are gossiped; more are
+// the catching-up of a newcomer.
+const maxNews = 16
+
+// merge takes verified entries into the set and hints at what is news.
 func (l *loop) merge(now time.Time, items []*record.Item) {
-	const news = 16
 	var changed []record.Head
 	for _, it := range items {
 		was := l.set.Get(it.Head.ID)
@@ -243,7 +266,7 @@ func (l *loop) merge(now time.Time, items []*record.Item) {
 			l.expect(now, head.ID)
 		}
 	}
-	if len(changed) <= news {
+	if len(changed) <= maxNews {
 		for _, h := range changed {
 			l.hint(h)
 		}
@@ -279,7 +302,7 @@ func (l *loop) flush(now time.Time) {
 	}
 	l.dirty = false
 	old := l.c.view.Load()
-	v := newView(l.c.self, l.set, l.peers)
+	v := newView(l.c.self, l.set, l.items, l.peers)
 	l.c.view.Store(v)
 	l.viewAt = now.Add(time.Second)
 	if v.differs(old) {

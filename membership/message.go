@@ -40,22 +40,37 @@ const (
 
 var errMessage = errors.New("message is malformed")
 
-// ackPayload rides on every answer to a ping: version, digest of the record
-// set, and the target epoch of rotation, which is zero as yet.
-func ackPayload(digest [32]byte, epoch ids.Epoch) []byte {
-	b := append([]byte{version}, digest[:]...)
-	return binary.BigEndian.AppendUint32(b, uint32(epoch))
+// ack rides on every answer to a ping.
+type ack struct {
+	Digest   [32]byte  // of the record set
+	Epoch    ids.Epoch // the target, for whoever watches; nothing follows from it
+	Items    [32]byte  // digest of the cluster items
+	HasItems bool      // false from nodes older than those
 }
 
-const ackSize = 1 + 32 + 4
+func (a ack) encode() []byte {
+	b := append([]byte{version}, a.Digest[:]...)
+	b = binary.BigEndian.AppendUint32(b, uint32(a.Epoch))
+	return append(b, a.Items[:]...)
+}
+
+// Sizes of an ack payload: as it was first, and with the digest of items.
+const (
+	ackSize      = 1 + 32 + 4
+	ackSizeItems = ackSize + 32
+)
 
 // parseAck reads an ack payload. Longer ones are from newer versions, which
 // only append.
-func parseAck(b []byte) (digest [32]byte, ok bool) {
+func parseAck(b []byte) (a ack, ok bool) {
 	if len(b) < ackSize || b[0] != version {
-		return digest, false
+		return a, false
 	}
-	return [32]byte(b[1:33]), true
+	a.Digest, a.Epoch = [32]byte(b[1:33]), ids.Epoch(binary.BigEndian.Uint32(b[33:]))
+	if a.HasItems = len(b) >= ackSizeItems; a.HasItems {
+		a.Items = [32]byte(b[ackSize:ackSizeItems])
+	}
+	return a, true
 }
 
 // hint says that a new record exists and who has it. It is a broadcast, may

@@ -43,7 +43,7 @@ func TestMessageVectors(t *testing.T) {
 		got  []byte
 		want string
 	}{
-		"ack":  {ackPayload([32]byte{0xd1}, 7), "01" + "d1" + zero(31) + "00000007"},
+		"ack":  {ack{Digest: [32]byte{0xd1}, Epoch: 7, Items: [32]byte{0xd6}}.encode(), "01" + "d1" + zero(31) + "00000007" + "d6" + zero(31)},
 		"hint": {vectorHint.encode(), "01" + "1112" + zero(14) + "0102030405060708" + "2122" + zero(30) + "31" + zero(15)},
 		"sync": {vectorSync.encode(), "0101" + "01" + zero(15) + "d1" + zero(31) + "00000001" +
 			"02" + zero(15) + "0000000000000003" + "c1" + zero(31) + "e1" + zero(31)},
@@ -60,11 +60,15 @@ func TestMessageVectors(t *testing.T) {
 }
 
 func TestMessageRoundTrip(t *testing.T) {
-	if d, ok := parseAck(ackPayload([32]byte{9}, 1)); !ok || d != [32]byte{9} {
-		t.Errorf("ack reads back as %x, %v", d, ok)
+	want := ack{Digest: [32]byte{9}, Epoch: 1, Items: [32]byte{8}, HasItems: true}
+	if a, ok := parseAck(want.encode()); !ok || a != want {
+		t.Errorf("ack reads back as %+v, %v", a, ok)
 	}
-	if d, ok := parseAck(append(ackPayload([32]byte{9}, 1), "newer field"...)); !ok || d != [32]byte{9} {
-		t.Errorf("longer ack reads back as %x, %v", d, ok)
+	if a, ok := parseAck(append(want.encode(), "newer field"...)); !ok || a != want {
+		t.Errorf("longer ack reads back as %+v, %v", a, ok)
+	}
+	if a, ok := parseAck(want.encode()[:ackSizeItems-1]); !ok || a != (ack{Digest: want.Digest, Epoch: 1}) {
+		t.Errorf("ack of before cluster items reads back as %+v, %v", a, ok)
 	}
 	if h, ok := parseHint(vectorHint.encode()); !ok || h != vectorHint {
 		t.Errorf("hint reads back as %+v, %v", h, ok)
@@ -96,7 +100,7 @@ func TestMessagesOfOtherVersions(t *testing.T) {
 		b[at]++
 		return b
 	}
-	if _, ok := parseAck(other(ackPayload([32]byte{9}, 1), 0)); ok {
+	if _, ok := parseAck(other(ack{}.encode(), 0)); ok {
 		t.Error("ack of another version is read")
 	}
 	if _, ok := parseHint(other(vectorHint.encode(), 0)); ok {
@@ -117,7 +121,7 @@ func TestMessagesOfOtherVersions(t *testing.T) {
 // as it was.
 func FuzzMessages(f *testing.F) {
 	for _, b := range [][]byte{
-		ackPayload([32]byte{1}, 0), vectorHint.encode(), vectorSync.encode(), vectorAns.encode(),
+		ack{}.encode(), vectorHint.encode(), vectorSync.encode(), vectorAns.encode(),
 		pushRequest([32]byte{1}, vectorAns.Entries), pushAnswer([32]byte{}), getRequest([]ids.NodeID{{1}}), getAnswer([32]byte{2}, vectorAns.Entries),
 	} {
 		f.Add(b)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/membership/item"
 	"github.com/secure-overlay/secure-overlay/membership/membertest"
 	"github.com/secure-overlay/secure-overlay/membership/noisenet"
 )
@@ -159,5 +160,36 @@ func TestNoisenetRenewal(t *testing.T) {
 	}
 	if !peer.Cert.NotAfter.After(before) {
 		t.Errorf("handshake shows a certificate until %v", peer.Cert.NotAfter)
+	}
+}
+
+// TestNoisenetRotate: a target epoch, pair messages and agreements over the
+// real transport.
+func TestNoisenetRotate(t *testing.T) {
+	l := realLab(t)
+	var s sharer
+	nodes := []*node{l.startReal(0, l.signs(l.signer("a")), s.options, echoes), l.startReal(1), l.startReal(2)}
+	checkAgree(t, nodes, s.tookOnce)
+	want := nodes[2].mustRotate(1, item.DriverIPsec)
+	for _, n := range nodes {
+		n.until("epoch 2", func(s Snapshot) bool { return s.Target == want })
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	defer cancel()
+	got, err := nodes[1].Pair(ctx, nodes[0].self, make([]byte, MaxPair-16))
+	if err != nil || len(got) != MaxPair {
+		t.Errorf("pair message: %d bytes, %v", len(got), err)
+	}
+	if _, err := nodes[0].Pair(ctx, nodes[1].self, nil); err == nil {
+		t.Error("a node without handler answered")
+	}
+}
+
+// TestRequireHybrid: the option reaches the transport, which enforces it.
+func TestRequireHybrid(t *testing.T) {
+	for _, want := range []bool{false, true} {
+		if c := (&Cluster{opts: Options{RequireHybrid: want}}).transportConfig(); c.RequireHybrid != want {
+			t.Errorf("required %v, configured %v", want, c.RequireHybrid)
+		}
 	}
 }

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"time"
 
+	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
+	"github.com/secure-overlay/secure-overlay/membership/item"
 	"github.com/secure-overlay/secure-overlay/membership/noisenet"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
@@ -27,11 +30,32 @@ type Options struct {
 	// may return what it returned before. Nil: Seeds are all there are.
 	Resolve func(context.Context) []netip.AddrPort
 
+	// RequireHybrid refuses every peer whose handshake is not hybrid
+	// (X25519 and ML-KEM-768).
+	RequireHybrid bool
+
 	Admission noisenet.Admission // nil: this node admits nobody
 	Renewal   Renewer            // nil: this node renews nobody's certificate
 	// Adopt keeps a renewed credential, which has been verified, for the next
 	// start. Nil: this node's certificate is not renewed.
 	Adopt func(keys.Credential) error
+
+	// Signer signs cluster items, *keystore.Issuer. Nil: this node signs none,
+	// and asks others.
+	Signer item.Signer
+	// RotateInterval is the least time from one target epoch to the next that
+	// this node signs; 0: DefaultRotateInterval.
+	RotateInterval time.Duration
+
+	// Pair answers a message of a member, at most MaxPair bytes, with one of at
+	// most MaxPair bytes, soon. It runs in a goroutine of its own and may be
+	// called twice for one message. The peer learns that it failed, not why.
+	// Nil: such messages are refused.
+	Pair func(ctx context.Context, from ids.NodeID, msg []byte) ([]byte, error)
+	// Agree answers a member that wants to share a tunnel secret, as
+	// noisenet.AgreeHandler does; hybrid tells whether the secret will be.
+	// Nil: it is refused.
+	Agree func(ctx context.Context, from ids.NodeID, hybrid bool, req []byte) (resp []byte, take func(keys.TunnelSecret), err error)
 
 	// NextSeq returns a number above every one it has returned before, also
 	// across restarts.
@@ -41,6 +65,9 @@ type Options struct {
 	// Cache keeps the record set for the next start, so that a node that
 	// restarts while it is cut off still knows its peers. Nil: not kept.
 	Cache Cache
+	// ItemCache keeps the cluster items, so that a restart never goes back to
+	// an older target. Nil: not kept.
+	ItemCache ItemCache
 
 	Log *slog.Logger // nil: discarded
 }
@@ -52,6 +79,19 @@ type Cache interface {
 	Save([]record.Entry) error
 }
 
+// ItemCache stores cluster items, each as it was signed. What Load returns is
+// verified like anything else. Both are called from one goroutine at a time.
+// FileItems implements it.
+type ItemCache interface {
+	Load() ([][]byte, error)
+	// Save replaces what is stored, durably.
+	Save([][]byte) error
+}
+
+// DefaultRotateInterval is the least time between two target epochs, so that a
+// member that asks again and again does not keep the cluster rotating.
+const DefaultRotateInterval = time.Minute
+
 func (o Options) withDefaults() (Options, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -61,6 +101,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if _, ok := profiles[o.Profile]; !ok {
 		return o, fmt.Errorf("make cluster: profile %q: want lan, wan or local", o.Profile)
+	}
+	if o.RotateInterval == 0 {
+		o.RotateInterval = DefaultRotateInterval
 	}
 	if o.NextSeq == nil {
 		return o, errors.New("make cluster: no source of sequence numbers")

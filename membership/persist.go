@@ -74,6 +74,7 @@ type saver struct {
 }
 
 func (s *saver) save() {
+	s.c.items.retry()
 	v := s.c.view.Load()
 	if s.c.opts.Cache != nil && v.snap.Digest != s.digest && len(v.items) > 0 {
 		entries := make([]record.Entry, len(v.items))

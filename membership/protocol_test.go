@@ -3,6 +3,7 @@ package membership
 import (
 	"flag"
 	"testing"
+	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/test/protocol"
@@ -12,11 +13,21 @@ var update = flag.Bool("update", false, "rewrite the vectors in PROTOCOL.md")
 
 func TestProtocolVectors(t *testing.T) {
 	protocol.Check(t, "messages", map[string][]byte{
-		"ack":         ackPayload([32]byte{0xd1}, 7),
+		"ack":         ack{Digest: [32]byte{0xd1}, Epoch: 7, Items: [32]byte{0xd6}}.encode(),
 		"hint":        vectorHint.encode(),
 		"sync":        vectorSync.encode(),
 		"sync_answer": vectorAns.encode(),
 		"push_answer": pushAnswer([32]byte{0xd3}),
 		"get":         getRequest([]ids.NodeID{{0x04}, {0x05}}),
+
+		"items":           vectorItems.encode(),
+		"items_answer":    vectorItemsAns.encode(),
+		"pair":            append([]byte{kindPair, version}, "content"...),
+		"rotate":          vectorRotate(t),
+		"rotate_answer":   rotateAnswer([]byte("item")),
+		"rotate_too_soon": rotateRefusal(rotateTooSoon, 60*time.Second+1),
+		"give":            giveRequest([32]byte{0xd6}, [][]byte{[]byte("item")}),
+		"give_answer":     giveAnswer([32]byte{0xd7}),
+		"item_message":    itemMessage([]byte("item")),
 	}, *update)
 }

@@ -45,6 +45,7 @@ func (l *loop) tick(ctx context.Context, now time.Time) {
 	l.tickSeeds(ctx, now)
 	l.tickPeers(ctx, now)
 	l.tickPulls(ctx, now)
+	l.tickItems(ctx, now)
 	if !l.strangerAt.IsZero() && !now.Before(l.strangerAt) {
 		l.strangerAt = time.Time{}
 		l.syncAny(ctx)

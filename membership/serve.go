@@ -14,23 +14,33 @@ import (
 // proved that it is from.ID and a member. What it says about others is
 // verified like anything else. Requests are idempotent.
 func (c *Cluster) serve(ctx context.Context, from noisenet.Peer, req []byte) ([]byte, error) {
-	give, err := c.turns.take(ctx, from.ID)
-	if err != nil {
-		return nil, err
-	}
-	defer give()
-	select {
-	case c.serving <- struct{}{}:
-		defer func() { <-c.serving }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
 	if len(req) < 2 {
 		return nil, errMessage
 	}
 	if req[1] != version {
 		return nil, fmt.Errorf("%w: version %d, want %d", errMessage, req[1], version)
 	}
+	// Pair messages are small and a rotation waits for each: they do not queue
+	// behind pages of records, neither the peer's own nor those of others.
+	turns, serving := &c.turns, c.serving
+	if req[0] == kindPair {
+		turns, serving = &c.pairs, c.pairing
+	}
+	give, err := turns.take(ctx, from.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer give()
+	select {
+	case serving <- struct{}{}:
+		defer func() { <-serving }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	return c.answer(ctx, from, req)
+}
+
+func (c *Cluster) answer(ctx context.Context, from noisenet.Peer, req []byte) ([]byte, error) {
 	switch req[0] {
 	case kindSync:
 		return c.serveSync(from, req)
@@ -40,6 +50,14 @@ func (c *Cluster) serve(ctx context.Context, from noisenet.Peer, req []byte) ([]
 		return c.serveGet(from, req)
 	case kindRenew:
 		return c.serveRenew(from, req)
+	case kindItems:
+		return c.serveItems(from, req)
+	case kindGive:
+		return c.serveGive(from, req)
+	case kindRotate:
+		return c.serveRotate(from, req)
+	case kindPair:
+		return c.servePair(ctx, from, req)
 	}
 	return nil, fmt.Errorf("%w: kind %d", errMessage, req[0])
 }

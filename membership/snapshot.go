@@ -6,6 +6,7 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/membership/item"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
 
@@ -38,8 +39,9 @@ func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // and immutable: readers must not write to anything it refers to.
 type Snapshot struct {
 	Self    ids.NodeID
-	Digest  [32]byte // of the record set
-	Members []Member // ascending by ID; holds Self once a record was published
+	Digest  [32]byte    // of the record set
+	Target  item.Target // Epoch is 0 until Run has read what the last process kept
+	Members []Member    // ascending by ID; holds Self once a record was published
 }
 
 // Member is one node with a verified record.
@@ -53,6 +55,7 @@ type Member struct {
 	Synced   bool           // node and this one hold the same records, as far as known
 	LastSeen time.Time      // last direct answer or request; zero: none since start
 	Addr     netip.AddrPort // underlay address last seen in a handshake; zero: none yet
+	Hybrid   bool           // the last handshake with it was hybrid (X25519 and ML-KEM-768)
 }
 
 // Member returns the member with this ID.

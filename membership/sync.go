@@ -9,6 +9,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
 	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/membership/noisenet"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
 
@@ -27,7 +28,7 @@ func (l *loop) accuse(p *peer, from ids.NodeID, bad *invalidError) {
 		return
 	}
 	p.accused = true
-	l.c.log.Warn("member sent an invalid record: it is faulty or hostile", logkey.Node, from, logkey.Error, bad.err)
+	l.c.log.Warn("member sent an invalid record or item: it is faulty or hostile", logkey.Node, from, logkey.Error, bad.err)
 }
 
 // call is one control request, bounded in time.
@@ -38,8 +39,18 @@ func (c *Cluster) call(ctx context.Context, node ids.NodeID, req []byte) ([]byte
 }
 
 // sync brings the sets of this node and another together, both directions,
-// page by page in ascending order of IDs, and notes the digests at the end.
+// page by page in ascending order of IDs, and notes the digests at the end. The
+// cluster items come first, so that a newcomer knows the target epoch before it
+// is one of the others.
 func (c *Cluster) sync(ctx context.Context, node ids.NodeID, r *result) error {
+	if err := c.syncItems(ctx, node, r); err != nil {
+		// A node older than cluster items refuses the request, or does not
+		// make sense: nothing that should keep the records from it.
+		var remote *noisenet.RemoteError
+		if !errors.As(err, &remote) && !errors.Is(err, errMessage) {
+			return err
+		}
+	}
 	var after ids.NodeID
 	for {
 		v := c.view.Load()

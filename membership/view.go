@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/membership/item"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
 
@@ -13,23 +14,27 @@ import (
 type view struct {
 	snap  Snapshot
 	set   record.Set
-	items []*record.Item // ascending by ID
+	items []*record.Item // of set, ascending by ID
 	ack   []byte         // payload for answers to pings
-	alive int            // nodes that gossip counts, this one included
+
+	cluster       item.Set // cluster items; never written to
+	clusterDigest [32]byte
+
+	alive int // nodes that gossip counts, this one included
 }
 
 // newView builds a view. peers is only read, and only here.
-func newView(self ids.NodeID, set record.Set, peers map[ids.NodeID]*peer) *view {
-	v := &view{set: set.Clone(), alive: 1}
+func newView(self ids.NodeID, set record.Set, cluster item.Set, peers map[ids.NodeID]*peer) *view {
+	v := &view{set: set.Clone(), alive: 1, cluster: cluster, clusterDigest: cluster.Digest()}
 	v.items = v.set.Items()
-	digest := v.set.Digest()
-	v.ack = ackPayload(digest, 0)
+	digest, target := v.set.Digest(), cluster.Target()
+	v.ack = ack{Digest: digest, Epoch: target.Epoch, Items: v.clusterDigest}.encode()
 	for _, p := range peers {
 		if p.inGossip {
 			v.alive++
 		}
 	}
-	v.snap = Snapshot{Self: self, Digest: digest, Members: make([]Member, len(v.items))}
+	v.snap = Snapshot{Self: self, Digest: digest, Target: target, Members: make([]Member, len(v.items))}
 	for i, it := range v.items {
 		m := Member{
 			ID: it.Head.ID, Hostname: it.Cert.Hostname, Serial: it.Cert.Serial, Cert: it.Cert, Record: it.Node,
@@ -38,7 +43,7 @@ func newView(self ids.NodeID, set record.Set, peers map[ids.NodeID]*peer) *view 
 		case it.Head.ID == self:
 			m.State, m.Synced = StateAlive, true
 		case p != nil:
-			m.State, m.Synced, m.LastSeen, m.Addr = p.state, p.synced(digest), p.lastSeen, p.addr
+			m.State, m.Synced, m.LastSeen, m.Addr, m.Hybrid = p.state, p.synced(digest), p.lastSeen, p.addr, p.hybrid
 		}
 		v.snap.Members[i] = m
 	}
@@ -59,12 +64,12 @@ func (v *view) pick(nodes []ids.NodeID) []*record.Item {
 // differs reports whether v shows a reader anything but newer LastSeen and
 // Addr than old does.
 func (v *view) differs(old *view) bool {
-	if v.snap.Digest != old.snap.Digest || len(v.snap.Members) != len(old.snap.Members) {
+	if v.snap.Digest != old.snap.Digest || v.snap.Target != old.snap.Target || len(v.snap.Members) != len(old.snap.Members) {
 		return true
 	}
 	for i, m := range v.snap.Members {
 		// Equal digests: the same records in the same order.
-		if o := old.snap.Members[i]; m.State != o.State || m.Synced != o.Synced {
+		if o := old.snap.Members[i]; m.State != o.State || m.Synced != o.Synced || m.Hybrid != o.Hybrid {
 			return true
 		}
 	}
@@ -78,6 +83,7 @@ type peer struct {
 	state    State
 	lastSeen time.Time
 	addr     netip.AddrPort
+	hybrid   bool // the last handshake with it was
 
 	inGossip bool      // memberlist counts the node
 	since    time.Time // since when
@@ -85,6 +91,13 @@ type peer struct {
 	digest    [32]byte // of its set, as it said last
 	hasDigest bool
 	settled   [2][32]byte // digests, ours and its, after a SYNC that left nothing to exchange
+
+	items        [32]byte // digest of its cluster items, as it said last
+	hasItems     bool
+	itemsSettled [2][32]byte  // as settled, of items
+	itemsDue     time.Time    // zero: no exchange is planned
+	itemsBusy    bool         // an exchange is running
+	give         []*item.Item // it has yet to be handed these; at most maxGive
 
 	pushDue bool      // it has yet to be told this node's newest record
 	syncDue time.Time // zero: no SYNC is planned

@@ -66,7 +66,7 @@ type JoinKey struct {
 	Key keys.AccessKey
 }
 
-// Issuer admits nodes. Its methods may be called from any goroutine; they
+// Issuer admits nodes and signs cluster items. Its methods may be called from any goroutine; they
 // wait for each other.
 type Issuer struct {
 	store      *Store
@@ -80,6 +80,10 @@ type Issuer struct {
 	unsaved  bool // the last write failed: the disk may or may not have it
 	joinKeys map[keys.TokenID]keys.AccessKey
 	renewed  map[ids.NodeID]keys.Credential // since the start; as many as members
+
+	items        signedItems
+	itemsUnsaved bool // the last write failed: the disk may or may not have it
+	itemsFresh   bool // there is no file yet that is worth keeping
 }
 
 // loadIssuer opens the issuer of a node that has an issuer key. A node whose
@@ -111,7 +115,7 @@ func (s *Store) loadIssuer() error {
 	if recovered {
 		s.warn(d.file(tokensName) + " was damaged or missing: went on with the copy before it and revoked every pending join token")
 	}
-	if err := i.setLedger(l); err != nil {
+	if err := errors.Join(i.setLedger(l), i.loadItems()); err != nil {
 		return err
 	}
 	s.issuer = i

@@ -23,6 +23,7 @@ const (
 	stateName      = "state.json"
 	tokensName     = "tokens.json"
 	logName        = "issued.log"
+	itemsName      = "items.json"
 
 	prevSuffix = ".prev"
 )

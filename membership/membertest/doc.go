@@ -3,8 +3,8 @@
 // gets the same bytes each time. It must never be used outside tests: whoever
 // knows the label knows the keys.
 //
-// It owns no rules: what it makes is checked by packages keys and record. Its
+// It owns no rules: what it makes is checked by packages keys, record and item. Its
 // invariant is that equal labels and times give equal bytes.
 //
-// Start with Authority.
+// Start with Authority; Issuer signs cluster items.
 package membertest

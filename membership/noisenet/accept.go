@@ -146,8 +146,13 @@ func (t *Transport) serveMember(a accepted, offered header) (handed bool, err er
 		t.release(id)
 		return false, err
 	}
-	if channel == channelMemberlist {
+	switch channel {
+	case channelMemberlist:
 		return t.handToMemberlist(conn, data)
+	case channelAgree:
+		defer t.release(id)
+		t.serveAgree(conn, data)
+		return false, nil
 	}
 	defer t.release(id)
 	if err := isHello(channel, data); err != nil {
@@ -167,6 +172,7 @@ func (t *Transport) respond(a accepted, offered header) (*established, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer h.kill()
 	for {
 		least, most := h.want()
 		msg, err := readHandshake(a.raw, least, most)
@@ -174,12 +180,17 @@ func (t *Transport) respond(a accepted, offered header) (*established, error) {
 			return nil, fmt.Errorf("read handshake: %w", err)
 		}
 		out, done, err := h.step(time.Now(), msg)
-		if err != nil || done != nil {
-			return done, err
+		if err != nil {
+			return nil, err
 		}
 		a.place.prove() // message 1 opened under the access key
-		if _, err := a.raw.Write(out); err != nil {
-			return nil, fmt.Errorf("write handshake: %w", err)
+		if len(out) > 0 {
+			if _, err := a.raw.Write(out); err != nil {
+				return nil, fmt.Errorf("write handshake: %w", err)
+			}
+		}
+		if done != nil {
+			return done, nil
 		}
 	}
 }

@@ -38,15 +38,20 @@ type Config struct {
 	Directory  Directory         // where members are; must not block
 	Admission  Admission         // nil: join requests are refused
 	Handler    Handler           // nil: control requests are answered with an error
+	Agree      AgreeHandler      // nil: tunnel secrets are refused
 	// Refuse is asked about each peer that has proved its identity, before it
 	// gets anything. Revoked nodes are refused here. Nil refuses nobody. It
 	// must not block.
 	Refuse func(ids.NodeID) bool
-	Log    *slog.Logger // nil: discarded
+	// RequireHybrid refuses peers that speak version 1 only, with ErrNotHybrid;
+	// the setting crypto.require_pq. Joins are not concerned.
+	RequireHybrid bool
+	Log           *slog.Logger // nil: discarded
 
-	// limits and random are for tests of this package.
-	limits limits
-	random io.Reader
+	// limits, random and versionMax (0: all) are for tests of this package.
+	limits     limits
+	random     io.Reader
+	versionMax uint8
 }
 
 // Directory knows the underlay addresses of members from their signed records.
@@ -82,6 +87,9 @@ type Peer struct {
 	Cert       keys.Cert
 	Credential keys.Credential
 	Addr       netip.AddrPort // underlay address: as dialled, or source IP with the announced port
+	// Hybrid: the secrets of the stream hold if either X25519 or ML-KEM-768
+	// does (version 2).
+	Hybrid bool
 }
 
 // limits are the numbers that tests turn down or up; withDefaults fills zeros.
@@ -96,6 +104,7 @@ type limits struct {
 	hintQuiet       time.Duration // a HINT counts only after this silence
 	hintDial        time.Duration // and this long after the last dial
 	streamsPerPeer  int           // accepted streams of one peer
+	agree           time.Duration // from the first frame of an agreement to its answer
 }
 
 func (l limits) withDefaults() limits {
@@ -110,6 +119,7 @@ func (l limits) withDefaults() limits {
 		hintQuiet:       cmp.Or(l.hintQuiet, 3*time.Second),
 		hintDial:        cmp.Or(l.hintDial, 5*time.Second),
 		streamsPerPeer:  cmp.Or(l.streamsPerPeer, 16),
+		agree:           cmp.Or(l.agree, 10*time.Second),
 	}
 }
 
@@ -121,5 +131,6 @@ func (c Config) withDefaults() Config {
 	if c.random == nil {
 		c.random = rand.Reader
 	}
+	c.versionMax = cmp.Or(c.versionMax, versionMax)
 	return c
 }

@@ -15,6 +15,8 @@ const (
 	controlOpen     = 5 // asks for a datagram session; carries an index
 	controlOpened   = 6 // its answer; carries the answerer's index
 	controlConfirm  = 7 // the opener has the keys
+	controlAgree    = 8 // on streams of channelAgree only, as the next one
+	controlAgreed   = 9 // its answer
 )
 
 const (
@@ -24,6 +26,7 @@ const (
 	maxInFlight = 8                              // unanswered requests per direction and stream
 	maxRunning  = 2 * maxInFlight                // a peer with more at work broke the rule
 	maxOpens    = 4                              // unanswered OPENs per stream
+	maxAgree    = 16 << 10                       // bytes of an AGREE, and of an AGREED
 )
 
 var errControl = errors.New("control frame is malformed")
@@ -33,6 +36,7 @@ var errControl = errors.New("control frame is malformed")
 //	HELLO, CONFIRM                nothing
 //	OPEN, OPENED                  index u32, not zero
 //	REQUEST, RESPONSE, FAILURE    last u8 (0 or 1), data
+//	AGREE, AGREED                 last u8 (0 or 1), data
 //
 // The frames of one message follow each other; only OPEN, OPENED and CONFIRM
 // may come between. id numbers the sender's REQUESTs, and separately its OPENs,
@@ -52,7 +56,7 @@ func (f controlFrame) encode(dst []byte) []byte {
 	switch f.kind {
 	case controlOpen, controlOpened:
 		dst = binary.BigEndian.AppendUint32(dst, f.index)
-	case controlRequest, controlResponse, controlFailure:
+	case controlRequest, controlResponse, controlFailure, controlAgree, controlAgreed:
 		last := byte(0)
 		if f.last {
 			last = 1
@@ -84,7 +88,7 @@ func parseControl(b []byte) (controlFrame, error) {
 		if f.index = binary.BigEndian.Uint32(rest); f.index == 0 {
 			return controlFrame{}, errControl
 		}
-	case controlRequest, controlResponse, controlFailure:
+	case controlRequest, controlResponse, controlFailure, controlAgree, controlAgreed:
 		if len(rest) < 1 || rest[0] > 1 {
 			return controlFrame{}, errControl
 		}
@@ -104,15 +108,18 @@ type assembler struct {
 	open bool
 }
 
-// add takes a REQUEST, RESPONSE or FAILURE frame and returns the whole message
-// after its last one.
+// add takes a frame of a message and returns the whole message after its last
+// one.
 func (a *assembler) add(f controlFrame) (message []byte, complete bool, err error) {
 	if a.open && (f.kind != a.kind || f.id != a.id) {
 		return nil, false, fmt.Errorf("assemble message %d: frame of message %d in between: %w", a.id, f.id, errControl)
 	}
 	limit := MaxMessage
-	if f.kind == controlFailure {
+	switch f.kind {
+	case controlFailure:
 		limit = maxFailure
+	case controlAgree, controlAgreed:
+		limit = maxAgree
 	}
 	// An empty frame that is not the last one would let a peer keep a message
 	// open for ever at no cost.

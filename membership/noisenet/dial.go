@@ -75,25 +75,45 @@ func (t *Transport) initiate(ctx context.Context, raw net.Conn, addr netip.AddrP
 	if err := raw.SetDeadline(deadline); err != nil {
 		return nil, err
 	}
-	h, first, err := newInitiator(t.party, expect)
+	e, err := initiate(raw, t.party, expect)
 	if err != nil {
 		return nil, err
-	}
-	if _, err := raw.Write(first); err != nil {
-		return nil, closedByPeer(err)
-	}
-	m2, err := readHandshake(raw, helloSize, maxHandshake)
-	if err != nil {
-		return nil, closedByPeer(err)
-	}
-	m3, e, err := h.step(time.Now(), m2)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := raw.Write(m3); err != nil {
-		return nil, closedByPeer(err)
 	}
 	return t.authenticated(raw, e, addr)
+}
+
+// initiate runs the initiator's side of a handshake over a connection whose
+// deadline is set.
+func initiate(raw io.ReadWriter, p *party, expect ids.NodeID) (*established, error) {
+	h, out, err := newInitiator(p, expect)
+	if err != nil {
+		return nil, err
+	}
+	defer h.kill()
+	for {
+		if _, err := raw.Write(out); err != nil {
+			return nil, closedByPeer(err)
+		}
+		least, most := h.want()
+		msg, err := readHandshake(raw, least, most)
+		if err != nil {
+			return nil, closedByPeer(err)
+		}
+		var done *established
+		out, done, err = h.step(time.Now(), msg)
+		if err != nil {
+			return nil, err
+		}
+		if done == nil {
+			continue
+		}
+		if len(out) > 0 { // message 3 of version 1
+			if _, err := raw.Write(out); err != nil {
+				return nil, closedByPeer(err)
+			}
+		}
+		return done, nil
+	}
 }
 
 // closedByPeer explains a stream that ended during its handshake. A member

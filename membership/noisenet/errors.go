@@ -30,18 +30,23 @@ var (
 	ErrUnreachable = errors.New("peer is unreachable")
 	// ErrClosed: the transport has been shut down.
 	ErrClosed = errors.New("transport is closed")
-	// ErrTooLarge: a message exceeds MaxMessage, or a packet its 1,168 bytes.
+	// ErrTooLarge: a message exceeds MaxMessage or MaxAgree, or a packet its
+	// 1,168 bytes.
 	ErrTooLarge = errors.New("message is too large")
 	// ErrHandshake: the peer broke off or broke the rules of a handshake.
 	ErrHandshake = errors.New("handshake failed")
 	// ErrVersion: no protocol version in common.
 	ErrVersion = errors.New("no common protocol version")
+	// ErrNotHybrid: Config.RequireHybrid is set and the peer speaks version 1
+	// only, whose secrets fall with X25519.
+	ErrNotHybrid = errors.New("peer has no post-quantum key agreement (protocol version 2), which crypto.require_pq asks for")
 	// ErrNotVirtual: an address given by memberlist is not the one that
 	// belongs to the node's name.
 	ErrNotVirtual = errors.New("address is not the virtual address of a node")
 )
 
-// RemoteError is what a peer's Handler answered instead of a response.
+// RemoteError is what a peer's Handler or AgreeHandler answered instead of a
+// response.
 type RemoteError struct{ Text string }
 
 // Error implements error.

@@ -25,7 +25,7 @@ func FuzzHeader(f *testing.F) {
 		if e := h.encode(); !bytes.Equal(e[:], b) {
 			t.Errorf("%x encodes to %x", b, e)
 		}
-		if v, err := h.chooseVersion(); err == nil && (v < h.min || v > h.max) {
+		if v, err := h.chooseVersion(versionMax); err == nil && (v < h.min || v > h.max) {
 			t.Errorf("chose version %d of %d-%d", v, h.min, h.max)
 		}
 	})
@@ -113,6 +113,7 @@ func FuzzControl(f *testing.F) {
 		{kind: controlHello}, {kind: controlConfirm, id: 1}, {kind: controlOpen, id: 1, index: 9},
 		{kind: controlOpened, id: 2, index: 9}, {kind: controlRequest, id: 3, last: true, data: []byte("x")},
 		{kind: controlResponse, id: 3, data: []byte("x")}, {kind: controlFailure, id: 3, last: true},
+		{kind: controlAgree, id: 1, last: true, data: []byte("x")}, {kind: controlAgreed, id: 1, data: []byte("x")},
 	} {
 		f.Add(c.encode(nil))
 	}
@@ -132,16 +133,20 @@ func FuzzControl(f *testing.F) {
 func FuzzAssembler(f *testing.F) {
 	f.Add([]byte{2, 1, 3, 2, 1, 0x83})
 	f.Add([]byte{4, 1, 0x7f, 4, 1, 0x7f, 3, 2, 0x80})
+	f.Add([]byte{3, 1, 0x7f, 3, 1, 0x7f, 4, 1, 0x80})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var a assembler
 		for ; len(b) >= 3; b = b[3:] {
-			fr := controlFrame{kind: b[0]%3 + controlRequest, id: uint32(b[1]) + 1, last: b[2]&0x80 != 0,
+			kind := []uint8{controlRequest, controlResponse, controlFailure, controlAgree, controlAgreed}[b[0]%5]
+			limit := map[uint8]int{controlRequest: MaxMessage, controlResponse: MaxMessage, controlFailure: maxFailure,
+				controlAgree: MaxAgree, controlAgreed: MaxAgree}[kind]
+			fr := controlFrame{kind: kind, id: uint32(b[1]) + 1, last: b[2]&0x80 != 0,
 				data: make([]byte, int(b[2]&0x7f)*100)}
 			msg, complete, err := a.add(fr)
 			if err != nil {
 				return
 			}
-			if complete == a.open || len(msg) > MaxMessage || len(a.data) > MaxMessage {
+			if complete == a.open || len(msg) > limit || len(a.data) > limit {
 				t.Fatalf("complete %v, open %v, %d and %d bytes", complete, a.open, len(msg), len(a.data))
 			}
 		}

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/flynn/noise"
@@ -22,48 +21,6 @@ const (
 
 var errHandshakeDead = errors.New("handshake is over")
 
-// party is this node in handshakes. It is read only after prepare.
-type party struct {
-	node       ids.NodeID
-	trust      keys.Trust
-	static     keys.NoisePrivate
-	credential keys.Credential
-	renewed    func() *keys.Credential // nil, or gives nil: credential is shown
-	access     keys.AccessKey
-	port       uint16
-	boot       uint64
-	refuse     func(ids.NodeID) bool // nil: nobody
-	random     io.Reader
-
-	// Set by prepare, so that a stranger's first message costs one AEAD check
-	// and not a Diffie-Hellman.
-	public keys.NoisePublic
-	keyID  uint32 // of access
-}
-
-// prepare computes what every handshake needs. It fails if the node has no
-// access key or no Noise key.
-func (p *party) prepare() error {
-	var err error
-	if p.keyID, err = accessKeyID(p.access); err != nil {
-		return err
-	}
-	if p.public = p.static.Public(); p.public.IsZero() {
-		return errors.New("prepare handshakes: node has no Noise key")
-	}
-	return nil
-}
-
-// shown is the credential that peers get to see.
-func (p *party) shown() keys.Credential {
-	if p.renewed != nil {
-		if c := p.renewed(); c != nil {
-			return *c
-		}
-	}
-	return p.credential
-}
-
 // established is the result of a handshake: an authenticated peer (except for
 // the joiner as the issuer sees it) and the secret shared with it.
 type established struct {
@@ -78,12 +35,17 @@ type established struct {
 	token      keys.TokenID // join handshakes only
 }
 
+// hybrid reports that the secret depends on ML-KEM, too.
+func (e *established) hybrid() bool { return e.version >= versionHybrid }
+
 // handshake runs one side of Noise_XXpsk0_25519_ChaChaPoly_BLAKE2s between
-// members. It does no I/O and reads no clock: start and step take and return
-// whole messages (u16 length and Noise message).
+// members, and in version 2 the hybrid step after it. It does no I/O and reads
+// no clock: step takes messages without and returns them with their u16 length.
 //
-//	initiator: start -> hello; step(m2) -> m3 and the result
-//	responder: step(m1) -> m2; step(m3) -> the result
+//	initiator 1: newInitiator -> m1; step(m2) -> m3 and the result
+//	responder 1: step(m1) -> m2; step(m3) -> the result
+//	initiator 2: newInitiator -> m1; step(m2) -> m3, m4; step(m5) -> the result
+//	responder 2: step(m1) -> m2; step(m3) -> nothing; step(m4) -> m5 and the result
 //
 // Any error kills it: later calls return errHandshakeDead, because flynn/noise
 // leaves its key state changed when a message fails. There is one goroutine
@@ -95,8 +57,9 @@ type handshake struct {
 	offered   header
 	expect    ids.NodeID // zero: whoever answers
 	noise     *noise.HandshakeState
-	private   []byte // copy of the static key, cleared at the end
-	messages  int    // written and read so far
+	private   []byte  // copy of the static key, cleared at the end
+	messages  int     // written and read so far
+	hybrid    *hybrid // after message 3 of version 2
 	over      bool
 }
 
@@ -104,7 +67,7 @@ type handshake struct {
 // answers if it is zero. The returned bytes are header and message 1.
 func newInitiator(p *party, expect ids.NodeID) (*handshake, []byte, error) {
 	h := &handshake{party: p, initiator: true, expect: expect,
-		offered: header{min: versionMin, max: versionMax, kind: streamMember, keyID: p.keyID}}
+		offered: header{min: versionMin, max: p.versionMax, kind: streamMember, keyID: p.keyID}}
 	if err := h.begin(); err != nil {
 		return nil, nil, err
 	}
@@ -124,9 +87,12 @@ func newResponder(p *party, offered header) (*handshake, error) {
 	if offered.kind != streamMember || offered.keyID != p.keyID {
 		return nil, fmt.Errorf("answer handshake: access key ID %08x is unknown: %w", offered.keyID, ErrHandshake)
 	}
-	version, err := offered.chooseVersion()
+	version, err := offered.chooseVersion(p.versionMax)
 	if err != nil {
 		return nil, err
+	}
+	if p.hybridOnly && version < versionHybrid {
+		return nil, fmt.Errorf("answer handshake: peer speaks version %d to %d: %w", offered.min, offered.max, ErrNotHybrid)
 	}
 	h := &handshake{party: p, offered: offered, version: version}
 	return h, h.begin()
@@ -172,6 +138,10 @@ func (h *handshake) step(now time.Time, msg []byte) (out []byte, done *establish
 		out, done, err = h.finishInitiator(now, msg)
 	case !h.initiator && h.messages == 2:
 		done, err = h.finishResponder(now, msg)
+	case !h.initiator && h.messages == 3:
+		out, done, err = h.answerHybrid(msg)
+	case h.initiator && h.messages == 4:
+		done, err = h.finishHybrid(msg)
 	default:
 		err = errHandshakeDead
 	}
@@ -183,8 +153,13 @@ func (h *handshake) step(now time.Time, msg []byte) (out []byte, done *establish
 
 // want returns the bounds of the length of the peer's next message.
 func (h *handshake) want() (least, most int) {
-	if !h.initiator && h.messages == 0 {
+	switch {
+	case !h.initiator && h.messages == 0:
 		return helloSize, helloSize
+	case !h.initiator && h.messages == 3:
+		return hybridOffer, hybridOffer
+	case h.initiator && h.messages == 4:
+		return hybridAnswer, hybridAnswer
 	}
 	return helloSize, maxHandshake
 }
@@ -216,13 +191,27 @@ func (h *handshake) finishInitiator(now time.Time, m2 []byte) ([]byte, *establis
 	if peer.version < h.offered.min || peer.version > h.offered.max {
 		return nil, nil, fmt.Errorf("check handshake: peer chose version %d: %w", peer.version, ErrVersion)
 	}
+	// Refused before message 3, too. The version is authenticated: the range
+	// offered is in the prologue, the choice inside message 2.
+	if h.party.hybridOnly && !peer.hybrid() {
+		return nil, nil, fmt.Errorf("check peer %s: it chose version %d: %w", peer.cert.ID(), peer.version, ErrNotHybrid)
+	}
 	h.version = peer.version
 	m3, i2r, r2i, err := h.noise.WriteMessage(nil, h.payload().encode())
 	if err != nil {
 		return nil, nil, fmt.Errorf("write handshake message 3: %w", err)
 	}
-	done, err := h.establish(peer, i2r, r2i)
-	return frameHandshake(m3), done, err
+	h.messages = 3
+	out := frameHandshake(m3)
+	if done := h.establish(peer, i2r, r2i); done != nil {
+		return out, done, nil
+	}
+	m4, err := h.hybrid.offer(h.party.kem)
+	if err != nil {
+		return nil, nil, fmt.Errorf("write handshake message 4: %w", err)
+	}
+	h.messages = 4
+	return append(out, m4...), nil, nil
 }
 
 func (h *handshake) finishResponder(now time.Time, m3 []byte) (*established, error) {
@@ -237,7 +226,8 @@ func (h *handshake) finishResponder(now time.Time, m3 []byte) (*established, err
 	if peer.version != h.version {
 		return nil, fmt.Errorf("check handshake: peer confirms version %d instead of %d: %w", peer.version, h.version, ErrVersion)
 	}
-	return h.establish(peer, i2r, r2i)
+	h.messages = 3
+	return h.establish(peer, i2r, r2i), nil
 }
 
 // checkPeer decides whether the other side is a member. Noise proved only that
@@ -281,31 +271,56 @@ func (h *handshake) payload() payload {
 	return payload{version: h.version, port: h.party.port, boot: h.party.boot, credential: h.party.shown()}
 }
 
-func (h *handshake) establish(e *established, i2r, r2i *noise.CipherState) (*established, error) {
+// establish ends the Noise part with an authenticated peer. In version 2 it
+// returns nil and leaves the rest to the hybrid step.
+func (h *handshake) establish(e *established, i2r, r2i *noise.CipherState) *established {
 	e.initiator = h.initiator
 	copy(e.hash[:], h.noise.ChannelBinding())
-	var err error
-	e.secret, err = splitSecret(e.hash[:], i2r, r2i)
-	return e, err
+	if e.hybrid() {
+		h.hybrid = newHybrid(e, i2r, r2i)
+		return nil
+	}
+	e.secret = splitSecret(e.hash[:], i2r, r2i)
+	return e
+}
+
+// answerHybrid takes message 4 and ends the responder's side.
+func (h *handshake) answerHybrid(m4 []byte) ([]byte, *established, error) {
+	m5, done, err := h.hybrid.answer(h.party.kem, m4)
+	if err != nil {
+		return nil, nil, fmt.Errorf("answer handshake message 4 of %s: %w", h.hybrid.peer.cert.ID(), err)
+	}
+	h.messages = 5
+	return m5, done, nil
+}
+
+// finishHybrid takes message 5 and ends the initiator's side.
+func (h *handshake) finishHybrid(m5 []byte) (*established, error) {
+	done, err := h.hybrid.finish(m5)
+	if err != nil {
+		return nil, fmt.Errorf("read handshake message 5 of %s: %w", h.hybrid.peer.cert.ID(), err)
+	}
+	h.messages = 5
+	return done, nil
 }
 
 // splitSecret feeds both keys of Noise's Split into the key schedule; the
 // CipherStates themselves are never used to encrypt.
-func splitSecret(hash []byte, i2r, r2i *noise.CipherState) (secret, error) {
+func splitSecret(hash []byte, i2r, r2i *noise.CipherState) secret {
 	a, b := i2r.UnsafeKey(), r2i.UnsafeKey()
 	defer clear(a[:])
 	defer clear(b[:])
-	s, err := sessionSecret(hash, labelSession, a[:], b[:])
-	if err != nil {
-		return secret{}, fmt.Errorf("derive session secret: %w", err)
-	}
-	return s, nil
+	return sessionSecret(hash, labelSession, a[:], b[:])
 }
 
+// kill forgets every secret that the handshake holds. It may be called again.
 func (h *handshake) kill() {
 	h.over = true
 	clear(h.private)
 	h.noise = nil
+	if h.hybrid != nil {
+		h.hybrid.forget()
+	}
 }
 
 func suite() noise.CipherSuite {
@@ -320,21 +335,4 @@ func exposeCopy(expose func(func([]byte))) (out []byte) {
 // frameHandshake puts the u16 length before a handshake message.
 func frameHandshake(msg []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(nil, uint16(len(msg))), msg...)
-}
-
-// accessKeyID names a cluster access key in the clear header: 32 bits of HKDF
-// output, which say nothing about the key, never zero.
-func accessKeyID(k keys.AccessKey) (uint32, error) {
-	raw := exposeCopy(k.Expose)
-	defer clear(raw)
-	if len(raw) != len(secret{}) {
-		return 0, fmt.Errorf("derive access key ID: node has no access key")
-	}
-	s := secret(raw)
-	id, err := s.derive(labelAccessID)
-	clear(s[:])
-	if err != nil {
-		return 0, fmt.Errorf("derive access key ID: %w", err)
-	}
-	return max(binary.BigEndian.Uint32(id[:]), 1), nil
 }

@@ -1,6 +1,8 @@
 package noisenet
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"testing"
 	"time"
@@ -12,10 +14,13 @@ import (
 // shake runs a whole handshake between two parties and returns both results,
 // or the first error. tamper may change each message on its way.
 func shake(a, b *party, expect ids.NodeID, tamper func(n int, msg []byte) []byte) (ea, eb *established, err error) {
+	return shakeAt(time.Now(), a, b, expect, tamper)
+}
+
+func shakeAt(now time.Time, a, b *party, expect ids.NodeID, tamper func(n int, msg []byte) []byte) (ea, eb *established, err error) {
 	if tamper == nil {
 		tamper = func(_ int, m []byte) []byte { return m }
 	}
-	now := time.Now()
 	hi, first, err := newInitiator(a, expect)
 	if err != nil {
 		return nil, nil, err
@@ -32,12 +37,29 @@ func shake(a, b *party, expect ids.NodeID, tamper func(n int, msg []byte) []byte
 	if err != nil {
 		return nil, nil, err
 	}
-	m3, ea, err := hi.step(now, tamper(2, m2[2:]))
+	out, ea, err := hi.step(now, tamper(2, m2[2:]))
 	if err != nil {
 		return nil, nil, err
 	}
-	_, eb, err = hr.step(now, tamper(3, m3[2:]))
+	m3, m4 := cutMessage(out)
+	_, eb, err = hr.step(now, tamper(3, m3))
+	if err != nil || ea != nil {
+		return ea, eb, err
+	}
+	m4, _ = cutMessage(m4)
+	out, eb, err = hr.step(now, tamper(4, m4))
+	if err != nil {
+		return nil, nil, err
+	}
+	m5, _ := cutMessage(out)
+	_, ea, err = hi.step(now, tamper(5, m5))
 	return ea, eb, err
+}
+
+// cutMessage takes the first message, without its length, off b.
+func cutMessage(b []byte) (msg, rest []byte) {
+	n := 2 + int(binary.BigEndian.Uint16(b))
+	return b[2:n], b[n:]
 }
 
 func TestHandshake(t *testing.T) {
@@ -133,7 +155,7 @@ func TestHandshakeRefusals(t *testing.T) {
 func TestHandshakeTampering(t *testing.T) {
 	c := newTestCluster(1)
 	a, b := c.node(10).party(), c.node(20).party()
-	var lengths [4]int
+	var lengths [6]int
 	if _, _, err := shake(a, b, ids.NodeID{}, func(n int, m []byte) []byte { lengths[n] = len(m); return m }); err != nil {
 		t.Fatal(err)
 	}
@@ -143,28 +165,35 @@ func TestHandshakeTampering(t *testing.T) {
 			step = 23
 		}
 		for bit := 0; bit < 8*length; bit += step {
-			_, eb, err := shake(a, b, ids.NodeID{}, func(i int, m []byte) []byte {
+			ea, eb, err := shake(a, b, ids.NodeID{}, func(i int, m []byte) []byte {
 				if i == n {
 					m = append([]byte(nil), m...)
 					m[bit/8] ^= 1 << (bit % 8)
 				}
 				return m
 			})
-			if err == nil || eb != nil {
+			// After message 5 alone the responder believes in the stream. Its
+			// peer has gone, and no frame will open.
+			if err == nil || (eb != nil && (ea != nil || n < 5)) {
 				t.Fatalf("message %d with bit %d flipped was accepted", n, bit)
 			}
 		}
 	}
-	for n, length := range lengths[1:] {
+	for n, length := range lengths {
+		if n == 0 {
+			continue // the header has no length of its own
+		}
 		for _, cut := range []int{0, 1, 16, 31, 32, 47, length - 1} {
-			_, eb, err := shake(a, b, ids.NodeID{}, func(i int, m []byte) []byte {
-				if i == n+1 {
+			ea, eb, err := shake(a, b, ids.NodeID{}, func(i int, m []byte) []byte {
+				if i == n {
 					return m[:cut]
 				}
 				return m
 			})
-			if err == nil || eb != nil {
-				t.Fatalf("message %d cut to %d bytes was accepted", n+1, cut)
+			// After message 5 alone the responder believes in the stream. Its
+			// peer has gone, and no frame will open.
+			if err == nil || (eb != nil && (ea != nil || n < 5)) {
+				t.Fatalf("message %d cut to %d bytes was accepted", n, cut)
 			}
 		}
 	}
@@ -174,8 +203,8 @@ func TestHandshakeVersions(t *testing.T) {
 	for _, tc := range []struct {
 		min, max uint8
 		want     uint8
-	}{{1, 1, 1}, {1, 2, 1}, {1, 255, 1}, {2, 3, 0}} {
-		v, err := header{min: tc.min, max: tc.max}.chooseVersion()
+	}{{1, 1, 1}, {1, 2, 2}, {1, 255, 2}, {2, 3, 2}, {3, 4, 0}} {
+		v, err := header{min: tc.min, max: tc.max}.chooseVersion(versionMax)
 		if v != tc.want || (err != nil) != (tc.want == 0) {
 			t.Errorf("range %d-%d: version %d, %v", tc.min, tc.max, v, err)
 		}
@@ -208,15 +237,27 @@ func TestHandshakeDies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, done, err := hi.step(time.Now(), m2[2:]); err != nil || done == nil {
+	out, done, err := hi.step(time.Now(), m2[2:])
+	if err != nil || done != nil {
+		t.Fatalf("after message 2: established %v, %v", done != nil, err)
+	}
+	m3, m4 := cutMessage(out)
+	if out, done, err := hr.step(time.Now(), m3); err != nil || done != nil || out != nil {
+		t.Fatalf("after message 3: %d bytes, established %v, %v", len(out), done != nil, err)
+	}
+	m5, done, err := hr.step(time.Now(), m4[2:])
+	if err != nil || done == nil {
 		t.Fatal(err)
 	}
-	if _, _, err := hi.step(time.Now(), m2[2:]); !errors.Is(err, errHandshakeDead) {
-		t.Errorf("initiator after its end: %v", err)
+	if _, done, err := hi.step(time.Now(), m5[2:]); err != nil || done == nil {
+		t.Fatal(err)
 	}
-	for _, k := range hi.private {
-		if k != 0 {
-			t.Fatal("the copy of the static key was not cleared")
+	for _, h := range []*handshake{hi, hr} {
+		if _, _, err := h.step(time.Now(), m5[2:]); !errors.Is(err, errHandshakeDead) {
+			t.Errorf("after the end: %v", err)
+		}
+		if !bytes.Equal(h.private, make([]byte, 32)) || h.hybrid.split != [64]byte{} || h.hybrid.key != nil {
+			t.Error("the copy of the static key, the keys of the Split or the ML-KEM key were not cleared")
 		}
 	}
 }

@@ -7,11 +7,15 @@ import (
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 )
 
-// The versions this build speaks. Version 2 is reserved for the hybrid step,
-// which adds an ML-KEM secret to the key schedule.
+// The versions this build speaks. Version 2 adds the hybrid step to member
+// streams: an ML-KEM secret in the key schedule. A join has version 1 only: its
+// preshared key is a random secret for one use that never was on a wire, so a
+// recording of it stays closed to whoever breaks X25519 later.
 const (
-	versionMin = 1
-	versionMax = 1
+	versionMin     = 1
+	versionHybrid  = 2
+	versionMax     = 2
+	versionMaxJoin = 1
 )
 
 // Kinds of stream, in the clear header.
@@ -54,12 +58,13 @@ func parseHeader(b []byte) (header, error) {
 	return h, nil
 }
 
-// chooseVersion is the responder's choice: the highest both know.
-func (h header) chooseVersion() (uint8, error) {
-	v := min(h.max, uint8(versionMax))
+// chooseVersion is the choice of a responder that knows versions up to most:
+// the highest both know.
+func (h header) chooseVersion(most uint8) (uint8, error) {
+	v := min(h.max, most)
 	if v < max(h.min, versionMin) {
 		return 0, fmt.Errorf("choose version: peer speaks %d-%d, this node %d-%d: %w",
-			h.min, h.max, versionMin, versionMax, ErrVersion)
+			h.min, h.max, versionMin, most, ErrVersion)
 	}
 	return v, nil
 }

@@ -20,21 +20,7 @@ type hostile struct {
 func newHostile(t *testing.T, victim *running, n *testNode) *hostile {
 	t.Helper()
 	raw := rawDial(t, victim.addr())
-	h, first, err := newInitiator(n.party(), victim.node.id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := raw.Write(first); err != nil {
-		t.Fatal(err)
-	}
-	m3, e, err := h.step(time.Now(), must(readHandshake(raw, helloSize, maxHandshake)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := raw.Write(m3); err != nil {
-		t.Fatal(err)
-	}
-	c := &hostile{must(newSecureConn(raw, e, Peer{ID: victim.node.id}))}
+	c := &hostile{must(newSecureConn(raw, must(initiate(raw, n.party(), victim.node.id)), Peer{ID: victim.node.id}))}
 	c.frame(t, controlFrame{kind: controlHello})
 	if channel, data, err := c.readFrame(); err != nil || isHello(channel, data) != nil {
 		t.Fatalf("no HELLO: %v", err)
@@ -156,16 +142,9 @@ func TestStreamsPerPeer(t *testing.T) {
 		newHostile(t, victim, c.node(20))
 	}
 	late := rawDial(t, victim.addr())
-	h, first, err := newInitiator(c.node(20).party(), victim.node.id)
-	if err != nil {
+	if _, err := initiate(late, c.node(20).party(), victim.node.id); err != nil {
 		t.Fatal(err)
 	}
-	_, _ = late.Write(first)
-	m3, _, err := h.step(time.Now(), must(readHandshake(late, helloSize, maxHandshake)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, _ = late.Write(m3)
 	expectClosed(t, late, 10*time.Second)
 	// Another member is not concerned.
 	newHostile(t, victim, c.node(30))

@@ -36,7 +36,7 @@ type joinHandshake struct {
 func newJoiner(token keys.Token, random io.Reader) (*joinHandshake, []byte, error) {
 	j := &joinHandshake{
 		trust:   keys.Trust{Cluster: token.Cluster, Root: token.Root},
-		offered: header{min: versionMin, max: versionMax, kind: streamJoin, keyID: token.ID.Low32()},
+		offered: header{min: versionMin, max: versionMaxJoin, kind: streamJoin, keyID: token.ID.Low32()},
 		token:   token.ID,
 	}
 	var err error
@@ -76,14 +76,14 @@ func (j *joinHandshake) finish(now time.Time, m2 []byte) (*established, error) {
 	}
 	e.initiator, e.token = true, j.token
 	copy(e.hash[:], state.ChannelBinding())
-	e.secret, err = splitSecret(e.hash[:], i2r, r2i)
-	return e, err
+	e.secret = splitSecret(e.hash[:], i2r, r2i)
+	return e, nil
 }
 
 // answerJoin is the issuer's side: it takes message 1, finds the token whose
 // key opens it, and returns message 2 with the result. It keeps no state.
 func answerJoin(p *party, offered header, candidates []JoinKey, m1 []byte) ([]byte, *established, error) {
-	version, err := offered.chooseVersion()
+	version, err := offered.chooseVersion(versionMaxJoin)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -108,8 +108,8 @@ func answerJoin(p *party, offered header, candidates []JoinKey, m1 []byte) ([]by
 		}
 		e := &established{version: version, token: c.ID}
 		copy(e.hash[:], state.ChannelBinding())
-		e.secret, err = splitSecret(e.hash[:], i2r, r2i)
-		return frameHandshake(m2), e, err
+		e.secret = splitSecret(e.hash[:], i2r, r2i)
+		return frameHandshake(m2), e, nil
 	}
 	return nil, nil, fmt.Errorf("answer join %08x: no token's key opens it: %w", offered.keyID, ErrHandshake)
 }

@@ -5,7 +5,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -102,7 +104,8 @@ func (c *testCluster) certify(n *testNode, edit func(*keys.Cert)) keys.Credentia
 
 func (n *testNode) party() *party {
 	p := &party{node: n.id, trust: n.cluster.trust, static: n.noise, credential: n.credential,
-		access: n.cluster.access, port: 7946, boot: 1, random: rand.Reader}
+		access: n.cluster.access, port: 7946, boot: 1, random: rand.Reader,
+		versionMax: versionMax, kem: newKEM()}
 	if err := p.prepare(); err != nil {
 		panic(err)
 	}
@@ -168,12 +171,12 @@ type running struct {
 }
 
 // start opens and runs a transport on loopback until the test ends.
-func start(t *testing.T, n *testNode, edit func(*Config)) *running {
+func start(t testing.TB, n *testNode, edit func(*Config)) *running {
 	t.Helper()
 	return startAt(t, n, netip.MustParseAddrPort("127.0.0.1:0"), edit)
 }
 
-func startAt(t *testing.T, n *testNode, bind netip.AddrPort, edit func(*Config)) *running {
+func startAt(t testing.TB, n *testNode, bind netip.AddrPort, edit func(*Config)) *running {
 	t.Helper()
 	r := &running{node: n, log: &logBuffer{}, dir: &directory{}}
 	cfg := Config{Node: n.id, Trust: n.cluster.trust, Noise: n.noise, Credential: n.credential,
@@ -241,3 +244,33 @@ func (c *counterReader) Read(b []byte) (int, error) {
 func withLength(b []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...)
 }
+
+// respondRaw is a responder without a transport, which then does as a test likes.
+func respondRaw(raw net.Conn, p *party) (*secureConn, error) {
+	var first [headerSize]byte
+	if _, err := io.ReadFull(raw, first[:]); err != nil {
+		return nil, err
+	}
+	h, err := newResponder(p, must(parseHeader(first[:])))
+	if err != nil {
+		return nil, err
+	}
+	for {
+		msg, err := readHandshake(raw, 1, maxHandshake)
+		if err != nil {
+			return nil, err
+		}
+		out, done, err := h.step(time.Now(), msg)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := raw.Write(out); err != nil {
+			return nil, err
+		}
+		if done != nil {
+			return newSecureConn(raw, done, Peer{ID: done.cert.ID()})
+		}
+	}
+}
+
+func parseAddr(a net.Addr) (netip.AddrPort, error) { return netip.ParseAddrPort(a.String()) }

@@ -216,18 +216,7 @@ func TestSilentMember(t *testing.T) {
 	c := newTestCluster(1)
 	n := start(t, c.node(10), func(cfg *Config) { cfg.limits.handshake = 2 * time.Second })
 	conn := rawDial(t, n.addr())
-	h, first, err := newInitiator(c.node(20).party(), n.node.id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := conn.Write(first); err != nil {
-		t.Fatal(err)
-	}
-	m3, _, err := h.step(time.Now(), must(readHandshake(conn, helloSize, maxHandshake)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := conn.Write(m3); err != nil {
+	if _, err := initiate(conn, c.node(20).party(), n.node.id); err != nil {
 		t.Fatal(err)
 	}
 	expectClosed(t, conn, 10*time.Second)

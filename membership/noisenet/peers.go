@@ -29,7 +29,7 @@ type peerState struct {
 // The address is the one dialled, or the source IP with the port that the peer
 // announced: a member can make us dial itself and nobody else.
 func (t *Transport) authenticated(raw net.Conn, e *established, addr netip.AddrPort) (*secureConn, error) {
-	peer := Peer{ID: e.cert.ID(), Cert: e.cert, Credential: e.credential, Addr: addr}
+	peer := Peer{ID: e.cert.ID(), Cert: e.cert, Credential: e.credential, Addr: addr, Hybrid: e.hybrid()}
 	conn, err := newSecureConn(raw, e, peer)
 	if err != nil {
 		return nil, err

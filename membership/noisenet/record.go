@@ -13,6 +13,7 @@ const (
 	channelMemberlist = 1
 	channelControl    = 2
 	channelJoin       = 3
+	channelAgree      = 4
 )
 
 const (
@@ -113,7 +114,7 @@ func (r *record) open(frame []byte) (channel uint8, data []byte, err error) {
 	if r.channel == 0 {
 		r.channel = plain[0]
 	}
-	if plain[0] != r.channel || r.channel < channelMemberlist || r.channel > channelJoin {
+	if plain[0] != r.channel || r.channel < channelMemberlist || r.channel > channelAgree {
 		return 0, nil, fmt.Errorf("open frame: channel %d on a stream of channel %d", plain[0], r.channel)
 	}
 	return plain[0], plain[1:], nil

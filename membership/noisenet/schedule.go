@@ -2,19 +2,22 @@ package noisenet
 
 import (
 	"crypto/cipher"
-	"crypto/hkdf"
-	"crypto/sha256"
 	"encoding/binary"
 
 	"golang.org/x/crypto/chacha20poly1305"
+
+	"github.com/secure-overlay/secure-overlay/internal/kdf"
 )
 
 // Labels of the key schedule. Each names one use; no key has two.
 const (
 	labelSession  = "so-session-v1"
+	labelSession2 = "so-session-v2"
+	labelHybrid   = "so-hybrid-v2"
 	labelStream   = "so-stream-v1"
 	labelDatagram = "so-dgram-v1"
 	labelAccessID = "so-access-id-v1"
+	labelTunnel   = "so-tunnel-v1"
 )
 
 // Directions: 0 from the initiator (or opener), 1 back.
@@ -28,40 +31,24 @@ type secret [32]byte
 
 // sessionSecret derives S = HKDF-SHA256(salt = handshake hash, ikm = parts
 // joined, info = label). Version 1 has two parts, the keys that Noise's Split
-// gives to both directions. The hybrid version appends the ML-KEM shared secret
+// gives to both directions. Version 2 appends the ML-KEM shared secret
 // as a third part and its transcript to the label: S is then safe if either
 // X25519 or ML-KEM holds, because HKDF-Extract takes all parts at once.
-func sessionSecret(hash []byte, label string, parts ...[]byte) (secret, error) {
-	var ikm []byte
-	for _, p := range parts {
-		ikm = append(ikm, p...)
-	}
-	defer clear(ikm)
-	key, err := hkdf.Key(sha256.New, ikm, hash, label, len(secret{}))
-	if err != nil {
-		return secret{}, err
-	}
-	defer clear(key)
-	return secret(key), nil
+func sessionSecret(hash []byte, label string, parts ...[]byte) secret {
+	prk := secret(kdf.MAC(hash, parts...))
+	defer clear(prk[:])
+	return prk.derive(label)
 }
 
 // derive expands s for one use: HKDF-Expand with info = label || context. All
 // contexts of one label have the same length, so no two uses share an info.
-func (s *secret) derive(label string, context ...byte) (secret, error) {
-	key, err := hkdf.Expand(sha256.New, s[:], label+string(context), len(secret{}))
-	if err != nil {
-		return secret{}, err
-	}
-	defer clear(key)
-	return secret(key), nil
+func (s *secret) derive(label string, context ...byte) secret {
+	return kdf.MAC(s[:], []byte(label), context, []byte{1}) // one block: RFC 5869, section 2.3
 }
 
 // aead derives a ChaCha20-Poly1305 key and forgets its bytes.
 func (s *secret) aead(label string, context ...byte) (cipher.AEAD, error) {
-	key, err := s.derive(label, context...)
-	if err != nil {
-		return nil, err
-	}
+	key := s.derive(label, context...)
 	defer clear(key[:])
 	return chacha20poly1305.New(key[:])
 }

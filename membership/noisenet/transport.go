@@ -121,6 +121,9 @@ func (t *Transport) Open() error {
 		boot:       max(binary.BigEndian.Uint64(boot[:]), 1),
 		refuse:     t.cfg.Refuse,
 		random:     t.cfg.random,
+		versionMax: t.cfg.versionMax,
+		hybridOnly: t.cfg.RequireHybrid,
+		kem:        newKEM(),
 	}
 	if err := p.prepare(); err != nil {
 		t.closeSockets()

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -113,55 +114,49 @@ func equal(t *testing.T, what string, have, want []byte) {
 	}
 }
 
-// TestMemberVectors runs a member handshake with fixed keys, recomputes every
-// byte of it with the independent implementation, and compares with the file.
-func TestMemberVectors(t *testing.T) {
+// vectorRun is a member handshake with fixed keys: header and messages without
+// their lengths, both results, and what the reference makes of the same inputs.
+type vectorRun struct {
+	msgs     [6][]byte // 0: the header
+	ei, er   *established
+	hash     [32]byte
+	i2r, r2i []byte
+	now      time.Time
+	tr       transcript
+}
+
+// runVector runs one version and recomputes the Noise part of it with the
+// independent implementation.
+func runVector(t *testing.T, version uint8) *vectorRun {
+	t.Helper()
 	c, now := vectorCluster()
 	a, b := c.node(10), c.node(20)
 	pa, pb := a.party(), b.party()
+	pa.versionMax, pa.kem, pb.kem = version, fixedKEM(), fixedKEM()
 	pa.random, pa.port, pa.boot = &counterReader{next: 0x20}, 7001, 0x0a0a
 	pb.random, pb.port, pb.boot = &counterReader{next: 0x40}, 7002, 0x0b0b
-
-	hi, first, err := newInitiator(pa, b.id)
+	v := &vectorRun{now: now}
+	var err error
+	v.ei, v.er, err = shakeAt(now, pa, pb, b.id, func(n int, m []byte) []byte {
+		v.msgs[n] = bytes.Clone(m)
+		return m
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	offered := must(parseHeader(first[:headerSize]))
-	hr, err := newResponder(pb, offered)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m1 := first[headerSize+2:]
-	m2, _, err := hr.step(now, m1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m3, ei, err := hi.step(now, m2[2:])
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, er, err := hr.step(now, m3[2:])
-	if err != nil {
-		t.Fatal(err)
-	}
-
 	// The same with the reference. The certificates are the only input taken
 	// from the code under test; package keys has vectors of its own.
 	k := refKeys{psk: raw32(3), si: raw32(110), sr: raw32(120), ei: countUp(0x20), er: countUp(0x40)}
-	prologue := append(append([]byte{}, first[:headerSize]...), c.trust.Cluster[:]...)
-	payA := refPayload(1, 7001, 0x0a0a, a.credential)
-	payB := refPayload(1, 7002, 0x0b0b, b.credential)
+	prologue := append(bytes.Clone(v.msgs[0]), c.trust.Cluster[:]...)
+	payA := refPayload(version, 7001, 0x0a0a, a.credential)
+	payB := refPayload(version, 7002, 0x0b0b, b.credential)
 	msgs, hash, i2r, r2i := refHandshake(prologue, k, [3][]byte{nil, payB, payA})
-	equal(t, "message 1", m1, msgs[0])
-	equal(t, "message 2", m2, withLength(msgs[1]))
-	equal(t, "message 3", m3, withLength(msgs[2]))
-	equal(t, "initiator's hash", ei.hash[:], hash[:])
-	equal(t, "responder's hash", er.hash[:], hash[:])
-	s := refSHA256HKDF(hash[:], append(append([]byte{}, i2r...), r2i...), []byte("so-session-v1"))
-	equal(t, "initiator's secret", ei.secret[:], s)
-	equal(t, "responder's secret", er.secret[:], s)
-
-	tr := &transcript{}
+	for n, m := range msgs {
+		equal(t, fmt.Sprintf("message %d", n+1), v.msgs[n+1], m)
+	}
+	equal(t, "initiator's hash", v.ei.hash[:], hash[:])
+	equal(t, "responder's hash", v.er.hash[:], hash[:])
+	v.hash, v.i2r, v.r2i = hash, i2r, r2i
 	for _, f := range []struct {
 		name string
 		v    []byte
@@ -169,16 +164,27 @@ func TestMemberVectors(t *testing.T) {
 		{"initiator_identity_seed", raw32(10)}, {"responder_identity_seed", raw32(20)},
 		{"initiator_static", k.si}, {"responder_static", k.sr},
 		{"initiator_ephemeral", k.ei}, {"responder_ephemeral", k.er},
-		{"header", first[:headerSize]}, {"prologue", prologue},
+		{"header", v.msgs[0]}, {"prologue", prologue},
 		{"initiator_payload", payA}, {"responder_payload", payB},
-		{"message_1", m1}, {"message_2", m2[2:]}, {"message_3", m3[2:]},
-		{"handshake_hash", hash[:]}, {"split_i2r", i2r}, {"split_r2i", r2i}, {"session_secret", s}} {
-		tr.add(f.name, f.v)
+		{"message_1", msgs[0]}, {"message_2", msgs[1]}, {"message_3", msgs[2]},
+		{"handshake_hash", hash[:]}, {"split_i2r", i2r}, {"split_r2i", r2i}} {
+		v.tr.add(f.name, f.v)
 	}
-	vectorFrames(t, tr, ei, er, s)
-	vectorDatagrams(t, tr, now, ei, s)
-	protocol.Check(t, "member handshake", tr.values, *update)
-	tr.check(t, "member-v1.txt", "# Member handshake, version 1, then frames and datagrams under its secret.")
+	return v
+}
+
+// TestMemberVectors runs a member handshake with fixed keys, recomputes every
+// byte of it with the independent implementation, and compares with the file.
+func TestMemberVectors(t *testing.T) {
+	v := runVector(t, 1)
+	s := refSHA256HKDF(v.hash[:], slices.Concat(v.i2r, v.r2i), []byte("so-session-v1"))
+	equal(t, "initiator's secret", v.ei.secret[:], s)
+	equal(t, "responder's secret", v.er.secret[:], s)
+	v.tr.add("session_secret", s)
+	vectorFrames(t, &v.tr, v.ei, v.er, s)
+	vectorDatagrams(t, &v.tr, v.now, v.ei, s)
+	protocol.Check(t, "member handshake", v.tr.values, *update)
+	v.tr.check(t, "member-v1.txt", "# Member handshake, version 1, then frames and datagrams under its secret.")
 }
 
 func countUp(from byte) []byte {

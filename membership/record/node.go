@@ -54,7 +54,11 @@ const (
 	WireNone      Wire = 0
 	WireWireGuard Wire = 1
 	WireESP       Wire = 2
+	WireESPUDP    Wire = 3 // ESP in UDP (RFC 3948)
 )
+
+// ESP reports whether tunnels of this wire are made of ESP associations.
+func (w Wire) ESP() bool { return w == WireESP || w == WireESPUDP }
 
 // Network is a network that the node takes part in, as the node's
 // configuration defines it. Two nodes whose definitions differ do not connect

@@ -1,0 +1,203 @@
+package item
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// MaxItems bounds a set. A full set, heads or items, fits one control message.
+const MaxItems = 1024
+
+// Set holds the newest verified item of each slot. The zero value is empty and
+// ready. Merging is commutative, associative and idempotent: any two nodes that
+// have merged the same items hold the same set, whatever the order.
+//
+// A set has one owner; nothing in it is locked. Clone gives others a copy.
+type Set struct {
+	items map[Slot]*Item
+}
+
+// Insert merges an item that Verify returned. changed reports whether the set
+// is another one now. The error is nil; ErrConflict (wrapped; changed tells
+// which of the two items stayed); or ErrFull (wrapped), if an item, this one or
+// another, found no room.
+//
+// Of too many items those of the lowest slots stay. That is a function of all
+// items that were ever merged, so it does not depend on their order; and a flood
+// of other kinds cannot displace the target epoch, whose slot is the lowest.
+func (s *Set) Insert(it *Item) (changed bool, err error) {
+	have := s.items[it.Slot]
+	switch {
+	case have == nil:
+		return s.add(it)
+	case have.Hash == it.Hash:
+		return false, nil
+	}
+	if changed = compare(it, have) > 0; changed {
+		s.items[it.Slot] = it
+	}
+	if it.Version == have.Version {
+		err = fmt.Errorf("insert %s, version %d: %w", it.Slot, it.Version, ErrConflict)
+	}
+	return changed, err
+}
+
+func (s *Set) add(it *Item) (changed bool, err error) {
+	if s.items == nil {
+		s.items = make(map[Slot]*Item)
+	}
+	if len(s.items) >= MaxItems {
+		last := slices.MaxFunc(slices.Collect(maps.Keys(s.items)), Slot.Compare)
+		err = fmt.Errorf("insert %s, version %d: %w", it.Slot, it.Version, ErrFull)
+		if it.Slot.Compare(last) > 0 {
+			return false, err
+		}
+		delete(s.items, last)
+	}
+	s.items[it.Slot] = it
+	return true, err
+}
+
+// compare orders two items of one slot; the greater one stays. A higher version
+// wins. Of two with one version the root's wins, then the one that allows less,
+// then the lower hash: two issuers that do not see each other may both sign a
+// version, and all nodes must come to the same one.
+func compare(a, b *Item) int {
+	return cmp.Or(cmp.Compare(a.Version, b.Version), rootFirst(a, b), stricter(a, b), bytes.Compare(b.Hash[:], a.Hash[:]))
+}
+
+func rootFirst(a, b *Item) int {
+	switch {
+	case a.Root == b.Root:
+		return 0
+	case a.Root:
+		return 1
+	}
+	return -1
+}
+
+// stricter compares what two items of one slot allow, by kind. Of two targets
+// neither allows more.
+func stricter(_, _ *Item) int { return 0 }
+
+// Get returns the item of a slot, or nil.
+func (s *Set) Get(slot Slot) *Item { return s.items[slot] }
+
+// Len returns how many items the set holds.
+func (s *Set) Len() int { return len(s.items) }
+
+// Target returns the target epoch, FirstTarget if there is no item.
+func (s *Set) Target() Target {
+	if it := s.items[TargetSlot()]; it != nil {
+		if t, ok := it.Target(); ok {
+			return t
+		}
+	}
+	return FirstTarget()
+}
+
+// Items returns all items in ascending order of their slots.
+func (s *Set) Items() []*Item {
+	out := slices.Collect(maps.Values(s.items))
+	slices.SortFunc(out, func(a, b *Item) int { return a.Slot.Compare(b.Slot) })
+	return out
+}
+
+// Heads returns all heads in ascending order of their slots.
+func (s *Set) Heads() []Head {
+	items := s.Items()
+	out := make([]Head, len(items))
+	for i, it := range items {
+		out[i] = it.Head()
+	}
+	return out
+}
+
+// Digest is equal for two sets exactly if they hold the same items:
+// SHA-256("so-items-v1" || encoded heads in ascending order of slots).
+func (s *Set) Digest() [32]byte {
+	h := sha256.New()
+	h.Write([]byte("so-items-v1"))
+	buf := make([]byte, 0, maxHead)
+	for _, head := range s.Heads() {
+		h.Write(AppendHead(buf, head))
+	}
+	return [32]byte(h.Sum(nil))
+}
+
+// Clone returns a set that later merges into s do not change.
+func (s *Set) Clone() Set { return Set{items: maps.Clone(s.items)} }
+
+// Compare returns, for ascending heads of another set, the items that it lacks
+// or has older ones of, and the slots of which it has newer ones. A version
+// that both have with different hashes goes both ways: hashes do not tell which
+// item stays.
+func (s *Set) Compare(theirs []Head) (give []*Item, want []Slot) {
+	for _, it := range s.Items() {
+		i, found := slices.BinarySearchFunc(theirs, it.Slot, func(h Head, slot Slot) int { return h.Slot.Compare(slot) })
+		if !found || theirs[i].Version < it.Version || theirs[i].Version == it.Version && theirs[i].Hash != it.Hash {
+			give = append(give, it)
+		}
+	}
+	for _, h := range theirs {
+		have := s.items[h.Slot]
+		if have == nil || have.Version < h.Version || have.Version == h.Version && have.Hash != h.Hash {
+			want = append(want, h.Slot)
+		}
+	}
+	return give, want
+}
+
+// Head tells which item a set holds in a slot.
+type Head struct {
+	Slot    Slot
+	Version uint64
+	Hash    [32]byte // SHA-256 of the item
+}
+
+// Head returns the item's head.
+func (it *Item) Head() Head { return Head{it.Slot, it.Version, it.Hash} }
+
+// maxHead is the length in bytes of the largest encoded head.
+const maxHead = 1 + 1 + MaxKey + 8 + 32
+
+// AppendSlot appends a slot: kind u8, key length u8, key.
+func AppendSlot(b []byte, s Slot) []byte {
+	b = append(b, uint8(s.Kind), uint8(len(s.Key)))
+	return append(b, s.Key...)
+}
+
+// CutSlot takes a slot off the front of b.
+func CutSlot(b []byte) (Slot, []byte, error) {
+	r := &reader{b: b}
+	s := r.slot()
+	return s, r.b, r.err
+}
+
+func (r *reader) slot() Slot {
+	s := Slot{Kind: Kind(r.u8())}
+	s.Key = string(r.take(int(r.u8())))
+	if r.err == nil && (s.Kind == 0 || len(s.Key) > MaxKey) {
+		r.fail("slot of kind %d with a key of %d bytes", s.Kind, len(s.Key))
+	}
+	return s
+}
+
+// AppendHead appends a head: the slot, version u64, hash.
+func AppendHead(b []byte, h Head) []byte {
+	b = binary.BigEndian.AppendUint64(AppendSlot(b, h.Slot), h.Version)
+	return append(b, h.Hash[:]...)
+}
+
+// CutHead takes a head off the front of b.
+func CutHead(b []byte) (Head, []byte, error) {
+	r := &reader{b: b}
+	h := Head{Slot: r.slot(), Version: r.u64()}
+	copy(h.Hash[:], r.take(len(h.Hash)))
+	return h, r.b, r.err
+}
