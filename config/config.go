@@ -3,6 +3,7 @@ package config
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 )
@@ -25,6 +26,25 @@ const (
 	DriverWireGuard = "wireguard"
 	DriverUserspace = "userspace"
 	DriverIPsec     = "ipsec"
+)
+
+// How ESP packets travel: as IP protocol 50, or in UDP (RFC 3948).
+const (
+	EncapNone = "none"
+	EncapUDP  = "udp"
+)
+
+// DataPorts is how many UDP ports from Data.Port on the tunnels use: one for
+// each key epoch that may live at a time (keys/rotate.MaxEpochs).
+const DataPorts = 3
+
+// The most that one ESP key may encrypt, and the defaults. They can be lowered
+// and not raised: 2^44 bytes are 2^40 blocks of AES, and the advantage of
+// whoever tells AES-GCM from random grows with their square, here
+// (2^40)^2 / 2^129 = 2^-49.
+const (
+	MaxESPPackets = 1 << 36
+	MaxESPBytes   = 1 << 44
 )
 
 // Gossip timing profiles of the control plane.
@@ -52,6 +72,10 @@ type Config struct {
 	RuntimeDir string // socket, namespaces, attachments, absolute
 	Control    Control
 	Data       Data
+	Keys       Keys
+	Crypto     Crypto
+	IPsec      IPsec
+	Metrics    Metrics
 	Log        Log
 	Networks   []Network // in the order of the file
 
@@ -73,8 +97,35 @@ type Control struct {
 
 // Data describes the data plane's ports in the host namespace.
 type Data struct {
-	Port      uint16 // outer UDP port of the tunnels
+	Port      uint16 // first of DataPorts outer UDP ports of the tunnels
 	VXLANPort uint16 // UDP destination port of VXLAN
+}
+
+// Keys describes how key epochs follow each other.
+type Keys struct {
+	RotateEvery time.Duration // 0: only on command
+	MinInterval time.Duration // between the starts of two epochs of this node
+	Drain       time.Duration // that an old epoch still receives after both sides left it
+	Quiet       time.Duration // without a packet before an old epoch ends
+	HoldDown    time.Duration // that an old epoch waits for a node that does not follow
+	// ESPMaxPackets and ESPMaxBytes start an epoch early when one ESP key has
+	// encrypted so much.
+	ESPMaxPackets, ESPMaxBytes uint64
+}
+
+// Crypto describes what this node demands of its peers.
+type Crypto struct {
+	RequirePQ bool // refuse a peer without post-quantum key agreement
+}
+
+// IPsec describes the driver ipsec.
+type IPsec struct {
+	Encap string // an Encap constant
+}
+
+// Metrics describes where Prometheus can read, besides the control socket.
+type Metrics struct {
+	Listen netip.AddrPort // a loopback address, TCP; zero: nowhere else
 }
 
 // Log describes what the agent writes to stderr.

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -65,7 +66,12 @@ func TestReferenceLoadsToDefaults(t *testing.T) {
 		Path: path, Node: Node{Name: defaultName()}, DataDir: DefaultDataDir, RuntimeDir: DefaultRuntimeDir,
 		Control: Control{Bind: netip.MustParseAddrPort("[::]:7946"), Profile: ProfileLAN},
 		Data:    Data{Port: DefaultDataPort, VXLANPort: DefaultVXLANPort},
-		Log:     Log{Level: "info", Format: "text"},
+		Keys: Keys{
+			RotateEvery: 12 * time.Hour, MinInterval: time.Minute, Drain: 30 * time.Second, Quiet: 10 * time.Second, HoldDown: 24 * time.Hour,
+			ESPMaxPackets: 1 << 36, ESPMaxBytes: 1 << 44,
+		},
+		IPsec: IPsec{Encap: EncapNone},
+		Log:   Log{Level: "info", Format: "text"},
 	}
 	if d := cmp.Diff(def, got, compare...); d != "" {
 		t.Errorf("defaults changed (-want +got):\n%s", d)
@@ -87,12 +93,12 @@ func TestReferenceNamesEveryKey(t *testing.T) {
 	}
 	text := strings.Replace(string(raw), "networks: []\n", "", 1)
 	text = regexp.MustCompile(`(?m)^# (networks:|    ? ?[- ]+(# |name:|vni:|subnets:|encrypted:|mtu:|driver:).*|  - # .*)$`).ReplaceAllString(text, "$1")
-	text = regexp.MustCompile(`(?m)^  # (name:|advertise:)`).ReplaceAllString(text, "  $1")
+	text = regexp.MustCompile(`(?m)^  # (name:|advertise:|listen:)`).ReplaceAllString(text, "  $1")
 	cfg, err := load(t, text)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
-	if cfg.Node.Name != "web-1" || !cfg.Control.Advertise.IsValid() || len(cfg.Networks) != 1 || cfg.Networks[0].VNI != 4097 {
+	if cfg.Node.Name != "web-1" || !cfg.Control.Advertise.IsValid() || !cfg.Metrics.Listen.IsValid() || len(cfg.Networks) != 1 || cfg.Networks[0].VNI != 4097 {
 		t.Errorf("uncommented reference = %+v", cfg)
 	}
 }

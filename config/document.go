@@ -207,7 +207,11 @@ func (d *document) value(path string, k, v *yaml.Node, f field) (any, bool) {
 	case kindInt:
 		return d.integer(path, v)
 	case kindBool:
-		return d.boolean(path, k, v)
+		return d.boolean(path, v)
+	case kindEncrypted:
+		return d.encrypted(path, k, v)
+	case kindDuration:
+		return d.duration(path, v)
 	default:
 		return d.text(path, v)
 	}

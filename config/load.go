@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-viper/mapstructure/v2"
 	"github.com/spf13/viper"
@@ -105,6 +106,23 @@ type rawConfig struct {
 		Port      int64
 		VXLANPort int64 `mapstructure:"vxlan_port"`
 	}
+	Keys struct {
+		RotateEvery   time.Duration `mapstructure:"rotate_every"`
+		MinInterval   time.Duration `mapstructure:"min_interval"`
+		Drain, Quiet  time.Duration
+		HoldDown      time.Duration `mapstructure:"hold_down"`
+		ESPMaxPackets int64         `mapstructure:"esp_max_packets"`
+		ESPMaxBytes   int64         `mapstructure:"esp_max_bytes"`
+	}
+	Crypto struct {
+		RequirePQ bool `mapstructure:"require_pq"`
+	}
+	IPsec struct {
+		Encap string
+	}
+	Metrics struct {
+		Listen string
+	}
 	Log struct {
 		Level, Format string
 	}
@@ -145,6 +163,14 @@ func (c *checker) merge(src Source) (rawConfig, error) {
 		// The file's list items are out of force together with their list.
 		maps.DeleteFunc(c.place, func(p string, _ place) bool { return strings.HasPrefix(p, path+"[") })
 		c.place[path] = o.place
+	}
+	if v.GetString(viperKey("control.profile")) == ProfileLocal {
+		for path, val := range localDefaults() {
+			v.SetDefault(viperKey(path), val)
+			if _, set := c.place[path]; !set {
+				c.place[path] = place{key: path, origin: originLocal}
+			}
+		}
 	}
 	var raw rawConfig
 	err := v.UnmarshalExact(&raw, func(dc *mapstructure.DecoderConfig) {
@@ -245,6 +271,19 @@ func (c *checker) fromText(l leaf, val string, at place) (override, bool) {
 			return override{}, false
 		}
 		return override{n, at}, true
+	case kindBool:
+		if val != "true" && val != "false" {
+			c.report(at, fmt.Sprintf("want true or false, have %q", shorten(val)), boolHint(val))
+			return override{}, false
+		}
+		return override{val == "true", at}, true
+	case kindDuration:
+		d, problem, hint := parseDuration(val)
+		if problem != "" {
+			c.report(at, problem, hint)
+			return override{}, false
+		}
+		return override{d, at}, true
 	case kindStrings:
 		var list []string
 		for s := range strings.SplitSeq(val, ",") {

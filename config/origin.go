@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Setting is one effective value, for `config show`.
@@ -19,9 +20,13 @@ type Setting struct {
 func (c Config) Settings() []Setting {
 	values := map[string]string{
 		"node.name": c.Node.Name, "data_dir": c.DataDir, "runtime_dir": c.RuntimeDir,
-		"control.bind": c.Control.Bind.String(), "control.advertise": addrText(c.Control.Advertise),
+		"control.bind": c.Control.Bind.String(), "control.advertise": addrText(c.Control.Advertise, "derived"),
 		"control.seeds": strings.Join(c.Control.Seeds, ","), "control.profile": c.Control.Profile,
 		"data.port": strconv.Itoa(int(c.Data.Port)), "data.vxlan_port": strconv.Itoa(int(c.Data.VXLANPort)),
+		"keys.rotate_every": durationText(c.Keys.RotateEvery), "keys.min_interval": durationText(c.Keys.MinInterval),
+		"keys.drain": durationText(c.Keys.Drain), "keys.quiet": durationText(c.Keys.Quiet), "keys.hold_down": durationText(c.Keys.HoldDown),
+		"keys.esp_max_packets": strconv.FormatUint(c.Keys.ESPMaxPackets, 10), "keys.esp_max_bytes": strconv.FormatUint(c.Keys.ESPMaxBytes, 10),
+		"crypto.require_pq": strconv.FormatBool(c.Crypto.RequirePQ), "ipsec.encap": c.IPsec.Encap, "metrics.listen": addrText(c.Metrics.Listen, "none"),
 		"log.level": c.Log.Level, "log.format": c.Log.Format,
 	}
 	var out []Setting
@@ -53,9 +58,9 @@ func (c Config) Settings() []Setting {
 	return out
 }
 
-func addrText(a netip.AddrPort) string {
+func addrText(a netip.AddrPort, absent string) string {
 	if !a.IsValid() {
-		return "derived"
+		return absent
 	}
 	return a.String()
 }
@@ -68,6 +73,16 @@ func (c Config) Origin(key string) Origin {
 	}
 	return OriginDefault
 }
+
+// IsSet reports whether somebody set the value of a key: file, environment or
+// flag.
+func (c Config) IsSet(key string) bool {
+	o := c.Origin(key)
+	return o != OriginDefault && o != originLocal
+}
+
+// originLocal marks a value that nobody set but the profile.
+const originLocal Origin = "default of profile local"
 
 // origins turns the places of all values that were set into their text form.
 func (c *checker) origins() map[string]Origin {
@@ -89,6 +104,10 @@ func textOf(v any) string {
 		return v
 	case int64:
 		return strconv.FormatInt(v, 10)
+	case bool:
+		return strconv.FormatBool(v)
+	case time.Duration:
+		return durationText(v)
 	case []string:
 		return strings.Join(v, ",")
 	default:

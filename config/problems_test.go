@@ -60,7 +60,41 @@ c.yaml:3: networks[0].subnets[4]: ::ffff:10.0.0.0/112 is an IPv4-mapped subnet (
 		{"ports", "data: {port: 0, vxlan_port: 65536}\n",
 			`c.yaml:1: data.port: port 0 is out of range (1 to 65535, for example 1)
 c.yaml:1: data.vxlan_port: port 65536 is out of range (1 to 65535, for example 65535)`},
-		{"same port", "data:\n  port: 4789\n", `c.yaml:1: data.vxlan_port: UDP port 4789 is taken by data.port (choose another port)`},
+		{"same port", "data:\n  port: 4789\n", `c.yaml:1: data.vxlan_port: UDP port 4789 is taken by data.port; the tunnels use 4789 to 4791 (choose another port)`},
+		{"third port", "data: {port: 7944, vxlan_port: 7945}\n",
+			`c.yaml:1: data.port: UDP port 7946 is taken by control.bind; the tunnels use 7944 to 7946 (choose another port)
+c.yaml:1: data.vxlan_port: UDP port 7945 is taken by data.port; the tunnels use 7944 to 7946 (choose another port)`},
+		{"last port", "data: {port: 65534}\n", `c.yaml:1: data.port: port 65534 leaves no room: the tunnels use 3 ports from it on (1 to 65533)`},
+		{"durations", "keys:\n  rotate_every: 12\n  min_interval: -1m\n  drain: 5 min\n  quiet: [1s]\n  hold_down: true\n",
+			`c.yaml:2: keys.rotate_every: "12" is not a duration (give it a unit: 12s, 12m or 12h)
+c.yaml:3: keys.min_interval: the duration "-1m" is negative (write "1m")
+c.yaml:4: keys.drain: "5 min" is not a duration (write "5m")
+c.yaml:5: keys.quiet: want a duration, have a list
+c.yaml:6: keys.hold_down: want a duration, have true or false: "true"`},
+		{"short durations", "keys: {rotate_every: 59s, min_interval: 0, drain: 999ms, quiet: 1ns, hold_down: 59s}\n",
+			`c.yaml:1: keys.rotate_every: 59s is too short (at least 1m; 0: only on command; shorter ones with control.profile: local only)
+c.yaml:1: keys.min_interval: 0s is too short (at least 1s; shorter ones with control.profile: local only)
+c.yaml:1: keys.drain: 999ms is too short (at least 1s; shorter ones with control.profile: local only)
+c.yaml:1: keys.quiet: 1ns is too short (at least 1s; shorter ones with control.profile: local only)
+c.yaml:1: keys.hold_down: 59s is too short (at least 1m; shorter ones with control.profile: local only)`},
+		{"long durations", "keys: {rotate_every: 8761h, min_interval: 61m, drain: 11m, quiet: 10m1s, hold_down: 1000h}\n", `c.yaml:1: keys.rotate_every: 8761h is too long (at most 8760h; 0: only on command)
+c.yaml:1: keys.min_interval: 1h1m is too long (at most 1h)
+c.yaml:1: keys.drain: 11m is too long (at most 10m)
+c.yaml:1: keys.quiet: 10m1s is too long (at most 10m)
+c.yaml:1: keys.hold_down: 1000h is too long (at most 720h)`},
+		{"durations that contradict", "keys: {rotate_every: 5m, min_interval: 10m, drain: 5m, hold_down: 4m}\n", `c.yaml:1: keys.rotate_every: 5m is shorter than keys.min_interval, 10m (at least 10m)
+c.yaml:1: keys.hold_down: 4m is shorter than keys.drain, 5m (at least 5m)`},
+		{"local durations", "control: {profile: local}\nkeys: {rotate_every: 9ms, drain: 0, hold_down: 0}\n", `c.yaml:2: keys.rotate_every: 9ms is too short (at least 10ms; 0: only on command)
+c.yaml:2: keys.drain: 0s is too short (at least 10ms)
+c.yaml:2: keys.hold_down: 0s is too short (at least 1s)`},
+		{"esp limits", "keys: {esp_max_packets: 999, esp_max_bytes: 17592186044417}\n", `c.yaml:1: keys.esp_max_packets: 999 is too few (at least 1000)
+c.yaml:1: keys.esp_max_bytes: 17592186044417 is more than one key should encrypt (at most 17592186044416, which is the default)`},
+		{"require_pq", "crypto: {require_pq: yes}\nipsec: {encap: upd}\n", `c.yaml:1: crypto.require_pq: want true or false, have a text: "yes" (write true, without quotes)
+c.yaml:2: ipsec.encap: unknown value "upd" (did you mean "udp"? one of none, udp)`},
+		{"metrics", "metrics: {listen: 0.0.0.0:9100}\n", `c.yaml:1: metrics.listen: 0.0.0.0 is not a loopback address, and metrics have no authentication: they would tell others who talks to whom (write "127.0.0.1:9100", and let a collector on this host read it)`},
+		{"metrics without address", "metrics:\n  listen: :9100\n", `c.yaml:2: metrics.listen: ":9100" is not an address with a port (write "127.0.0.1:9100")`},
+		{"metrics without port", "metrics: {listen: 127.0.0.1}\n", `c.yaml:1: metrics.listen: "127.0.0.1" is not an address with a port (write "127.0.0.1:9947")`},
+		{"metrics on the control port", "metrics: {listen: 127.0.0.1:7946}\n", `c.yaml:1: metrics.listen: TCP port 7946 is taken by control.bind (choose another port)`},
 		{"plaintext with driver", net + "    encrypted: false\n    driver: wireguard\n",
 			`c.yaml:5: networks[0].driver: network "blue" has encrypted: false and driver: wireguard, which contradict each other (remove encrypted: false to encrypt the network, or remove the driver)`},
 		{"two drivers", net + "    driver: ipsec\n  - {name: b, subnets: [10.1.0.0/16], driver: userspace}\n",
@@ -139,7 +173,7 @@ c.yaml:2: log.format: unknown value "xml" (one of text, json)`},
 		{"a list", "- a\n- b\n", `c.yaml:1: the file is a list, not a group of keys (start with a key such as networks:)`},
 		{"a word", "hello\n", `c.yaml:1: the file is a text, not a group of keys (start with a key such as networks:)`},
 		{"odd key", "? [a]\n: b\n1: c\n", "c.yaml:1: a key here is a list, not a plain word\n" +
-			`c.yaml:3: 1: unknown key (known here: control, data, data_dir, log, networks, node, runtime_dir)`},
+			`c.yaml:3: 1: unknown key (known here: control, crypto, data, data_dir, ipsec, keys, log, metrics, networks, node, runtime_dir)`},
 		{"broken YAML", "log: {level: info\n", `c.yaml:1: not valid YAML: did not find expected ',' or '}'`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

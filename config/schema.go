@@ -1,6 +1,9 @@
 package config
 
-import "strings"
+import (
+	"strings"
+	"time"
+)
 
 // kind is the YAML type that a key takes.
 type kind int
@@ -10,6 +13,8 @@ const (
 	kindString
 	kindInt
 	kindBool
+	kindEncrypted // true, or false in the literal words
+	kindDuration
 	kindStrings  // list of strings
 	kindNetworks // list of maps
 )
@@ -23,8 +28,10 @@ func (k kind) String() string {
 		return "a text"
 	case kindInt:
 		return "a whole number"
-	case kindBool:
+	case kindBool, kindEncrypted:
 		return "true or false"
+	case kindDuration:
+		return "a duration"
 	case kindStrings:
 		return "a list of texts"
 	case kindNetworks:
@@ -59,8 +66,26 @@ func fileFields() []field {
 			{name: "profile", kind: kindString, flag: "profile", help: "gossip timing: lan, wan or local"},
 		}},
 		{name: "data", kind: kindMap, fields: []field{
-			{name: "port", kind: kindInt, flag: "data-port", help: "outer UDP port of the tunnels"},
+			{name: "port", kind: kindInt, flag: "data-port", help: "first of the three outer UDP ports of the tunnels"},
 			{name: "vxlan_port", kind: kindInt, flag: "vxlan-port", help: "UDP port of VXLAN"},
+		}},
+		{name: "keys", kind: kindMap, fields: []field{
+			{name: "rotate_every", kind: kindDuration, flag: "rotate-every", help: "how often keys change by themselves; 0: only on command"},
+			{name: "min_interval", kind: kindDuration, flag: "keys-min-interval", help: "least time between two key epochs"},
+			{name: "drain", kind: kindDuration, flag: "keys-drain", help: "how long an old epoch receives after both sides left it"},
+			{name: "quiet", kind: kindDuration, flag: "keys-quiet", help: "how long an old epoch must be silent before it ends"},
+			{name: "hold_down", kind: kindDuration, flag: "keys-hold-down", help: "how long an old epoch waits for a node that does not follow"},
+			{name: "esp_max_packets", kind: kindInt, flag: "esp-max-packets", help: "packets under one ESP key before a new epoch starts"},
+			{name: "esp_max_bytes", kind: kindInt, flag: "esp-max-bytes", help: "bytes under one ESP key before a new epoch starts"},
+		}},
+		{name: "crypto", kind: kindMap, fields: []field{
+			{name: "require_pq", kind: kindBool, flag: "require-pq", help: "refuse nodes without post-quantum key agreement"},
+		}},
+		{name: "ipsec", kind: kindMap, fields: []field{
+			{name: "encap", kind: kindString, flag: "ipsec-encap", help: "what carries ESP: auto, none or udp"},
+		}},
+		{name: "metrics", kind: kindMap, fields: []field{
+			{name: "listen", kind: kindString, flag: "metrics-listen", help: "loopback address:port for Prometheus (default: none, only the control socket)"},
 		}},
 		{name: "log", kind: kindMap, fields: []field{
 			{name: "level", kind: kindString, flag: "log-level", help: "debug, info, warn or error"},
@@ -76,7 +101,7 @@ func networkFields() []field {
 		{name: "name", kind: kindString},
 		{name: "vni", kind: kindInt},
 		{name: "subnets", kind: kindStrings},
-		{name: "encrypted", kind: kindBool},
+		{name: "encrypted", kind: kindEncrypted},
 		{name: "mtu", kind: kindInt},
 		{name: "driver", kind: kindString},
 	}
@@ -119,6 +144,7 @@ type FlagInfo struct {
 	Env     string // environment variable that sets it, too
 	Help    string // one line
 	Default string // text form of the default; empty if it is derived
+	Bool    bool   // the flag needs no value: without one it means true
 }
 
 // Flags lists the flags that Source.Flags understands, in the order of the
@@ -127,7 +153,7 @@ func Flags() []FlagInfo {
 	var out []FlagInfo
 	def := defaults("")
 	for _, l := range leaves() {
-		out = append(out, FlagInfo{Flag: l.flag, Key: l.path, Env: l.env(), Help: l.help, Default: textOf(def[l.path])})
+		out = append(out, FlagInfo{Flag: l.flag, Key: l.path, Env: l.env(), Help: l.help, Default: textOf(def[l.path]), Bool: l.kind == kindBool})
 	}
 	return out
 }
@@ -147,5 +173,27 @@ func defaults(name string) map[string]any {
 		"data.vxlan_port":   int64(DefaultVXLANPort),
 		"log.level":         "info",
 		"log.format":        "text",
+
+		"keys.rotate_every":    12 * time.Hour,
+		"keys.min_interval":    time.Minute,
+		"keys.drain":           30 * time.Second,
+		"keys.quiet":           10 * time.Second,
+		"keys.hold_down":       24 * time.Hour,
+		"keys.esp_max_packets": int64(MaxESPPackets),
+		"keys.esp_max_bytes":   int64(MaxESPBytes),
+		"crypto.require_pq":    false,
+		"ipsec.encap":          EncapNone,
+		"metrics.listen":       "",
+	}
+}
+
+// localDefaults are the defaults that profile local has instead: what takes
+// seconds between hosts takes a test on one machine a fraction of one.
+func localDefaults() map[string]any {
+	return map[string]any{
+		"keys.min_interval": time.Duration(0),
+		"keys.drain":        300 * time.Millisecond,
+		"keys.quiet":        100 * time.Millisecond,
+		"keys.hold_down":    30 * time.Second,
 	}
 }

@@ -37,27 +37,54 @@ func (d *document) integer(path string, v *yaml.Node) (any, bool) {
 var literalFalse = regexp.MustCompile(`^(encrypted|"encrypted"|'encrypted')[ \t]*:[ \t]+false([ \t,}\]]|$)`)
 
 // boolean accepts true and false in exactly this spelling. YAML knows more
-// spellings (yes, off, False); none of them may come to mean "not encrypted"
-// by a reading that differs from the author's, so they are errors.
-func (d *document) boolean(path string, k, v *yaml.Node) (any, bool) {
-	if v.Kind != yaml.ScalarNode || v.Style != 0 || (v.Value != "true" && v.Value != "false") {
-		hint := "write true or false, without quotes"
-		if v.Kind == yaml.ScalarNode {
-			switch strings.ToLower(v.Value) {
-			case "yes", "on", "y", "t", "1", "true":
-				hint = "write true, without quotes"
-			case "no", "off", "n", "f", "0", "false", "none":
-				hint = "write false, without quotes"
-			}
-		}
-		d.add(v.Line, path, "want true or false, have "+describe(v)+quoted(v), hint)
-		return nil, false
+// spellings (yes, off, False); none of them may come to mean something by a
+// reading that differs from the author's, so they are errors.
+func (d *document) boolean(path string, v *yaml.Node) (any, bool) {
+	if v.Kind == yaml.ScalarNode && v.Style == 0 && (v.Value == "true" || v.Value == "false") {
+		return v.Value == "true", true
 	}
-	if v.Value == "false" && !d.saysFalse(k) {
+	hint := "write true or false, without quotes"
+	if v.Kind == yaml.ScalarNode {
+		hint = boolHint(v.Value)
+	}
+	d.add(v.Line, path, "want true or false, have "+describe(v)+quoted(v), hint)
+	return nil, false
+}
+
+// boolHint says how to write what was probably meant.
+func boolHint(val string) string {
+	switch strings.ToLower(val) {
+	case "yes", "on", "y", "t", "1", "true":
+		return "write true, without quotes"
+	case "no", "off", "n", "f", "0", "false", "none":
+		return "write false, without quotes"
+	default:
+		return "write true or false, without quotes"
+	}
+}
+
+// encrypted is boolean with one more rule: only the literal words leave a
+// network unencrypted.
+func (d *document) encrypted(path string, k, v *yaml.Node) (any, bool) {
+	val, ok := d.boolean(path, v)
+	if ok && val == false && !d.saysFalse(k) {
 		d.add(v.Line, path, "a network is left unencrypted only by the literal words", "write `encrypted: false` on one line")
 		return nil, false
 	}
-	return v.Value == "true", true
+	return val, ok
+}
+
+// duration accepts a text such as 12h, and 0, which needs no unit.
+func (d *document) duration(path string, v *yaml.Node) (any, bool) {
+	if v.Kind != yaml.ScalarNode || v.ShortTag() == "!!bool" {
+		return d.wrongType(path, v, kindDuration)
+	}
+	val, problem, hint := parseDuration(v.Value)
+	if problem != "" {
+		d.add(v.Line, path, problem, hint)
+		return nil, false
+	}
+	return val, true
 }
 
 // saysFalse looks at the source text itself: escapes, explicit keys and line
