@@ -26,6 +26,22 @@ type Tokens interface {
 	RevokeToken(ctx context.Context, id string) error
 }
 
+// Keys tells about key epochs and starts new ones.
+type Keys interface {
+	Keys(ctx context.Context) (KeyStatus, error)
+	// Rotate asks for a new epoch in the whole cluster and returns when the
+	// request is signed and on its way, not when nodes have followed it.
+	Rotate(ctx context.Context, req RotateRequest) (Rotation, error)
+	// KeyHistory lists what happened to keys, oldest first.
+	KeyHistory(ctx context.Context) ([]KeyEvent, error)
+}
+
+// Events tells what happened on this node. LogEvents is the usual one.
+type Events interface {
+	// Events lists events, oldest first.
+	Events(ctx context.Context, q EventQuery) ([]Event, error)
+}
+
 // Lifecycle ends the agent.
 type Lifecycle interface {
 	// Down removes everything the agent made and returns; the agent's Run
@@ -33,10 +49,13 @@ type Lifecycle interface {
 	Down(ctx context.Context, req DownRequest) (DownResult, error)
 }
 
-// Backend is what a Server serves. All four are required.
+// Backend is what a Server serves. All are required but Keys and Events:
+// without them the server answers that the agent cannot do that.
 type Backend struct {
 	Observer  Observer
 	Attacher  Attacher
 	Tokens    Tokens
 	Lifecycle Lifecycle
+	Keys      Keys
+	Events    Events
 }

@@ -95,40 +95,46 @@ func (c *Client) RevokeToken(ctx context.Context, id string) error {
 	return err
 }
 
+// Keys asks for key epochs and how far pairs and nodes are.
+func (c *Client) Keys(ctx context.Context) (KeyStatus, error) {
+	return do[KeyStatus](ctx, c, http.MethodGet, "/v1/keys", nil)
+}
+
+// Rotate asks for a new key epoch in the whole cluster.
+func (c *Client) Rotate(ctx context.Context, req RotateRequest) (Rotation, error) {
+	return do[Rotation](ctx, c, http.MethodPost, "/v1/keys/rotate", req)
+}
+
+// KeyHistory lists what happened to keys, oldest first.
+func (c *Client) KeyHistory(ctx context.Context) (KeyHistory, error) {
+	return do[KeyHistory](ctx, c, http.MethodGet, "/v1/keys/history", nil)
+}
+
 // Down asks the agent to remove everything and to exit.
 func (c *Client) Down(ctx context.Context, req DownRequest) (DownResult, error) {
 	return do[DownResult](ctx, c, http.MethodPost, "/v1/down", req)
 }
 
+// Events lists what happened on the node, oldest first.
+func (c *Client) Events(ctx context.Context, q EventQuery) (EventList, error) {
+	path := "/v1/events"
+	if v := q.values(); len(v) > 0 {
+		path += "?" + v.Encode()
+	}
+	return do[EventList](ctx, c, http.MethodGet, path, nil)
+}
+
+// Metrics asks for the agent's metrics in Prometheus' text format.
+func (c *Client) Metrics(ctx context.Context) ([]byte, error) {
+	return c.exchange(ctx, http.MethodGet, "/v1/metrics", nil)
+}
+
 // do makes one call and decodes its answer.
 func do[T any](ctx context.Context, c *Client, method, path string, body any) (T, error) {
 	var out T
-	var rd io.Reader
-	if body != nil {
-		raw, err := json.Marshal(body)
-		if err != nil {
-			return out, fmt.Errorf("encode request: %w", err)
-		}
-		rd = bytes.NewReader(raw)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, rd)
+	raw, err := c.exchange(ctx, method, path, body)
 	if err != nil {
-		return out, fmt.Errorf("make request: %w", err)
-	}
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	res, err := c.http.Do(req)
-	if err != nil {
-		return out, c.transportError(ctx, err)
-	}
-	defer func() { _ = res.Body.Close() }()
-	raw, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
-	if err != nil {
-		return out, c.transportError(ctx, err)
-	}
-	if res.StatusCode != http.StatusOK {
-		return out, answerError(res.StatusCode, raw)
+		return out, err
 	}
 	var head struct {
 		Schema int `json:"schema"`
@@ -141,6 +147,38 @@ func do[T any](ctx context.Context, c *Client, method, path string, body any) (T
 		return out, &Error{Code: CodeFailed, Message: "the agent's answer cannot be read: " + err.Error(), Err: err}
 	}
 	return out, nil
+}
+
+// exchange makes one call and returns the body of a good answer.
+func (c *Client) exchange(ctx context.Context, method, path string, body any) ([]byte, error) {
+	var rd io.Reader
+	if body != nil {
+		raw, err := json.Marshal(body)
+		if err != nil {
+			return nil, fmt.Errorf("encode request: %w", err)
+		}
+		rd = bytes.NewReader(raw)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, rd)
+	if err != nil {
+		return nil, fmt.Errorf("make request: %w", err)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.transportError(ctx, err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	raw, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil {
+		return nil, c.transportError(ctx, err)
+	}
+	if res.StatusCode != http.StatusOK {
+		return nil, answerError(res.StatusCode, raw)
+	}
+	return raw, nil
 }
 
 // answerError turns the body of a failed call into an *Error.

@@ -4,7 +4,8 @@
 // It owns the types of every answer and request (schema version 1), the
 // server with its permission check, the client, and the error codes with the
 // exit codes that they mean. It does not own any behaviour: the agent
-// implements the small interfaces Observer, Attacher, Tokens and Lifecycle.
+// implements the small interfaces Observer, Attacher, Tokens, Lifecycle,
+// Keys and Events.
 //
 // Invariants: a call that changes something is refused unless the kernel says
 // (SO_PEERCRED) that the caller is root or the user the agent runs as, and

@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/secure-overlay/secure-overlay/internal/events"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 )
 
@@ -30,10 +31,12 @@ type fake struct {
 	calls     map[string]int
 	block     chan struct{} // Members waits for it
 	downs     int
+	epoch     ids.Epoch
+	log       *events.Log
 }
 
 func newFake() *fake {
-	return &fake{endpoints: map[string]Endpoint{}, tokens: map[string]Token{}, calls: map[string]int{}}
+	return &fake{endpoints: map[string]Endpoint{}, tokens: map[string]Token{}, calls: map[string]int{}, epoch: 1}
 }
 
 func (f *fake) count(name string) { f.calls[name]++ }
@@ -41,7 +44,7 @@ func (f *fake) count(name string) { f.calls[name]++ }
 func (f *fake) changes() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.calls["attach"] + f.calls["detach"] + f.calls["create"] + f.calls["revoke"] + f.downs
+	return f.calls["attach"] + f.calls["detach"] + f.calls["create"] + f.calls["revoke"] + f.calls["rotate"] + f.downs
 }
 
 func (f *fake) Status(context.Context) (Status, error) {
@@ -133,8 +136,36 @@ func (f *fake) Down(context.Context, DownRequest) (DownResult, error) {
 	return DownResult{Removed: []string{"namespace net-blue"}}, nil
 }
 
+func (f *fake) Keys(context.Context) (KeyStatus, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return KeyStatus{
+		Target: KeyTarget{Epoch: f.epoch, Driver: "auto"}, RotateEvery: Duration(12 * time.Hour),
+		Nodes: []KeyNode{{NodeRef: NodeRef{Name: "a"}, Self: true, State: "alive"}},
+	}, nil
+}
+
+func (f *fake) Rotate(_ context.Context, req RotateRequest) (Rotation, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.count("rotate")
+	if req.Driver == "ipsec" {
+		return Rotation{}, NewError(CodeRefused, "no node can do ipsec", "secure-overlay keys rotate")
+	}
+	r := Rotation{From: f.epoch, To: f.epoch + 1, Driver: "auto", DryRun: req.DryRun}
+	if !req.DryRun {
+		f.epoch++
+		r.Created = time.Unix(1, 0).UTC()
+	}
+	return r, nil
+}
+
+func (f *fake) KeyHistory(context.Context) ([]KeyEvent, error) {
+	return []KeyEvent{{Seq: 1, Time: time.Unix(1, 0).UTC(), Kind: EventSwitched, Epoch: 2, Node: &NodeRef{Name: "b"}, Seconds: 0.5}}, nil
+}
+
 func (f *fake) backend() Backend {
-	return Backend{Observer: f, Attacher: f, Tokens: f, Lifecycle: f}
+	return Backend{Observer: f, Attacher: f, Tokens: f, Lifecycle: f, Keys: f, Events: LogEvents(f.log)}
 }
 
 // start serves f on a socket in a folder that other users can enter.
@@ -158,7 +189,16 @@ func start(t *testing.T, f *fake) (path string, c *Client, stop func() error) {
 // serve runs a server at path and returns what ends it.
 func serve(t *testing.T, path string, f *fake) func() error {
 	t.Helper()
-	s := NewServer(ServerOptions{Path: path, Backend: f.backend()})
+	return serveBackend(t, path, f.backend())
+}
+
+func serveBackend(t *testing.T, path string, b Backend) func() error {
+	t.Helper()
+	return run(t, NewServer(ServerOptions{Path: path, Backend: b}))
+}
+
+func run(t *testing.T, s *Server) func() error {
+	t.Helper()
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
 )
@@ -118,6 +119,85 @@ func (s *Server) revokeToken(r *http.Request) (any, error) {
 		return nil, err
 	}
 	return Done{Schema: Schema, Done: true}, s.opts.Backend.Tokens.RevokeToken(r.Context(), r.PathValue("id"))
+}
+
+func (s *Server) keyStatus(r *http.Request) (any, error) {
+	b, err := s.keys()
+	if err != nil {
+		return nil, err
+	}
+	k, err := b.Keys(r.Context())
+	k.complete()
+	return k, err
+}
+
+func (s *Server) keyHistory(r *http.Request) (any, error) {
+	b, err := s.keys()
+	if err != nil {
+		return nil, err
+	}
+	list, err := b.KeyHistory(r.Context())
+	return KeyHistory{Schema: Schema, Events: some(list)}, err
+}
+
+func (s *Server) rotate(r *http.Request) (any, error) {
+	// A dry run is held to the same: who may not rotate has no use for it.
+	if err := s.mayChange(r); err != nil {
+		return nil, err
+	}
+	req, err := readBody[RotateRequest](r)
+	if err != nil {
+		return nil, err
+	}
+	if err := req.check(); err != nil {
+		return nil, err
+	}
+	b, err := s.keys()
+	if err != nil {
+		return nil, err
+	}
+	rot, err := b.Rotate(r.Context(), req)
+	rot.Schema, rot.Effects = Schema, some(rot.Effects)
+	return rot, err
+}
+
+func (s *Server) events(r *http.Request) (any, error) {
+	q, err := eventQuery(r.URL.Query())
+	if err != nil {
+		return nil, err
+	}
+	if s.opts.Backend.Events == nil {
+		return nil, unavailable("event log")
+	}
+	list, err := s.opts.Backend.Events.Events(r.Context(), q)
+	return EventList{Schema: Schema, Events: some(list)}, err
+}
+
+// keys returns what answers calls about keys.
+func (s *Server) keys() (Keys, error) {
+	if s.opts.Backend.Keys == nil {
+		return nil, unavailable("key rotation")
+	}
+	return s.opts.Backend.Keys, nil
+}
+
+// metricsType is the content type of Prometheus' text format.
+const metricsType = "text/plain; version=0.0.4; charset=utf-8"
+
+func (s *Server) metrics(r *http.Request) (any, error) {
+	if s.opts.Metrics == nil {
+		return nil, unavailable("metrics")
+	}
+	var b bytes.Buffer
+	if err := s.opts.Metrics(r.Context(), &b); err != nil {
+		return nil, err
+	}
+	return text{metricsType, b.Bytes()}, nil
+}
+
+// unavailable is the error of a call that this agent was built without.
+func unavailable(what string) *Error {
+	return NewError(CodeFailed, "this agent has no "+what, "use the same version of secure-overlay for both")
 }
 
 func (s *Server) down(r *http.Request) (any, error) {

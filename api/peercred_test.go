@@ -44,6 +44,16 @@ func child() int {
 	_, err = c.CreateToken(ctx, TokenRequest{})
 	out["create"] = code(err)
 	out["revoke"] = code(c.RevokeToken(ctx, "x"))
+	_, err = c.Keys(ctx)
+	out["keys"] = code(err)
+	_, err = c.KeyHistory(ctx)
+	out["history"] = code(err)
+	_, err = c.Events(ctx, EventQuery{})
+	out["events"] = code(err)
+	_, err = c.Rotate(ctx, RotateRequest{})
+	out["rotate"] = code(err)
+	_, err = c.Rotate(ctx, RotateRequest{DryRun: true})
+	out["rotate --dry-run"] = code(err)
 	_, err = c.Down(ctx, DownRequest{})
 	out["down"] = code(err)
 	if err := json.NewEncoder(os.Stdout).Encode(out); err != nil {
@@ -72,8 +82,13 @@ func runAs(t *testing.T, path string, uid, gid uint32) map[string]Code {
 	return out
 }
 
-func reads() []string   { return []string{"status", "members", "networks", "endpoints", "tokens"} }
-func changes() []string { return []string{"attach", "detach", "create", "revoke", "down"} }
+func reads() []string {
+	return []string{"status", "members", "networks", "endpoints", "tokens", "keys", "history", "events"}
+}
+
+func changes() []string {
+	return []string{"attach", "detach", "create", "revoke", "rotate", "rotate --dry-run", "down"}
+}
 
 func TestOtherUsersMayNotChange(t *testing.T) {
 	if os.Geteuid() != 0 {
@@ -110,7 +125,7 @@ func TestOtherUsersMayNotChange(t *testing.T) {
 	}
 	// Root, as the positive control: every call arrives.
 	got = runAs(t, path, 0, 0)
-	for call, want := range map[string]Code{"attach": "ok", "detach": CodeNotFound, "create": "ok", "revoke": CodeNotFound, "down": "ok", "status": "ok"} {
+	for call, want := range map[string]Code{"attach": "ok", "detach": CodeNotFound, "create": "ok", "revoke": CodeNotFound, "rotate": "ok", "rotate --dry-run": "ok", "down": "ok", "status": "ok"} {
 		if got[call] != want {
 			t.Errorf("as root, %s: %s, want %s", call, got[call], want)
 		}

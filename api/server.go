@@ -9,11 +9,15 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
+	"github.com/secure-overlay/secure-overlay/internal/nearest"
 )
 
 // Limits of the server.
@@ -29,6 +33,9 @@ type ServerOptions struct {
 	Path    string // of the socket; its folder must exist
 	Group   string // whose members may read; empty: only the socket's owner and root
 	Backend Backend
+	// Metrics writes the agent's metrics in Prometheus' text format; nil: the
+	// server answers that there are none. Package api/metrics has one.
+	Metrics func(ctx context.Context, w io.Writer) error
 	Log     *slog.Logger
 }
 
@@ -94,8 +101,15 @@ func (s *Server) Run(ctx context.Context) error {
 	return nil
 }
 
-// call is one operation. Its result is marshalled as the answer.
+// call is one operation. Its result is marshalled as the answer, unless it
+// is a text.
 type call func(r *http.Request) (any, error)
+
+// text is an answer that is no JSON.
+type text struct {
+	contentType string
+	body        []byte
+}
 
 // methods maps the methods of one path to their operations.
 type methods map[string]call
@@ -109,6 +123,11 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("/v1/endpoints/{id}", s.serve(methods{http.MethodDelete: s.detach}))
 	mux.Handle("/v1/tokens", s.serve(methods{http.MethodGet: s.tokens, http.MethodPost: s.createToken}))
 	mux.Handle("/v1/tokens/{id}", s.serve(methods{http.MethodDelete: s.revokeToken}))
+	mux.Handle("/v1/keys", s.serve(methods{http.MethodGet: s.keyStatus}))
+	mux.Handle("/v1/keys/rotate", s.serve(methods{http.MethodPost: s.rotate}))
+	mux.Handle("/v1/keys/history", s.serve(methods{http.MethodGet: s.keyHistory}))
+	mux.Handle("/v1/events", s.serve(methods{http.MethodGet: s.events}, "since", "after", "kind", "limit"))
+	mux.Handle("/v1/metrics", s.serve(methods{http.MethodGet: s.metrics}))
 	mux.Handle("/v1/down", s.serve(methods{http.MethodPost: s.down}))
 	mux.Handle("/", s.serve(nil))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -127,7 +146,8 @@ func noSuchPath(r *http.Request) *Error {
 }
 
 // serve runs the operation of the request's method and writes its answer.
-func (s *Server) serve(m methods) http.Handler {
+// params are the query parameters that it takes.
+func (s *Server) serve(m methods, params ...string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		op, ok := m[r.Method]
 		switch {
@@ -137,8 +157,9 @@ func (s *Server) serve(m methods) http.Handler {
 		case !ok:
 			writeError(w, &Error{Code: CodeInvalid, Message: fmt.Sprintf("the agent has no %s on %q", r.Method, r.URL.Path)})
 			return
-		case r.URL.RawQuery != "":
-			writeError(w, &Error{Code: CodeInvalid, Message: "the call takes no query parameters"})
+		}
+		if err := checkParams(r.URL.RawQuery, params); err != nil {
+			writeError(w, err)
 			return
 		}
 		limit := readTimeout
@@ -162,8 +183,40 @@ func (s *Server) serve(m methods) http.Handler {
 			// token, is never logged.
 			s.opts.Log.Info("control call", callAttrs(r)...)
 		}
+		if t, ok := answer.(text); ok {
+			w.Header().Set("Content-Type", t.contentType)
+			w.Header().Set("Cache-Control", "no-store")
+			_, _ = w.Write(t.body) // the caller may have gone away
+			return
+		}
 		writeJSON(w, http.StatusOK, answer)
 	})
+}
+
+// checkParams refuses parameters that a call does not know: they would be
+// ignored in silence.
+func checkParams(query string, known []string) error {
+	if query == "" {
+		return nil
+	}
+	if len(known) == 0 {
+		return NewError(CodeInvalid, "the call takes no query parameters", "")
+	}
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return NewError(CodeInvalid, "the query cannot be read: "+err.Error(), "")
+	}
+	for name := range values {
+		if slices.Contains(known, name) {
+			continue
+		}
+		hint := "known: " + strings.Join(known, ", ")
+		if near, ok := nearest.Of(name, known); ok {
+			hint = fmt.Sprintf("did you mean %q?", near)
+		}
+		return NewError(CodeInvalid, fmt.Sprintf("the call has no parameter %q (%s)", shorten(name), hint), "")
+	}
+	return nil
 }
 
 func callAttrs(r *http.Request) []any {

@@ -53,9 +53,76 @@ func TestRoundTrip(t *testing.T) {
 	if err := c.RevokeToken(ctx, "t1"); err != nil {
 		t.Error(err)
 	}
+	keysRoundTrip(t, c)
 	res, err := c.Down(ctx, DownRequest{})
 	if err != nil || len(res.Removed) != 1 || f.downs != 1 {
 		t.Errorf("down = %+v, %v", res, err)
+	}
+}
+
+func keysRoundTrip(t *testing.T, c *Client) {
+	t.Helper()
+	dry, err := c.Rotate(t.Context(), RotateRequest{DryRun: true})
+	if err != nil || dry.Schema != Schema || !dry.DryRun || dry.To != 2 || dry.Effects == nil || !dry.Created.IsZero() {
+		t.Errorf("dry run = %+v, %v", dry, err)
+	}
+	rot, err := c.Rotate(t.Context(), RotateRequest{Driver: "auto"})
+	if err != nil || rot.From != 1 || rot.To != 2 || rot.DryRun || rot.Created.IsZero() {
+		t.Errorf("rotation = %+v, %v", rot, err)
+	}
+	k, err := c.Keys(t.Context())
+	if err != nil || k.Schema != Schema || k.Target.Epoch != 2 || time.Duration(k.RotateEvery) != 12*time.Hour || k.Devices == nil || k.Peers == nil || k.Nodes[0].Epochs == nil {
+		t.Errorf("keys = %+v, %v", k, err)
+	}
+	if h, err := c.KeyHistory(t.Context()); err != nil || h.Schema != Schema || len(h.Events) != 1 || h.Events[0].Kind != EventSwitched || h.Events[0].Node.Name != "b" {
+		t.Errorf("history = %+v, %v", h, err)
+	}
+}
+
+// An agent without an implementation says so, and does not fall over.
+func TestWithoutKeys(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	f := newFake()
+	b := f.backend()
+	b.Keys, b.Events = nil, nil
+	serveBackend(t, path, b)
+	c := NewClient(path)
+	defer c.Close()
+	_, err1 := c.Keys(t.Context())
+	_, err2 := c.Rotate(t.Context(), RotateRequest{})
+	_, err3 := c.KeyHistory(t.Context())
+	for _, err := range []error{err1, err2, err3} {
+		if CodeOf(err) != CodeFailed || !strings.Contains(err.Error(), "has no key rotation") {
+			t.Errorf("without keys: %v", err)
+		}
+	}
+	if _, err := c.Events(t.Context(), EventQuery{}); CodeOf(err) != CodeFailed || !strings.Contains(err.Error(), "has no event log") {
+		t.Errorf("without events: %v", err)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	var broken error
+	s := NewServer(ServerOptions{Path: path, Backend: newFake().backend(), Metrics: func(_ context.Context, w io.Writer) error {
+		if broken == nil {
+			_, _ = io.WriteString(w, "up 1\n")
+		}
+		return broken
+	}})
+	run(t, s)
+	c := NewClient(path)
+	defer c.Close()
+	if got, err := c.Metrics(t.Context()); err != nil || string(got) != "up 1\n" {
+		t.Errorf("metrics = %q, %v", got, err)
+	}
+	broken = NewError(CodeTimeout, "busy", "")
+	if got, err := c.Metrics(t.Context()); CodeOf(err) != CodeTimeout || got != nil {
+		t.Errorf("broken metrics = %q, %v", got, err)
+	}
+	_, c, _ = start(t, newFake())
+	if _, err := c.Metrics(t.Context()); CodeOf(err) != CodeFailed || !strings.Contains(err.Error(), "has no metrics") {
+		t.Errorf("no metrics: %v", err)
 	}
 }
 
@@ -87,7 +154,9 @@ func TestErrors(t *testing.T) {
 			_, err := c.Attach(ctx, AttachRequest{Network: "blue", PID: 1, Addresses: []netip.Addr{a, a}})
 			return err
 		}, CodeInvalid, "stands twice"},
-		"lifetime": {func() error { _, err := c.CreateToken(ctx, TokenRequest{TTL: -1}); return err }, CodeInvalid, "negative"},
+		"refused rotation": {func() error { _, err := c.Rotate(ctx, RotateRequest{Driver: "ipsec"}); return err }, CodeRefused, "no node can do"},
+		"driver":           {func() error { _, err := c.Rotate(ctx, RotateRequest{Driver: "wiregard"}); return err }, CodeInvalid, `no driver "wiregard"`},
+		"lifetime":         {func() error { _, err := c.CreateToken(ctx, TokenRequest{TTL: -1}); return err }, CodeInvalid, "negative"},
 	} {
 		err := tc.err()
 		var e *Error
@@ -152,6 +221,23 @@ func TestStrictRequests(t *testing.T) {
 		{"POST", "/v1/down", `{"force":true}`, 400, "unknown field"},
 		{"POST", "/v1/tokens", `{"ttl":"soon"}`, 400, "15m"},
 		{"DELETE", "/v1/tokens/x", "{}", 400, "no body"},
+		{"GET", "/v1/events?sinc=1", "", 400, `no parameter \"sinc\" (did you mean \"since\"?)`},
+		{"GET", "/v1/events?x=1", "", 400, "known: since, after, kind, limit"},
+		{"GET", "/v1/events?since=1h", "", 400, "want a time such as"},
+		{"GET", "/v1/events?after=-1", "", 400, "want the number of an event"},
+		{"GET", "/v1/events?after=1&after=2", "", 400, "want one value"},
+		{"GET", "/v1/events?limit=0", "", 400, "want 1 to 10000"},
+		{"GET", "/v1/events?limit=10001", "", 400, "want 1 to 10000"},
+		{"GET", "/v1/events?kind=switchd", "", 400, `no kind of event \"switchd\"`},
+		{"GET", "/v1/events?kind=", "", 400, "no kind of event"},
+		{"GET", "/v1/events?%zz", "", 400, "cannot be read"},
+		{"POST", "/v1/events", "{}", 400, "no POST"},
+		{"GET", "/v1/keys/rotate", "", 400, "no GET"},
+		{"POST", "/v1/keys", "{}", 400, "no POST"},
+		{"POST", "/v1/keys/rotate", "", 400, "want a JSON object"},
+		{"POST", "/v1/keys/rotate", `{"drivr":"auto"}`, 400, `did you mean \"driver\"?`},
+		{"POST", "/v1/keys/rotate", `{"driver":"wiregard"}`, 400, `did you mean \"wireguard\"?`},
+		{"POST", "/v1/keys/rotate", `{"driver":"none"}`, 400, "one of auto, wireguard, userspace, ipsec"},
 	} {
 		status, body := raw(t, path, tc.method, tc.target, tc.body)
 		if status != tc.status || !strings.Contains(body, tc.want) || !strings.Contains(body, `"schema":1`) {

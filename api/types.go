@@ -35,13 +35,28 @@ type Status struct {
 	State   State         `json:"state"`
 	// Ready is true once the agent has made the kernel match its
 	// configuration for the first time, whatever its peers do.
-	Ready    bool      `json:"ready"`
-	Members  Count     `json:"members"` // alive of known, this node included
-	Driver   Driver    `json:"driver"`
-	Epoch    ids.Epoch `json:"epoch"`
-	Networks []Network `json:"networks"`
-	Peers    []Peer    `json:"peers"`
-	Problems []Problem `json:"problems"`
+	Ready   bool   `json:"ready"`
+	Members Count  `json:"members"` // alive of known, this node included
+	Driver  Driver `json:"driver"`
+	// Epoch is the newest key epoch of which this node has a device.
+	Epoch    ids.Epoch  `json:"epoch"`
+	Keys     KeySummary `json:"keys"`
+	Networks []Network  `json:"networks"`
+	Peers    []Peer     `json:"peers"`
+	Problems []Problem  `json:"problems"`
+}
+
+// KeySummary is what Status says about keys; KeyStatus says the rest.
+type KeySummary struct {
+	Target ids.Epoch `json:"target"` // epoch of the cluster; 0: not known yet
+	// Started is when this node made its device of Status.Epoch: the age of
+	// its newest keys. Zero: it has none, or does not remember.
+	Started      time.Time `json:"started,omitzero"`
+	NextRotation time.Time `json:"next_rotation,omitzero"` // zero: not scheduled
+	// OnTarget counts the peers that this node sends to on the target epoch,
+	// of those with which it wants a tunnel.
+	OnTarget Count  `json:"on_target"`
+	Blocked  string `json:"blocked,omitempty"` // why this node does not start the target epoch
 }
 
 // NodeRef names a node: ID for programs, name for people.
@@ -125,6 +140,8 @@ type Peer struct {
 	RxBytes       uint64    `json:"rx_bytes"`
 	TxBytes       uint64    `json:"tx_bytes"`
 	InnerMTU      int       `json:"inner_mtu,omitempty"` // bytes a packet inside the tunnel may have
+	Epoch         ids.Epoch `json:"epoch,omitempty"`     // that this node sends on; 0: none
+	PQ            bool      `json:"pq"`                  // its keys hold against a quantum computer, too
 	Networks      []string  `json:"networks,omitempty"`  // shared networks
 }
 
