@@ -12,6 +12,7 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
+	"github.com/secure-overlay/secure-overlay/internal/events"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/tunnel"
 )
@@ -23,6 +24,9 @@ type Options struct {
 	Kinds   []tunnel.Kind   // in the order in which auto tries them
 	Version string          // for status
 	Log     *slog.Logger    // nil: discarded
+	// Events is the node's event log, which the caller closes after Run. Nil:
+	// nothing is kept.
+	Events *events.Log
 	// Progress hears about each stage of the start, for the checklist of up.
 	// It is called from one goroutine at a time and must not block. Nil:
 	// nobody listens.
@@ -53,6 +57,7 @@ type Agent struct {
 	opts         Options
 	calls        chan call
 	ready        chan struct{} // closed by the loop
+	ended        chan struct{} // closed when the loop has ended
 	stopped      chan struct{} // closed when Run has ended
 	openEndpoint func(path string) (endpointNS, error)
 	issuerOf     func() (issuer, error)
@@ -63,6 +68,7 @@ var (
 	_ api.Attacher  = (*Agent)(nil)
 	_ api.Tokens    = (*Agent)(nil)
 	_ api.Lifecycle = (*Agent)(nil)
+	_ api.Keys      = (*Agent)(nil)
 )
 
 // New returns an agent. It does no I/O; Run does.
@@ -74,7 +80,7 @@ func New(o Options) *Agent {
 		o.Progress = func(Step) {}
 	}
 	return &Agent{
-		opts: o, calls: make(chan call), ready: make(chan struct{}), stopped: make(chan struct{}),
+		opts: o, calls: make(chan call), ready: make(chan struct{}), ended: make(chan struct{}), stopped: make(chan struct{}),
 		openEndpoint: openEndpoint,
 		issuerOf: func() (issuer, error) {
 			i, err := o.Store.Issuer()
@@ -92,7 +98,7 @@ func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
 // Backend returns the agent as the control socket serves it.
 func (a *Agent) Backend() api.Backend {
-	return api.Backend{Observer: a, Attacher: a, Tokens: a, Lifecycle: a}
+	return api.Backend{Observer: a, Attacher: a, Tokens: a, Lifecycle: a, Keys: a, Events: api.LogEvents(a.opts.Events)}
 }
 
 // errDown ends the tasks of Run after Down.
@@ -167,6 +173,8 @@ func (a *Agent) do(ctx context.Context, fn func(context.Context, *loop)) error {
 	case a.calls <- c:
 		<-c.done
 		return nil
+	case <-a.ended:
+		return errStopped()
 	case <-ctx.Done():
 		return typed(api.CodeTimeout, ctx.Err(), "the agent is busy and did not answer in time", "secure-overlay status")
 	case <-a.stopped:

@@ -24,7 +24,8 @@ func Desired(in Input) Output {
 	b.connectPeers()
 	b.connectPlaintext()
 	b.measure()
-	b.buildTunnel()
+	b.buildTunnels()
+	b.buildSecure()
 	b.buildNetworks()
 	b.buildRecord()
 	b.finishView()
@@ -58,15 +59,16 @@ type network struct {
 	remote []remoteEndpoint // accepted endpoints of agreed nodes
 	vtep   netip.Addr
 	mtu    int
+	fits   int // what the underlay leaves for it; mtu unless the configuration wants less
 	from   string
 }
 
 // peer is one member while it is being worked out.
 type peer struct {
 	Member
-	link    *link // of its tunnel; nil if there is none
-	tunnel  tunnel.Peer
-	refusal string // why there is no tunnel although one is wanted
+	link    *link           // of its tunnel; nil if there is none
+	tunnels []record.Tunnel // of its devices, those that this node may use
+	refusal string          // why there is no tunnel although one is wanted
 }
 
 // link is the way to a peer for one purpose: its tunnel, or a plaintext
@@ -106,9 +108,9 @@ func (b *build) chooseNetworks() {
 		switch {
 		case !n.Encrypted:
 			n.wanted = true
-		case n.Driver == config.DriverAuto && b.in.Driver.Name != "":
+		case n.Driver == config.DriverAuto && b.in.Tunnels.Driver != "":
 			n.wanted = true
-		case n.Driver == b.in.Driver.Name && n.Driver != "":
+		case n.Driver == b.in.Tunnels.Driver && n.Driver != "":
 			n.wanted = true
 		default:
 			n.reason = b.driverReason(n.Driver)
@@ -121,11 +123,8 @@ func (b *build) chooseNetworks() {
 
 // driverReason says why a driver is not available.
 func (b *build) driverReason(driver string) string {
-	if driver == config.DriverIPsec && !slices.ContainsFunc(b.in.Driver.Refused, func(r api.Refusal) bool { return r.Name == driver }) {
-		return "driver ipsec is not available in this version"
-	}
 	reasons := ""
-	for _, r := range b.in.Driver.Refused {
+	for _, r := range b.in.Tunnels.Refused {
 		if driver == config.DriverAuto || r.Name == driver {
 			if reasons != "" {
 				reasons += "; "
@@ -200,8 +199,8 @@ func (b *build) finishView() {
 		if p.link != nil {
 			pv.Tunnel = true
 			pv.Underlay = p.link.to.Control
-			pv.Public = p.tunnel.Keys[0].Public
-			pv.InnerMTU = p.link.mtu - b.in.Driver.overhead(p.link.to.Control.Addr().Is4())
+			pv.Frame = b.frameTo(p)
+			pv.InnerMTU = p.link.mtu - tunnel.Overhead(p.link.to.Control.Addr())
 		}
 		v.Peers = append(v.Peers, pv)
 	}

@@ -3,9 +3,11 @@ package agent
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"slices"
 
 	"github.com/secure-overlay/secure-overlay/config"
+	"github.com/secure-overlay/secure-overlay/tunnel"
 )
 
 // What VXLAN adds to a packet of an overlay network: the frame's Ethernet
@@ -90,7 +92,7 @@ func (b *build) deriveMTU(n *network) {
 	derived := underlay - b.cost(n, is4)
 	from := fmt.Sprintf("underlay %d of %s", underlay, who)
 	if n.Encrypted {
-		from += fmt.Sprintf(" - %d %s - %d vxlan", b.in.Driver.overhead(is4), b.in.Driver.Name, vxlanOverheadV6)
+		from += fmt.Sprintf(" - %d tunnel - %d vxlan", tunnelOverhead(is4), vxlanOverheadV6)
 	} else {
 		from += fmt.Sprintf(" - %d vxlan", b.cost(n, is4))
 	}
@@ -106,7 +108,7 @@ func (b *build) deriveMTU(n *network) {
 			fmt.Sprintf("raise the MTU of the underlay of %s by %d bytes", who, floor-derived))
 		derived = floor
 	}
-	n.mtu, n.from = derived, from
+	n.mtu, n.fits, n.from = derived, derived, from
 	switch {
 	case n.MTU == 0:
 	case n.MTU <= derived:
@@ -170,11 +172,21 @@ func (b *build) widths(n *network) []width {
 	return out
 }
 
+// tunnelOverhead is what a tunnel may add on an underlay of a family. It is one
+// number for all drivers, so that a network keeps its MTU when its keys, or
+// its driver, change.
+func tunnelOverhead(is4 bool) int {
+	if is4 {
+		return tunnel.Overhead(netip.IPv4Unspecified())
+	}
+	return tunnel.Overhead(netip.IPv6Unspecified())
+}
+
 // cost is what is added to a packet of a network on an underlay of a family.
 func (b *build) cost(n *network, is4 bool) int {
 	switch {
 	case n.Encrypted:
-		return b.in.Driver.overhead(is4) + vxlanOverheadV6
+		return tunnelOverhead(is4) + vxlanOverheadV6
 	case is4:
 		return vxlanOverheadV4
 	default:

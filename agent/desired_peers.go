@@ -2,12 +2,12 @@ package agent
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/keys/rotate"
 	"github.com/secure-overlay/secure-overlay/membership/record"
-	"github.com/secure-overlay/secure-overlay/tunnel"
 )
 
 // connectPeers gives each member that shares an encrypted network a tunnel,
@@ -51,26 +51,50 @@ func (b *build) connectPeer(p *peer, holders map[keys.TunnelPublic]owner) {
 			"give one of them an address of the other's family (control.advertise)")
 		return
 	}
-	t, ok := b.theirTunnel(p)
-	if !ok {
-		refuse("peer-incompatible", b.incompatible(p), "set the same driver for the network on both nodes; see secure-overlay doctor on node "+p.title())
+	if len(theirTunnels(p.Record)) == 0 {
+		refuse("peer-incompatible", "it has no tunnel device that this node can talk to", "see secure-overlay doctor on node "+p.title())
 		return
 	}
-	// Two entries with one key would fight for the allowed addresses of one
-	// WireGuard peer, so that a member could cut off another by publishing
-	// its key. The older member keeps it; whoever lies is named by its own
-	// signature.
-	if o, taken := holders[t.Public]; taken && o.node != p.ID {
-		refuse("tunnel-key-dispute", "it announces the tunnel key of "+b.title(o.node), "find out which of the two nodes is not what it claims to be")
+	for _, t := range theirTunnels(p.Record) {
+		// Two entries with one key would fight for the allowed addresses of one
+		// WireGuard peer, so that a member could cut off another by publishing
+		// its key. The older member keeps it; whoever lies is named by its own
+		// signature.
+		if o, taken := holders[t.Public]; taken && o.node != p.ID {
+			refuse("tunnel-key-dispute", "it announces the tunnel key of "+b.title(o.node), "find out which of the two nodes is not what it claims to be")
+			continue
+		}
+		p.tunnels = append(p.tunnels, t)
+	}
+	if len(p.tunnels) == 0 {
 		return
 	}
 	p.link = &l
-	key := tunnel.PeerKey{Epoch: t.Epoch, Lane: t.Lane, Public: t.Public}
-	// The lower ID initiates: its entry alone carries an endpoint.
-	if b.in.Self.ID.Compare(p.ID) < 0 {
-		key.Endpoint = netip.AddrPortFrom(l.to.Control.Addr(), t.Port)
+	pair := rotate.Peer{ID: p.ID}
+	for _, t := range p.tunnels {
+		pair.Devices = append(pair.Devices, rotate.Device{Epoch: t.Epoch, Instance: t.Instance, Wire: uint8(t.Wire)})
 	}
-	p.tunnel = tunnel.Peer{ID: p.ID, Inner: p.ID.InnerAddr(), Keys: []tunnel.PeerKey{key}}
+	b.out.Pairs = append(b.out.Pairs, pair)
+	b.followPair(p)
+}
+
+// followPair turns what the rotation machine says about a pair into a line of
+// the status, where it needs somebody to do something.
+func (b *build) followPair(p *peer) {
+	i := slices.IndexFunc(b.in.Tunnels.Plan.Progress, func(g rotate.Progress) bool { return g.Peer == p.ID })
+	if i < 0 {
+		return
+	}
+	switch g := b.in.Tunnels.Plan.Progress[i]; {
+	case g.Step == rotate.StepRefused:
+		p.refusal = g.Reason
+		b.problem("peer-incompatible", p.ID.String(), fmt.Sprintf("no tunnel to node %s: %s", p.title(), b.incompatible(p)),
+			"set the same driver for the network on both nodes, or rotate to one that both have: secure-overlay keys rotate --driver auto")
+	case g.Tx != 0 && !g.FullMTU:
+		b.problem("mtu-black-hole", p.ID.String(),
+			fmt.Sprintf("packets of full size do not reach node %s through the tunnel, small ones do: something on the underlay swallows them", p.title()),
+			"lower the MTU of this host's underlay link to what the path carries, or let ICMP errors through")
+	}
 }
 
 // keyHolders says who owns each tunnel key: the oldest member that announces
@@ -78,42 +102,51 @@ func (b *build) connectPeer(p *peer, holders map[keys.TunnelPublic]owner) {
 func (b *build) keyHolders(wanted map[*peer]bool) map[keys.TunnelPublic]owner {
 	holders := map[keys.TunnelPublic]owner{}
 	for p := range wanted {
-		t, ok := b.theirTunnel(p)
-		if !ok {
-			continue
-		}
-		if o, ok := holders[t.Public]; !ok || p.rank().before(o) {
-			holders[t.Public] = p.rank()
+		for _, t := range theirTunnels(p.Record) {
+			if o, ok := holders[t.Public]; !ok || p.rank().before(o) {
+				holders[t.Public] = p.rank()
+			}
 		}
 	}
-	if d, ok := b.in.Driver.device(); ok {
+	for _, d := range b.in.Tunnels.Devices {
 		holders[d.Public] = b.in.Self.rank()
 	}
+	// Devices without a key of their own (ESP) have nothing to dispute about.
+	delete(holders, keys.TunnelPublic{})
 	return holders
 }
 
-// theirTunnel returns the peer's tunnel device that this node's can talk to.
-func (b *build) theirTunnel(p *peer) (record.Tunnel, bool) {
-	for _, t := range p.Record.Tunnels {
-		if t.Epoch == epoch && t.Lane == lane && t.Wire == b.in.Driver.Wire && !t.Public.IsZero() && t.Port != 0 {
-			return t, true
+// theirTunnels lists the devices of a record that make sense: of this version's
+// lane, and with what their wire needs.
+func theirTunnels(r record.Node) []record.Tunnel {
+	var out []record.Tunnel
+	for _, t := range r.Tunnels {
+		switch {
+		case t.Lane != lane:
+		case t.Wire == record.WireWireGuard && (t.Public.IsZero() || t.Port == 0):
+		case t.Wire == record.WireWireGuard, t.Wire.ESP():
+			out = append(out, t)
 		}
 	}
-	return record.Tunnel{}, false
+	return out
 }
 
+// incompatible says which devices the two nodes have.
 func (b *build) incompatible(p *peer) string {
-	if len(p.Record.Tunnels) == 0 {
-		return "it has no tunnel device"
-	}
-	wires := ""
-	for _, t := range p.Record.Tunnels {
-		if wires != "" {
-			wires += ", "
+	list := func(has []string) string {
+		if len(has) == 0 {
+			return "no tunnel"
 		}
-		wires += fmt.Sprintf("%s (epoch %d)", wireName(t.Wire), t.Epoch)
+		return strings.Join(has, ", ")
 	}
-	return fmt.Sprintf("this node speaks %s (epoch %d), it speaks %s", wireName(b.in.Driver.Wire), epoch, wires)
+	var own, their []string
+	for _, d := range b.in.Tunnels.Devices {
+		own = append(own, fmt.Sprintf("%s (epoch %d)", wireName(d.Wire), d.Epoch))
+	}
+	for _, t := range p.Record.Tunnels {
+		their = append(their, fmt.Sprintf("%s (epoch %d)", wireName(t.Wire), t.Epoch))
+	}
+	return fmt.Sprintf("this node speaks %s, it speaks %s", list(own), list(their))
 }
 
 // wireName names a wire protocol for people.
@@ -123,6 +156,8 @@ func wireName(w record.Wire) string {
 		return "WireGuard"
 	case record.WireESP:
 		return "ESP"
+	case record.WireESPUDP:
+		return "ESP in UDP"
 	case record.WireNone:
 		return "none"
 	default:

@@ -8,37 +8,26 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/membership/record"
-	"github.com/secure-overlay/secure-overlay/tunnel"
 	"github.com/secure-overlay/secure-overlay/tunnel/secure"
 	"github.com/secure-overlay/secure-overlay/vxlan"
 )
 
-// buildTunnel writes the tunnel device, its peers, and what the secure
-// namespace lets through.
-func (b *build) buildTunnel() {
+// buildSecure writes what the secure namespace lets through, and the way to
+// each peer: through the device that the rotation machine has chosen, and for
+// probes through those that are being tried.
+func (b *build) buildSecure() {
 	b.out.Secure = secure.Spec{Inner: b.in.Self.ID.InnerAddr(), VXLANPort: b.in.Config.Data.VXLANPort}
-	mtu, any := tunnel.MinMTU, false
-	for _, n := range b.nets {
-		if n.Encrypted && n.wanted {
-			any = true
-			// The device takes the largest frame that a network sends; what
-			// is too large for one peer is kept back by the networks shared
-			// with that peer.
-			mtu = max(mtu, n.mtu+vxlanOverheadV6)
-		}
-	}
-	if !any {
-		return
-	}
-	b.out.Tunnel.Devices = []tunnel.Device{{Epoch: epoch, Lane: lane, Port: b.in.Config.Data.Port, MTU: min(mtu, tunnel.MaxMTU)}}
-	device, exists := b.in.Driver.device()
-	for _, p := range b.peers {
-		if p.link == nil {
+	for _, pair := range b.in.Tunnels.Plan.Pairs {
+		d, ok := b.in.Tunnels.device(pair.Epoch)
+		if !ok {
 			continue
 		}
-		b.out.Tunnel.Peers = append(b.out.Tunnel.Peers, p.tunnel)
-		if exists {
-			b.out.Secure.Routes = append(b.out.Secure.Routes, secure.Route{Peer: p.tunnel.Inner, Device: device.Name})
+		route := secure.Route{Peer: pair.Peer.InnerAddr(), Device: d.Name}
+		if pair.Main {
+			b.out.Secure.Routes = append(b.out.Secure.Routes, route)
+		}
+		if pair.Probe {
+			b.out.Secure.Probes = append(b.out.Secure.Probes, route)
 		}
 	}
 	for _, n := range b.nets {
@@ -108,10 +97,12 @@ func (b *build) buildRecord() {
 			r.Underlay = append(r.Underlay, record.Underlay{Control: o.Control, MTU: uint16(b.ownMTU[i])}) //nolint:gosec // at most MaxUint16, see measure
 		}
 	}
-	if d, ok := b.in.Driver.device(); ok && len(b.out.Tunnel.Devices) > 0 {
-		r.Tunnels = []record.Tunnel{{
-			Epoch: epoch, Lane: lane, Instance: b.instance(d), Wire: b.in.Driver.Wire, Public: d.Public, Port: d.Port,
-		}}
+	for _, e := range b.in.Tunnels.Plan.Devices {
+		if d, ok := b.in.Tunnels.device(e); ok {
+			r.Tunnels = append(r.Tunnels, record.Tunnel{
+				Epoch: e, Lane: lane, Instance: instance(b.in.Self.Previous, d), Wire: d.Wire, Public: d.Public, Port: d.Port,
+			})
+		}
 	}
 	for _, n := range b.nets {
 		r.Networks = append(r.Networks, record.Network{
@@ -134,12 +125,12 @@ func (b *build) buildRecord() {
 	b.out.Record = r.Canonical()
 }
 
-// instance counts how often the tunnel device was made anew, from what was
-// published last: a new key is a new device.
-func (b *build) instance(d tunnel.DeviceState) uint32 {
-	for _, t := range b.in.Self.Previous.Tunnels {
-		if t.Epoch == epoch && t.Lane == lane {
-			if t.Public == d.Public {
+// instance counts how often the device of an epoch was made anew, from what
+// was published last: another key or another wire is another device.
+func instance(previous record.Node, d OwnDevice) uint32 {
+	for _, t := range previous.Tunnels {
+		if t.Epoch == d.Epoch && t.Lane == d.Lane {
+			if t.Public == d.Public && t.Wire == d.Wire {
 				return t.Instance
 			}
 			return t.Instance + 1

@@ -15,7 +15,6 @@ import (
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/membership/record"
-	"github.com/secure-overlay/secure-overlay/tunnel"
 )
 
 var update = flag.Bool("update", false, "write the golden files of this package")
@@ -102,7 +101,7 @@ func scenarios() map[string]func() *sim {
 		"plaintext-only": func() *sim {
 			s := newSim(2, lab())
 			for _, n := range s.nodes {
-				n.in.Driver = DriverFacts{}
+				n.in.Tunnels = TunnelFacts{}
 			}
 			s.attach(2, "lab", "10.78.0.20/24")
 			return s
@@ -162,7 +161,7 @@ func scenarios() map[string]func() *sim {
 			ipsec := blue()
 			ipsec.Name, ipsec.VNI, ipsec.Driver = "vault", 6000, config.DriverIPsec
 			s.nodes[0].in.Config.Networks = []config.Network{blue(), ipsec, lab()}
-			s.nodes[1].in.Driver = DriverFacts{Refused: []api.Refusal{
+			s.nodes[1].in.Tunnels = TunnelFacts{Refused: []api.Refusal{
 				{Name: config.DriverWireGuard, Reason: "driver wireguard: kernel WireGuard (CONFIG_WIREGUARD) is missing (exists since Linux 5.6)"},
 				{Name: config.DriverUserspace, Reason: "driver userspace: /dev/net/tun is missing"},
 			}}
@@ -171,14 +170,15 @@ func scenarios() map[string]func() *sim {
 		},
 		"peer-without-tunnel": func() *sim {
 			s := newSim(3, blue())
-			s.nodes[1].in.Driver.State = tunnel.State{}
-			s.nodes[2].in.Driver.Wire = record.WireESP
+			s.nodes[1].in.Tunnels.Devices = nil
+			d := &s.nodes[2].in.Tunnels.Devices[0]
+			d.Wire, d.Driver, d.Public = record.WireESP, config.DriverIPsec, keys.TunnelPublic{}
 			return s
 		},
 		"stolen-tunnel-key": func() *sim {
 			// 3 announces 2's key; 1 must go on talking to 2.
 			s := newSim(3, blue())
-			s.nodes[2].in.Driver.State.Devices[0].Public = keys.TunnelPublic{2, 0xbb}
+			s.nodes[2].in.Tunnels.Devices[0].Public = keys.TunnelPublic{2, 0xbb}
 			return s
 		},
 	}

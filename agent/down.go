@@ -36,20 +36,13 @@ func (a *Agent) Down(ctx context.Context, _ api.DownRequest) (api.DownResult, er
 			l.settle(p, api.Endpoint{}, errStopped())
 		}
 		l.sayGoodbye(ctx)
-		removed, err = removeAll(ctx, removal{overlay: l.overlay, drivers: drivers(l.driver), guard: l.guard, files: l.files})
+		removed, err = removeAll(ctx, removal{overlay: l.overlay, drivers: l.tunnels.all(), guard: l.guard, files: l.files})
 		l.downError = err
 		l.log.Info("everything is removed", logkey.Count, len(removed))
 	}); doErr != nil {
 		return api.DownResult{}, doErr
 	}
 	return api.DownResult{Schema: api.Schema, Removed: removed}, err
-}
-
-func drivers(d tunnel.Driver) []tunnel.Driver {
-	if d == nil {
-		return nil
-	}
-	return []tunnel.Driver{d}
 }
 
 // sayGoodbye publishes that this node is on no network any more, gives the

@@ -15,14 +15,15 @@ func DryRun(cfg config.Config, node ids.NodeID) []string {
 	dir := files{dir: cfg.RuntimeDir}
 	device, inner := "so<node>a1", "<inner address>"
 	if !node.IsZero() {
-		device, inner = tunnel.DeviceName(node, epoch, lane), node.InnerAddr().String()
+		device, inner = tunnel.DeviceName(node, 1, lane), node.InnerAddr().String()
 	}
 	out := []string{
 		fmt.Sprintf("control port %s, TCP and UDP", cfg.Control.Bind),
 		fmt.Sprintf("network namespace %s, with %s on lo, an unreachable default route and table inet secure_overlay", dir.securePath(), inner),
 	}
 	if cfg.AnyEncrypted() {
-		out = append(out, fmt.Sprintf("tunnel device %s in it (driver %s), UDP port %d in the host namespace", device, cfg.Driver(), cfg.Data.Port))
+		out = append(out, fmt.Sprintf("tunnel device %s in it (driver %s), UDP port %d in the host namespace; while keys rotate, up to two more on ports %d and %d",
+			device, cfg.Driver(), cfg.Data.Port, cfg.Data.Port+1, cfg.Data.Port+2))
 	}
 	for _, n := range cfg.Networks {
 		born := "the secure namespace: encrypted"

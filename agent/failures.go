@@ -125,9 +125,9 @@ func (l *loop) reportTunnels() {
 		up := l.tunnelState(p) == api.TunnelUp
 		switch was := l.tunnelsUp[p.ID]; {
 		case up && !was:
-			l.log.Info("tunnel is up", logkey.Node, p.ID, logkey.Name, p.Name, logkey.Driver, l.facts.Name)
+			l.log.Info("tunnel is up", logkey.Node, p.ID, logkey.Name, p.Name, logkey.Driver, l.driverTo(p.ID))
 		case !up && was:
-			l.log.Info("tunnel is quiet", logkey.Node, p.ID, logkey.Name, p.Name, logkey.Driver, l.facts.Name)
+			l.log.Info("tunnel is quiet", logkey.Node, p.ID, logkey.Name, p.Name, logkey.Driver, l.driverTo(p.ID))
 		}
 		l.tunnelsUp[p.ID] = up
 	}

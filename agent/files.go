@@ -15,8 +15,8 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/membership/record"
-	"github.com/secure-overlay/secure-overlay/tunnel"
 	"github.com/secure-overlay/secure-overlay/tunnel/secure"
 	"github.com/secure-overlay/secure-overlay/vxlan"
 )
@@ -30,9 +30,12 @@ const (
 	secureNetns     = "secure"
 )
 
-// fileSchema is the version of the two JSON files. A file of another version
-// is from another release; see load.
-const fileSchema = 1
+// Versions of the two JSON files. A file of another version is from another
+// release; see loadAttachments and loadApplied.
+const (
+	fileSchema    = 1
+	appliedSchema = 2 // 2: pairs instead of one driver's spec
+)
 
 // files is the runtime directory. What is in it describes the kernel's
 // present state, so it may be lost with a reboot, as that is.
@@ -110,13 +113,21 @@ type attachments struct {
 // applied is the content of applied.json: what the last round of an agent set,
 // so that the next agent does not take away what it cannot yet know about.
 type applied struct {
-	Schema   int          `json:"schema"`
-	Node     ids.NodeID   `json:"node"`
-	Driver   string       `json:"driver"`
-	Tunnel   tunnel.Spec  `json:"tunnel"`
-	Secure   secure.Spec  `json:"secure"`
-	Networks []vxlan.Spec `json:"networks"`
-	Record   record.Node  `json:"record"`
+	Schema   int           `json:"schema"`
+	Node     ids.NodeID    `json:"node"`
+	Pairs    []appliedPair `json:"pairs"`
+	Secure   secure.Spec   `json:"secure"`
+	Networks []vxlan.Spec  `json:"networks"`
+	Record   record.Node   `json:"record"`
+}
+
+// appliedPair is what no kernel knows of a pair's key: whose it is, by more
+// than an address, and whether its agreement had a post-quantum part.
+type appliedPair struct {
+	Peer   ids.NodeID `json:"peer"`
+	Epoch  ids.Epoch  `json:"epoch"`
+	Key    keys.KeyID `json:"key"`
+	Hybrid bool       `json:"hybrid"`
 }
 
 // loadAttachments reads the endpoints that the previous agent had. A damaged
@@ -143,11 +154,11 @@ func (f files) saveAttachments(list []Attachment) error {
 func (f files) loadApplied() (applied, bool) {
 	var a applied
 	found, err := f.load(appliedFile, &a)
-	return a, found && err == nil && a.Schema == fileSchema
+	return a, found && err == nil && a.Schema == appliedSchema
 }
 
 func (f files) saveApplied(a applied) error {
-	a.Schema = fileSchema
+	a.Schema = appliedSchema
 	return f.save(appliedFile, a)
 }
 

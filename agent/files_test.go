@@ -7,7 +7,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/secure-overlay/secure-overlay/internal/ids"
 
 	"net/netip"
 
@@ -33,7 +35,7 @@ func TestFilesKeepEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := s.nodes[0]
-	want := applied{Schema: fileSchema, Node: n.id, Driver: "fake", Tunnel: n.out.Tunnel, Secure: n.out.Secure, Networks: n.out.Networks, Record: n.out.Record}
+	want := applied{Schema: appliedSchema, Node: n.id, Pairs: []appliedPair{{Peer: ids.NodeID{2}, Epoch: 3, Key: 7, Hybrid: true}}, Secure: n.out.Secure, Networks: n.out.Networks, Record: n.out.Record}
 	if err := f.saveApplied(want); err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
-	"github.com/secure-overlay/secure-overlay/tunnel"
 	"github.com/secure-overlay/secure-overlay/tunnel/secure"
 	"github.com/secure-overlay/secure-overlay/vxlan"
 )
@@ -15,14 +14,14 @@ import (
 // hold adds to out what the previous agent had set and out does not mention.
 // It is for the time after a restart in which this node may not know all
 // records yet: adding what is new is right then, removing is not. Nothing
-// that out says is changed, except that an MTU does not grow.
+// that out says is changed, except that an MTU does not grow. The tunnels
+// themselves are held by the rotation machine (rotate.Observation.Partial).
 //
 // It cannot connect what should not be: every line of last was once derived
 // from signed records and this configuration's networks, an encrypted network
 // stays in the secure namespace, and the time is short (see loop.holding).
 func hold(out Output, last applied) Output {
-	if len(out.Tunnel.Devices) > 0 && last.Node == out.Record.ID {
-		out.Tunnel = holdTunnel(out.Tunnel, last.Tunnel)
+	if len(out.Tunnels) > 0 && last.Node == out.Record.ID {
 		out.Secure = holdSecure(out.Secure, last, out.Networks)
 	}
 	out.Record.Underlay = slices.Clone(out.Record.Underlay)
@@ -44,31 +43,6 @@ func hold(out Output, last applied) Output {
 		}
 	}
 	return out
-}
-
-func holdTunnel(now, last tunnel.Spec) tunnel.Spec {
-	now.Peers = slices.Clone(now.Peers)
-	for _, p := range last.Peers {
-		if !slices.ContainsFunc(now.Peers, func(q tunnel.Peer) bool { return q.ID == p.ID || sharesKey(p, q) }) {
-			now.Peers = append(now.Peers, p)
-		}
-	}
-	slices.SortFunc(now.Peers, func(a, b tunnel.Peer) int { return a.ID.Compare(b.ID) })
-	now.Devices = slices.Clone(now.Devices)
-	for i, d := range now.Devices {
-		for _, l := range last.Devices {
-			if l.Epoch == d.Epoch && l.Lane == d.Lane {
-				now.Devices[i].MTU = min(d.MTU, l.MTU)
-			}
-		}
-	}
-	return now
-}
-
-func sharesKey(a, b tunnel.Peer) bool {
-	return slices.ContainsFunc(a.Keys, func(k tunnel.PeerKey) bool {
-		return slices.ContainsFunc(b.Keys, func(l tunnel.PeerKey) bool { return k.Public == l.Public })
-	})
 }
 
 // holdSecure keeps routes, and memberships of encrypted networks that this

@@ -25,7 +25,7 @@ func TestHoldOnlyAdds(t *testing.T) {
 			t.Fatal(err)
 		}
 		n := s.nodes[0]
-		last := applied{Node: n.id, Tunnel: n.out.Tunnel, Secure: n.out.Secure, Networks: n.out.Networks, Record: n.out.Record}
+		last := applied{Node: n.id, Secure: n.out.Secure, Networks: n.out.Networks, Record: n.out.Record}
 		in := n.in
 		in.Members = nil
 		for _, m := range n.in.Members {
@@ -47,8 +47,10 @@ func TestHoldOnlyAdds(t *testing.T) {
 			t.Fatalf("all records are known, but hold made\n%+v\nof\n%s", got, before)
 		}
 		checkHeld(t, now, got, last)
-		if err := got.Tunnel.Validate(); err != nil {
-			t.Fatal(err)
+		for driver, spec := range got.Tunnels {
+			if err := spec.Validate(); err != nil {
+				t.Fatalf("driver %s: %v", driver, err)
+			}
 		}
 	})
 }
@@ -80,12 +82,12 @@ func checkHeld(t *rapid.T, now, got Output, last applied) {
 			}
 		}
 	}
-	if len(now.Tunnel.Devices) == 0 {
+	if len(now.Tunnels) == 0 {
 		return
 	}
-	for _, p := range last.Tunnel.Peers {
-		if !slices.ContainsFunc(got.Tunnel.Peers, func(q tunnel.Peer) bool { return q.ID == p.ID }) {
-			t.Fatalf("peer %s was not held", p.ID)
+	for _, r := range last.Secure.Routes {
+		if !slices.ContainsFunc(got.Secure.Routes, func(q secure.Route) bool { return q.Peer == r.Peer }) {
+			t.Fatalf("route to %s was not held", r.Peer)
 		}
 	}
 }
@@ -115,7 +117,7 @@ func TestHoldKnowsNetworksByName(t *testing.T) {
 		Secure:   secure.Spec{Members: []secure.Member{{Inner: peer.InnerAddr(), VNI: 7}, {Inner: peer.InnerAddr(), VNI: 8}}},
 	}
 	now := Output{
-		Tunnel:   tunnel.Spec{Devices: []tunnel.Device{{Epoch: epoch}}},
+		Tunnels:  map[string]tunnel.Spec{"userspace": {Devices: []tunnel.Device{{Epoch: 1}}}},
 		Networks: []vxlan.Spec{{Network: "green", VNI: 7, Encrypted: true}, {Network: "blue", VNI: 8, Encrypted: true}},
 	}
 	now.Record.ID = self

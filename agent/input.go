@@ -2,24 +2,23 @@ package agent
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/keys/rotate"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 	"github.com/secure-overlay/secure-overlay/tunnel"
 	"github.com/secure-overlay/secure-overlay/tunnel/secure"
 	"github.com/secure-overlay/secure-overlay/vxlan"
 )
 
-// The one key epoch and lane of this version. Rotation will add epochs; every
-// place that names a device goes through these two.
-const (
-	epoch ids.Epoch = 1
-	lane  ids.Lane  = 0
-)
+// lane is the one lane of this version: places that name a device carry its
+// number, so that a pair can later use several.
+const lane ids.Lane = 0
 
 // Input is everything that Desired looks at. It holds values only: two equal
 // Inputs give equal Outputs, on any node and at any time.
@@ -28,7 +27,7 @@ type Input struct {
 	Self        Self
 	Members     []Member     // the other nodes, in any order
 	Attachments []Attachment // of this node, in any order
-	Driver      DriverFacts
+	Tunnels     TunnelFacts
 	Underlay    Underlay
 }
 
@@ -63,31 +62,67 @@ type Attachment struct {
 	Ready bool `json:"ready"`
 }
 
-// DriverFacts is the tunnel driver that was chosen, and what it found.
-type DriverFacts struct {
-	Name       string      // tunnel.Kind.Name; empty if none works or none is needed
-	Wire       record.Wire // what it speaks on the wire
-	OverheadV4 int         // bytes it adds on an IPv4 underlay
-	OverheadV6 int         // bytes it adds on an IPv6 underlay
-	Refused    []api.Refusal
-	State      tunnel.State
+// TunnelFacts is what this node has of tunnels, and what the rotation machine
+// wants of them.
+type TunnelFacts struct {
+	// Driver is the tunnel.Kind.Name with which a device of the target epoch is
+	// made, or of the newest device where that cannot be; empty: none works,
+	// or none is needed.
+	Driver  string
+	Refused []api.Refusal
+	// Replace: the configuration or the target names Driver, so a device of
+	// the target epoch that another driver made is made anew.
+	Replace bool
+	Target  ids.Epoch   // of the cluster
+	Devices []OwnDevice // that exist, by epoch
+	Plan    rotate.Plan
+	Held    map[heldKey]Held // secrets that are not installed yet, or not forgotten
+	// Former are nodes that the previous agent had tunnels with, by inner
+	// address. Their records may not be known yet.
+	Former map[netip.Addr]ids.NodeID
 }
 
-func (d DriverFacts) overhead(is4 bool) int {
-	if is4 {
-		return d.OverheadV4
-	}
-	return d.OverheadV6
+// OwnDevice is a tunnel device of this node and its driver.
+type OwnDevice struct {
+	tunnel.DeviceState
+	Driver string // tunnel.Kind.Name
+	Wire   record.Wire
 }
 
-// device returns the state of the device of the current epoch and lane.
-func (d DriverFacts) device() (tunnel.DeviceState, bool) {
-	for _, s := range d.State.Devices {
-		if s.Epoch == epoch && s.Lane == lane && !s.Public.IsZero() {
-			return s, true
+// heldKey names a pair's device.
+type heldKey struct {
+	Peer  ids.NodeID
+	Epoch ids.Epoch
+}
+
+// Held is a secret between its agreement and its installation.
+type Held struct {
+	Key     keys.KeyID
+	Secret  keys.TunnelSecret
+	In, Out ids.SPI // ESP only
+}
+
+// device returns the device of an epoch, if it exists and works.
+func (t TunnelFacts) device(epoch ids.Epoch) (OwnDevice, bool) {
+	for _, d := range t.Devices {
+		if d.Epoch == epoch && d.Lane == lane && d.Up && (d.Wire != record.WireWireGuard || !d.Public.IsZero()) {
+			return d, true
 		}
 	}
-	return tunnel.DeviceState{}, false
+	return OwnDevice{}, false
+}
+
+// installed returns what the device of an epoch holds for a peer.
+func (t TunnelFacts) installed(peer ids.NodeID, epoch ids.Epoch) (tunnel.PeerState, bool) {
+	d, ok := t.device(epoch)
+	if !ok {
+		return tunnel.PeerState{}, false
+	}
+	i := slices.IndexFunc(d.Peers, func(p tunnel.PeerState) bool { return p.Inner == peer.InnerAddr() })
+	if i < 0 {
+		return tunnel.PeerState{}, false
+	}
+	return d.Peers[i], true
 }
 
 // Underlay is what the host namespace says about the way to other nodes.
@@ -104,7 +139,11 @@ type OwnAddr struct {
 
 // Output is the complete desired state of this node.
 type Output struct {
-	Tunnel   tunnel.Spec // no devices if no encrypted network is wanted
+	// Tunnels are the specs of the drivers that have devices, by Kind.Name.
+	Tunnels map[string]tunnel.Spec
+	// Pairs are the nodes that a tunnel is wanted with, and their devices:
+	// what the rotation machine works on.
+	Pairs    []rotate.Peer
 	Secure   secure.Spec
 	Networks []vxlan.Spec // sorted by name
 	Record   record.Node  // content to publish; ID set, Seq not
@@ -138,9 +177,9 @@ type NetworkView struct {
 type PeerView struct {
 	ID       ids.NodeID
 	Name     string
-	Underlay netip.AddrPort    // where its control plane is, of the family in use
-	Tunnel   bool              // a tunnel to it is wanted
-	Public   keys.TunnelPublic // its tunnel key; zero if none
-	InnerMTU int               // bytes of a packet inside the tunnel; 0 without tunnel
+	Underlay netip.AddrPort // where its control plane is, of the family in use
+	Tunnel   bool           // a tunnel to it is wanted
+	Frame    int            // bytes of the largest packet that is sent to it through the tunnel
+	InnerMTU int            // bytes of a packet inside the tunnel; 0 without tunnel
 	Networks []string
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/api"
+	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/keys"
@@ -48,6 +49,8 @@ func newKernelNode(t *testing.T, on *netlab.Lab, b *board, n int) *kernelNode {
 	k.opts = Options{Log: slog.New(slog.DiscardHandler), Kinds: []tunnel.Kind{wguser.Kind(wguser.Options{Worker: []string{"/proc/self/exe", workerWord}})}}
 	k.opts.Config = newSim(1, blue(), lab()).nodes[0].in.Config
 	k.opts.Config.Control.Bind = netip.MustParseAddrPort("0.0.0.0:7946")
+	k.opts.Config.Control.Profile = config.ProfileLocal
+	k.opts.Config.Keys = config.Keys{Drain: 300 * time.Millisecond, Quiet: 100 * time.Millisecond, HoldDown: 30 * time.Second}
 	k.opts.Config.RuntimeDir = filepath.Join(on.Dir(), fmt.Sprint("run", n))
 	b.set(func() { b.wakes[k.id] = make(chan struct{}, 1) })
 	return k
@@ -70,9 +73,11 @@ func (k *kernelNode) start() {
 		k.t.Fatal(err)
 	}
 	l.restore()
-	l.gossip = &fakeGossip{board: k.board, self: membership.Member{
+	gossip := &fakeGossip{board: k.board, self: membership.Member{
 		ID: k.id, Hostname: identity.Hostname, Serial: uint64(k.n), State: membership.StateAlive,
 	}}
+	l.gossip, l.rot.pairs = gossip, gossip
+	k.board.set(func() { k.board.agents[k.id] = a })
 	ctx, cancel := context.WithCancel(context.Background())
 	k.agent, k.stop, k.done = a, cancel, make(chan error, 1)
 	go func() {
@@ -131,7 +136,7 @@ func TestKernel(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	b := &board{members: map[ids.NodeID]membership.Member{}, wakes: map[ids.NodeID]chan struct{}{}}
+	b := newBoard()
 	one, two := newKernelNode(t, l, b, 1), newKernelNode(t, l, b, 2)
 	before := one.links()
 	for _, k := range []*kernelNode{one, two} {
@@ -266,7 +271,7 @@ func (k *kernelNode) repair(from, to *netlab.Box) {
 	defer f.Stop()
 	dir := filepath.Join(k.opts.Config.RuntimeDir, netnsDir)
 	for path, link := range map[string]string{
-		filepath.Join(dir, secureNetns): tunnel.DeviceName(k.id, epoch, lane),
+		filepath.Join(dir, secureNetns): tunnel.DeviceName(k.id, 1, lane),
 		filepath.Join(dir, "net-blue"):  "br0",
 	} {
 		ns, err := nl.OpenNamespace(path)

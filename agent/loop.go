@@ -3,15 +3,17 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
+	"github.com/secure-overlay/secure-overlay/internal/events"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/membership"
+	"github.com/secure-overlay/secure-overlay/membership/item"
 	"github.com/secure-overlay/secure-overlay/membership/record"
-	"github.com/secure-overlay/secure-overlay/tunnel"
 	"github.com/secure-overlay/secure-overlay/tunnel/secure"
 	"github.com/secure-overlay/secure-overlay/vxlan"
 )
@@ -24,6 +26,8 @@ const (
 	// hurry is the interval while an attach waits for something that sends
 	// no wake-up, such as a claim coming of age.
 	hurry = 100 * time.Millisecond
+	// breath is the least pause before a turn that only calls ask for.
+	breath = 5 * time.Millisecond
 	// roundTimeout bounds one round, so that a stuck driver does not take
 	// the control socket with it for ever.
 	roundTimeout = 20 * time.Second
@@ -71,19 +75,35 @@ type loop struct {
 	now      func() time.Time
 	progress func(Step)
 
-	gossip  gossip
-	guard   guard
-	overlay overlay
-	host    host
-	driver  tunnel.Driver // nil if no driver works or none is needed
-	facts   DriverFacts   // without State until the first round
-	ns      namespaces
+	gossip     gossip
+	guard      guard
+	overlay    overlay
+	host       host
+	tunnels    *drivers
+	facts      TunnelFacts  // as the last look at the drivers found them
+	target     item.Target  // the cluster's epoch
+	unable     string       // why this node cannot follow it; empty: it can
+	former     secure.State // what the secure namespace had at the start
+	canIssue   bool         // this node holds an issuer key
+	adopted    bool         // routes of a predecessor are known
+	toldDriver string       // the driver that was logged last
+	rot        rotation
+	events     *events.Log // nil: not kept
+	ns         namespaces
 
 	closers []func() error
 
-	calls     chan call
-	stopping  bool  // Down has removed everything
-	downError error // what Down could not remove
+	calls   chan call
+	posts   chan func(*loop) // results of workers
+	ended   chan struct{}    // closed when the loop has ended
+	workers sync.WaitGroup
+	soon    bool      // something came in that a turn has to see
+	turned  time.Time // when the last turn ended
+
+	stopping    bool  // Down has removed everything
+	downError   error // what Down could not remove
+	guardFailed bool  // the secure namespace is not as wanted, as a whole
+	routeFailed map[secure.Route]bool
 
 	attachments []Attachment
 	pending     []*pendingAttach
@@ -94,7 +114,10 @@ type loop struct {
 	holdUntil   time.Time   // zero: nothing is held any more
 	written     applied     // what applied.json says
 
+	lastIn    Input // of the last turn
 	out       Output
+	synced    []vxlan.Spec // what the overlay was made to be last
+	syncedAt  time.Time
 	failures  []failure
 	reported  map[api.Problem]bool // in the log
 	tunnelsUp map[ids.NodeID]bool
@@ -111,6 +134,11 @@ type call struct {
 
 // run is the loop. It returns nil after Down and ctx's error otherwise.
 func (l *loop) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer l.wipe()
+	defer l.workers.Wait()
+	defer close(l.ended)
+	defer cancel()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -125,17 +153,43 @@ func (l *loop) run(ctx context.Context) error {
 				return nil
 			}
 			if len(l.pending) > 0 {
-				timer.Reset(hurry)
+				// Counted from the last turn: calls without end must not put
+				// the next one off without end.
+				timer.Reset(l.turned.Add(hurry).Sub(l.now()))
 			}
-			continue
+			if !l.soon {
+				continue
+			}
+			// What peers say is seen soon, and not one by one: a peer that
+			// talks without end costs a part of a core, not all of it.
+			if wait := l.turned.Add(breath).Sub(l.now()); wait > 0 {
+				timer.Reset(wait)
+				continue
+			}
+		case result := <-l.posts:
+			result(l)
 		case <-l.gossip.Changes():
 		case <-timer.C:
 		}
-		l.turn(ctx)
-		next := resync
+		l.drain()
+		next := l.turn(ctx)
+		l.turned = l.now()
 		if len(l.pending) > 0 {
-			next = hurry
+			next = min(next, hurry)
 		}
 		timer.Reset(next)
+	}
+}
+
+// drain takes up what else has come in, so that one turn sees all of it.
+func (l *loop) drain() {
+	l.soon = false
+	for {
+		select {
+		case result := <-l.posts:
+			result(l)
+		default:
+			return
+		}
 	}
 }

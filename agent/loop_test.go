@@ -70,7 +70,7 @@ func TestRestartKeepsEverything(t *testing.T) {
 		a, b := w.machine(1, blue()).start(), w.machine(2, blue()).start()
 		e := b.mustAttach("blue", "/run/netns/c1")
 		own := a.mustAttach("blue", "/run/netns/c2")
-		w.until("the remote endpoint", func() bool { return len(a.overlay.spec("blue").Remotes) == 1 })
+		w.until("the remote endpoint and the tunnel", func() bool { return len(a.overlay.spec("blue").Remotes) == 1 && a.on(1, 1) })
 		before := a.overlay.spec("blue")
 		key := w.board.record(a.id).Tunnels[0]
 
@@ -133,7 +133,7 @@ func TestRepair(t *testing.T) {
 		w := newWorld(t)
 		a, b := w.machine(1, blue()).start(), w.machine(2, blue()).start()
 		w.until("tunnels", func() bool { return a.status().Networks[0].Peers.OK == 1 })
-		if err := a.host.DeleteLink(tunnel.DeviceName(a.id, epoch, lane)); err != nil {
+		if err := a.host.DeleteLink(tunnel.DeviceName(a.id, 1, lane)); err != nil {
 			t.Fatal(err)
 		}
 		start := time.Now()

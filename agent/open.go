@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"time"
 
@@ -17,10 +17,12 @@ import (
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
+	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
+	"github.com/secure-overlay/secure-overlay/keys/rotate"
 	"github.com/secure-overlay/secure-overlay/membership"
+	"github.com/secure-overlay/secure-overlay/membership/item"
 	"github.com/secure-overlay/secure-overlay/membership/noisenet"
-	"github.com/secure-overlay/secure-overlay/membership/record"
 	"github.com/secure-overlay/secure-overlay/tunnel"
 	"github.com/secure-overlay/secure-overlay/tunnel/secure"
 	"github.com/secure-overlay/secure-overlay/vxlan"
@@ -34,8 +36,11 @@ const (
 	stepControl  = "control plane"
 )
 
-// cacheFile keeps the members' records in the data directory.
-const cacheFile = "records.cache"
+// Files in the data directory: the members' records, and the cluster's items.
+const (
+	cacheFile = "records.cache"
+	itemsFile = "items.cache"
+)
 
 // step reports a stage of the start around fn.
 func (a *Agent) step(name string, fn func() (detail string, err error)) error {
@@ -84,8 +89,29 @@ func (a *Agent) open(ctx context.Context, dir files) (_ *loop, _ *membership.Clu
 	if err != nil {
 		return nil, nil, err
 	}
-	l.gossip = cluster
+	l.gossip, l.rot.pairs = cluster, cluster
 	return l, cluster, nil
+}
+
+// randomBoot names this process to its peers.
+func randomBoot() uint64 {
+	for {
+		if n := rand.Uint64(); n != 0 {
+			return n
+		}
+	}
+}
+
+// timing turns the configuration into the rotation machine's pauses.
+func timing(cfg config.Config) rotate.Timing {
+	t := rotate.Timing{
+		MinInterval: cfg.Keys.MinInterval, Drain: cfg.Keys.Drain, Quiet: cfg.Keys.Quiet, HoldDown: cfg.Keys.HoldDown,
+		RetryMin: time.Second, RetryMax: 30 * time.Second,
+	}
+	if cfg.Control.Profile == config.ProfileLocal {
+		t.RetryMin, t.RetryMax = 100*time.Millisecond, 3*time.Second
+	}
+	return t
 }
 
 func newLoop(a *Agent, identity keystore.Identity, dir files) *loop {
@@ -94,7 +120,16 @@ func newLoop(a *Agent, identity keystore.Identity, dir files) *loop {
 		files: dir, log: a.opts.Log, now: time.Now, progress: a.opts.Progress,
 		ns:    namespaces{dir: dir.path(netnsDir), open: a.openEndpoint},
 		calls: a.calls, ready: a.ready,
+		posts: make(chan func(*loop)), ended: a.ended,
+		target: item.Target{Epoch: 1, Driver: config.DriverAuto},
+		rot: rotation{
+			machine: rotate.New(identity.ID, randomBoot(), timing(a.opts.Config)),
+			held:    map[heldKey]Held{}, hybrid: map[keys.KeyID]bool{},
+			routes: map[ids.NodeID]ids.Epoch{}, switched: map[ids.NodeID]switched{}, echoes: map[ids.NodeID]time.Time{},
+			echoTried: map[ids.NodeID]time.Time{}, since: map[ids.Epoch]time.Time{},
+		},
 		claims:   claims{since: map[claimKey]time.Time{}, settled: map[claimKey]bool{}},
+		events:   a.opts.Events,
 		reported: map[api.Problem]bool{}, tunnelsUp: map[ids.NodeID]bool{},
 	}
 }
@@ -123,11 +158,19 @@ func (a *Agent) openPlane(ctx context.Context, l *loop, hostNS *nl.Namespace) er
 	}
 	l.guard = sec
 	l.closers = append(l.closers, sec.Close)
-	env := tunnel.Env{Node: l.identity.ID, Host: hostNS, Secure: sec.NS(), RuntimeDir: l.files.dir, Log: l.log}
-	if l.cfg.AnyEncrypted() {
-		_ = a.step(stepDriver, func() (string, error) { return a.openDriver(ctx, l, env) })
+	if l.rot.prober, err = openProber(l, sec); err != nil {
+		return err
 	}
-	a.removeFormerDriver(ctx, l, env)
+	if l.former, err = sec.Observe(ctx); err != nil {
+		return fmt.Errorf("read secure namespace: %w", err)
+	}
+	env := tunnel.Env{Node: l.identity.ID, Host: hostNS, Secure: sec.NS(), RuntimeDir: l.files.dir, Log: l.log}
+	l.tunnels = newDrivers(a.opts.Kinds, env, l.log, l.now)
+	l.closers = append(l.closers, l.tunnels.close)
+	l.tunnels.adopt(ctx)
+	if l.cfg.AnyEncrypted() {
+		_ = a.step(stepDriver, func() (string, error) { return l.firstDriver(ctx) })
+	}
 	l.overlay = vxlan.NewProgrammer(vxlan.Options{
 		Node: l.identity.ID, Host: hostNS, Secure: sec.NS(), Dir: l.files.path(netnsDir), Log: l.log,
 	})
@@ -135,99 +178,31 @@ func (a *Agent) openPlane(ctx context.Context, l *loop, hostNS *nl.Namespace) er
 	return nil
 }
 
-// openDriver chooses the driver. That none works is no reason to stop: the
-// encrypted networks are then not there, and status says why.
-func (a *Agent) openDriver(ctx context.Context, l *loop, env tunnel.Env) (string, error) {
-	kind, refused, err := chooseDriver(ctx, l.cfg, env, a.opts.Kinds)
-	for _, r := range refused {
-		l.facts.Refused = append(l.facts.Refused, api.Refusal{Name: r.Kind, Reason: r.Err.Error()})
+// openProber opens what sends probes through tunnel devices.
+func openProber(l *loop, sec *secure.Namespace) (prober, error) {
+	p, err := sec.Prober()
+	if err != nil {
+		return nil, fmt.Errorf("open prober: %w", err)
+	}
+	l.closers = append(l.closers, p.Close)
+	return p, nil
+}
+
+// firstDriver chooses the driver for the checklist of the start; the first
+// round may choose another, when the cluster's epoch is known.
+func (l *loop) firstDriver(ctx context.Context) (string, error) {
+	c := l.tunnels.choose(ctx, l.cfg, config.DriverAuto)
+	for _, r := range c.refused {
 		l.log.Info("tunnel driver refused", logkey.Driver, r.Kind, logkey.Reason, r.Err)
 	}
-	if err != nil {
-		return "", err
+	if c.name == "" {
+		return "", errors.New(c.unable)
 	}
-	driver, err := kind.Open(ctx, env)
-	if err != nil {
-		err = fmt.Errorf("open driver %s: %w", kind.Name, err)
-		l.facts.Refused = append(l.facts.Refused, api.Refusal{Name: kind.Name, Reason: err.Error()})
-		return "", err
-	}
-	l.driver = driver
-	l.closers = append(l.closers, driver.Close)
-	l.facts.Name, l.facts.Wire = kind.Name, wireOf(kind.Compatible)
-	l.facts.OverheadV4, l.facts.OverheadV6 = kind.Overhead(netip.IPv4Unspecified()), kind.Overhead(netip.IPv6Unspecified())
-	l.log.Info("tunnel driver chosen", logkey.Driver, kind.Name)
-	detail := label(kind.Name)
-	for _, r := range refused {
+	detail := label(c.name)
+	for _, r := range c.refused {
 		detail += "; not " + r.Kind + ": " + r.Err.Error()
 	}
 	return detail, nil
-}
-
-// wireOf turns a kind's protocol name into a record's value.
-func wireOf(compatible string) record.Wire {
-	switch compatible {
-	case "wireguard":
-		return record.WireWireGuard
-	case "esp":
-		return record.WireESP
-	default:
-		return record.WireNone
-	}
-}
-
-// chooseDriver picks the driver that the configuration asks for. If that one
-// does not work, networks with driver auto may still have another; those that
-// asked for it do not (see chooseNetworks).
-func chooseDriver(ctx context.Context, cfg config.Config, env tunnel.Env, kinds []tunnel.Kind) (tunnel.Kind, []tunnel.Refusal, error) {
-	var refused []tunnel.Refusal
-	if want := cfg.Driver(); want != config.DriverAuto {
-		i := slices.IndexFunc(kinds, func(k tunnel.Kind) bool { return k.Name == want })
-		err := fmt.Errorf("driver %s is not available in this version", want)
-		if i >= 0 {
-			err = kinds[i].Probe(ctx, env)
-		}
-		if err == nil {
-			return kinds[i], nil, nil
-		}
-		refused = append(refused, tunnel.Refusal{Kind: want, Err: err})
-	}
-	auto := slices.ContainsFunc(cfg.Networks, func(n config.Network) bool { return n.Encrypted && n.Driver == config.DriverAuto })
-	if !auto {
-		return tunnel.Kind{}, refused, refused[0].Err
-	}
-	others := slices.DeleteFunc(slices.Clone(kinds), func(k tunnel.Kind) bool {
-		return k.Name == config.DriverIPsec || len(refused) > 0 && k.Name == refused[0].Kind
-	})
-	kind, more, err := tunnel.Select(ctx, env, others)
-	return kind, append(refused, more...), err
-}
-
-// removeFormerDriver takes away what another driver left: its device would
-// have the name and the port that the chosen one needs.
-func (a *Agent) removeFormerDriver(ctx context.Context, l *loop, env tunnel.Env) {
-	last, ok := l.files.loadApplied()
-	if !ok || last.Driver == "" || last.Driver == l.facts.Name {
-		return
-	}
-	for _, k := range a.opts.Kinds {
-		if k.Name != last.Driver {
-			continue
-		}
-		if err := removeDriver(ctx, k, env); err != nil {
-			l.log.Warn("former tunnel driver could not be removed", logkey.Driver, k.Name, logkey.Error, err)
-			continue
-		}
-		l.log.Info("former tunnel driver removed", logkey.Driver, k.Name)
-	}
-}
-
-func removeDriver(ctx context.Context, k tunnel.Kind, env tunnel.Env) error {
-	d, err := k.Open(ctx, env)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Remove(ctx), d.Close())
 }
 
 // openCluster prepares membership; it binds nothing before its Run.
@@ -239,14 +214,18 @@ func (a *Agent) openCluster(ctx context.Context, l *loop) (*membership.Cluster, 
 		NextSeq: a.opts.Store.NextSeq, SaveSeeds: a.opts.Store.SaveSeeds,
 		Cache: membership.FileCache{Path: filepath.Join(l.cfg.DataDir, cacheFile)},
 		Adopt: adoptInto(a.opts.Store),
-		Log:   l.log,
+		Pair:  a.pair, Agree: a.agree, RequireHybrid: l.cfg.Crypto.RequirePQ,
+		ItemCache: membership.FileItems{Path: filepath.Join(l.cfg.DataDir, itemsFile)},
+		// 0, which profile local allows, would mean the default.
+		RotateInterval: max(l.cfg.Keys.MinInterval, time.Nanosecond),
+		Log:            l.log,
 	}
 	for _, own := range l.own {
 		o.Advertise = append(o.Advertise, own.Control)
 	}
 	switch i, err := a.issuerOf(); {
 	case err == nil:
-		o.Admission, o.Renewal = noisenet.IssuerAdmission(i), i
+		o.Admission, o.Renewal, o.Signer, l.canIssue = noisenet.IssuerAdmission(i), i, i, true
 	case !errors.Is(err, keystore.ErrNoIssuer):
 		return nil, fmt.Errorf("open issuer key: %w", err)
 	}

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -39,22 +41,28 @@ func TestChooseDriver(t *testing.T) {
 		kinds   []tunnel.Kind
 		want    string
 		refused string // names, joined
+		target  string // of the cluster's epoch; empty: auto
 	}{
-		"auto, kernel":            {network("auto"), []tunnel.Kind{kernel, user}, "wireguard", ""},
-		"auto, no kernel":         {network("auto"), []tunnel.Kind{noKernel, user}, "userspace", "wireguard"},
-		"auto never takes ipsec":  {network("auto"), []tunnel.Kind{noKernel, ipsec}, "", "wireguard"},
-		"explicit":                {network("auto", "userspace"), []tunnel.Kind{kernel, user}, "userspace", ""},
-		"explicit, missing":       {network("wireguard"), []tunnel.Kind{noKernel, user}, "", "wireguard"},
-		"explicit, missing, auto": {network("wireguard", "auto"), []tunnel.Kind{noKernel, user}, "userspace", "wireguard"},
-		"not in this version":     {network("ipsec"), []tunnel.Kind{kernel, user}, "", "ipsec"},
+		"auto, kernel":            {network("auto"), []tunnel.Kind{kernel, user}, "wireguard", "", ""},
+		"auto, no kernel":         {network("auto"), []tunnel.Kind{noKernel, user}, "userspace", "wireguard", ""},
+		"auto never takes ipsec":  {network("auto"), []tunnel.Kind{noKernel, ipsec}, "", "wireguard", ""},
+		"explicit":                {network("auto", "userspace"), []tunnel.Kind{kernel, user}, "userspace", "", ""},
+		"explicit, missing":       {network("wireguard"), []tunnel.Kind{noKernel, user}, "", "wireguard", ""},
+		"explicit, missing, auto": {network("wireguard", "auto"), []tunnel.Kind{noKernel, user}, "userspace", "wireguard", ""},
+		"not in this version":     {network("ipsec"), []tunnel.Kind{kernel, user}, "", "ipsec", ""},
+		"the target decides":      {network("auto"), []tunnel.Kind{kernel, user, ipsec}, "ipsec", "", "ipsec"},
+		"the target does not fit": {network("auto", "wireguard"), []tunnel.Kind{kernel, user, ipsec}, "", "", "ipsec"},
+		"the target fits":         {network("auto", "ipsec"), []tunnel.Kind{kernel, user, ipsec}, "ipsec", "", "ipsec"},
+		"the target is missing":   {network("auto"), []tunnel.Kind{noKernel, user}, "", "wireguard", "wireguard"},
 	} {
-		kind, refused, err := chooseDriver(context.Background(), c.cfg, tunnel.Env{}, c.kinds)
+		d := newDrivers(c.kinds, tunnel.Env{}, slog.New(slog.DiscardHandler), time.Now)
+		got := d.choose(context.Background(), c.cfg, cmp.Or(c.target, config.DriverAuto))
 		var names []string
-		for _, r := range refused {
+		for _, r := range got.refused {
 			names = append(names, r.Kind)
 		}
-		if kind.Name != c.want || strings.Join(names, ",") != c.refused || (err == nil) != (c.want != "") {
-			t.Errorf("%s: %q, refused %v, %v", name, kind.Name, names, err)
+		if got.name != c.want || strings.Join(names, ",") != c.refused || (got.unable == "") != (c.want != "") {
+			t.Errorf("%s: %q, refused %v, %s", name, got.name, names, got.unable)
 		}
 	}
 }

@@ -67,8 +67,10 @@ func TestNodesAgree(t *testing.T) {
 			if err := a.out.Record.Validate(); err != nil {
 				t.Fatalf("record of %s: %v", a.name, err)
 			}
-			if err := a.out.Tunnel.Validate(); err != nil {
-				t.Fatalf("tunnel spec of %s: %v", a.name, err)
+			for driver, spec := range a.out.Tunnels {
+				if err := spec.Validate(); err != nil {
+					t.Fatalf("spec of driver %s of %s: %v", driver, a.name, err)
+				}
 			}
 			for _, b := range s.nodes[i+1:] {
 				checkPair(t, a, b)
@@ -115,9 +117,11 @@ func floods(spec vxlan.Spec, n *node) bool {
 
 // tunnelTo reports whether a has a tunnel to b, and whether a initiates it.
 func tunnelTo(a, b *node) (initiates, has bool) {
-	for _, p := range a.out.Tunnel.Peers {
-		if p.ID == b.id {
-			return p.Keys[0].Endpoint.IsValid(), true
+	for _, spec := range a.out.Tunnels {
+		for _, p := range spec.Peers {
+			if p.ID == b.id {
+				return p.Keys[0].Endpoint.IsValid(), true
+			}
 		}
 	}
 	return false, false
@@ -240,8 +244,10 @@ func FuzzDesired(f *testing.F) {
 		if err := out.Record.Validate(); err != nil {
 			t.Errorf("own record: %v", err)
 		}
-		if err := out.Tunnel.Validate(); err != nil {
-			t.Errorf("tunnel spec: %v", err)
+		for driver, spec := range out.Tunnels {
+			if err := spec.Validate(); err != nil {
+				t.Errorf("spec of driver %s: %v", driver, err)
+			}
 		}
 		for _, n := range out.Networks {
 			if n.MTU < config.MinMTU {

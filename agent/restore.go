@@ -2,11 +2,13 @@ package agent
 
 import (
 	"context"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
+	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 )
@@ -25,14 +27,20 @@ func (l *loop) restore() {
 		l.restored = last
 		l.previous = last.Record
 		l.holdUntil = l.now().Add(grace)
+		l.facts.Former = map[netip.Addr]ids.NodeID{}
+		for _, p := range last.Pairs {
+			l.facts.Former[p.Peer.InnerAddr()] = p.Peer
+			l.rot.hybrid[p.Key] = p.Hybrid
+		}
 	}
 	// Endpoints whose path names nothing any more, as that of a process that
 	// has ended, are kept: the namespace itself may live, and then its link
 	// does. The first round finds out and drops those that are gone.
 }
 
-// waitForCache waits until membership shows the records it has stored, so
-// that the first round knows the peers that the previous agent knew.
+// waitForCache waits until membership shows the records and the target epoch
+// that it has stored, so that the first round knows the peers that the previous
+// agent knew, and makes no device of an epoch that is long over.
 func (l *loop) waitForCache(ctx context.Context) {
 	wait := cacheWait
 	if !l.holdUntil.IsZero() {
@@ -40,7 +48,11 @@ func (l *loop) waitForCache(ctx context.Context) {
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	for len(l.gossip.Snapshot().Members) == 0 {
+	missing := func() bool {
+		snap := l.gossip.Snapshot()
+		return snap.Target.Epoch == 0 || len(snap.Members) == 0
+	}
+	for missing() {
 		select {
 		case <-ctx.Done():
 			return

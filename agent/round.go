@@ -12,18 +12,31 @@ import (
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/membership"
+	"github.com/secure-overlay/secure-overlay/tunnel/secure"
 	"github.com/secure-overlay/secure-overlay/vxlan"
 )
 
-// turn is one round: look, compute, apply, publish, answer.
-func (l *loop) turn(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
-	defer cancel()
-	l.round++
+// turn is one round: look, compute, apply, publish, answer. It returns when
+// the next one is due at the latest.
+func (l *loop) turn(ctx context.Context) time.Duration {
 	l.failures = nil
 	l.dropCancelled()
+	work := ctx // of workers, which outlive the turn
+	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
+	defer cancel()
 	snap := l.gossip.Snapshot()
+	if snap.Target.Epoch != 0 { // else it has not been read yet
+		l.target = snap.Target
+	}
 	in := l.input(ctx, snap)
+	if !l.tunnels.known() {
+		// What there is stays as it is, and so does what others know of it.
+		l.report()
+		l.answer()
+		return hurry
+	}
+	l.round++ // what there is in the first one was there before this agent
+	l.adoptRoutes(in.Members)
 	l.claims.update(l.now(), snap, in.Self.ID)
 	l.allocate(&in)
 
@@ -40,15 +53,15 @@ func (l *loop) turn(ctx context.Context) {
 	l.report()
 	l.answer()
 	l.becomeReady()
+	return l.follow(work, in)
 }
 
 // desire computes the output, held back while the node may not know all.
 func (l *loop) desire(in Input) Output {
 	out := Desired(in)
 	if !l.holdUntil.IsZero() {
-		known := len(out.Tunnel.Peers)
 		out = hold(out, l.restored)
-		if more := len(out.Tunnel.Peers) - known; more > 0 {
+		if more := len(out.Secure.Routes) - len(out.Pairs); more > 0 {
 			out.View.Problems = append(out.View.Problems, api.Problem{
 				Code:    "holding",
 				Message: fmt.Sprintf("since the restart no other node has answered; the tunnels to %d nodes are kept as they were, until %s at most", more, l.holdUntil.UTC().Format(time.TimeOnly)),
@@ -56,7 +69,11 @@ func (l *loop) desire(in Input) Output {
 			})
 		}
 	}
-	out.Tunnel.Revision = l.round
+	out.View.Problems = append(out.View.Problems, l.epochProblems()...)
+	for driver, spec := range out.Tunnels {
+		spec.Revision = l.round
+		out.Tunnels[driver] = spec
+	}
 	return out
 }
 
@@ -69,7 +86,6 @@ func (l *loop) input(ctx context.Context, snap membership.Snapshot) Input {
 			Serial: l.identity.Cert.Serial, Previous: l.previous,
 		},
 		Attachments: l.attachments,
-		Driver:      l.facts,
 	}
 	synced := false
 	for _, m := range snap.Members {
@@ -88,8 +104,9 @@ func (l *loop) input(ctx context.Context, snap membership.Snapshot) Input {
 		l.holdUntil = time.Time{}
 	}
 	in.Underlay = l.underlay(in.Members)
-	l.readDriver(ctx)
-	in.Driver = l.facts
+	l.readTunnels(ctx)
+	l.chooseDriver(ctx)
+	in.Tunnels = l.facts
 	return in
 }
 
@@ -101,10 +118,15 @@ func (l *loop) underlay(members []Member) Underlay {
 	} else if len(l.own) == 0 {
 		l.fail("no-underlay", "", err)
 	}
-	u := Underlay{Own: l.own, Routes: map[netip.Addr]nl.Route{}}
+	u := Underlay{Routes: map[netip.Addr]nl.Route{}}
+	for _, o := range l.own {
+		o.MTU -= l.tunnels.extra(o.Control.Addr())
+		u.Own = append(u.Own, o)
+	}
 	for _, m := range members {
 		for _, a := range m.Record.Underlay {
 			if r, err := l.host.RouteTo(a.Control.Addr()); err == nil {
+				r.MTU -= l.tunnels.extra(a.Control.Addr())
 				u.Routes[a.Control.Addr()] = r
 			}
 		}
@@ -112,33 +134,54 @@ func (l *loop) underlay(members []Member) Underlay {
 	return u
 }
 
-// readDriver refreshes what the driver found. If it cannot say, the last
-// answer stands: an empty one would be published as "this node has no
-// tunnel", and every peer would cut it off.
-func (l *loop) readDriver(ctx context.Context) {
-	if l.driver == nil {
+// chooseDriver decides what a device of the target epoch is made with. That no
+// driver works is no reason to stop: the encrypted networks are then not
+// there, and status says why.
+func (l *loop) chooseDriver(ctx context.Context) {
+	if !l.cfg.AnyEncrypted() {
+		l.facts.Driver, l.facts.Refused, l.unable = "", nil, ""
 		return
 	}
-	state, err := l.driver.State(ctx)
-	if err != nil {
-		l.fail("tunnel-unreadable", l.facts.Name, err)
-		return
+	c := l.tunnels.choose(ctx, l.cfg, l.target.Driver)
+	l.facts.Refused, l.facts.Replace, l.unable = refusals(c.refused), c.explicit, c.unable
+	l.facts.Driver, l.facts.Target = c.name, l.target.Epoch
+	if n := len(l.facts.Devices); c.name == "" && n > 0 {
+		l.facts.Driver = l.facts.Devices[n-1].Driver
 	}
-	l.facts.State = state
+	if l.facts.Driver != l.toldDriver {
+		l.log.Info("tunnel driver chosen", logkey.Driver, l.facts.Driver, logkey.Reason, refusalText(c.refused))
+		l.toldDriver = l.facts.Driver
+	}
+}
+
+// readTunnels refreshes what the drivers found, in a turn.
+func (l *loop) readTunnels(ctx context.Context) {
+	for name, err := range l.refresh(ctx) {
+		l.fail("tunnel-unreadable", name, err)
+	}
+}
+
+// refresh is readTunnels for whoever only shows it: what does not answer is
+// reported by turns.
+func (l *loop) refresh(ctx context.Context) map[string]error {
+	errs := l.tunnels.read(ctx)
+	l.facts.Devices, l.facts.Held = l.tunnels.devices(), l.rot.held
+	return errs
 }
 
 // applyTunnels sets devices and peers and leaves l.out as it follows from
 // what exists then.
 func (l *loop) applyTunnels(ctx context.Context, in Input) Input {
 	l.out = l.desire(in)
-	if l.driver == nil {
-		return in
+	in = l.poll(in)
+	l.out = l.desire(in)
+	l.rot.set = l.facts.Plan
+	for name, err := range l.tunnels.set(ctx, l.out.Tunnels) {
+		l.failAll("tunnel-failed", name, err)
 	}
-	if err := l.driver.Set(ctx, l.out.Tunnel); err != nil {
-		l.failAll("tunnel-failed", l.facts.Name, err)
-	}
-	l.readDriver(ctx)
-	in.Driver = l.facts
+	l.readTunnels(ctx)
+	in.Tunnels = l.facts
+	in = l.poll(in)
 	l.out = l.desire(in)
 	return in
 }
@@ -147,7 +190,16 @@ func (l *loop) applyGuard(ctx context.Context) {
 	if l.guard == nil {
 		return
 	}
+	l.guardFailed, l.routeFailed = false, map[secure.Route]bool{}
 	if err := l.guard.Set(ctx, l.out.Secure); err != nil {
+		for _, e := range flatten(err) {
+			var route *secure.RouteError
+			if errors.As(e, &route) {
+				l.routeFailed[route.Route] = true
+			} else if !errors.Is(e, secure.ErrForeignLink) {
+				l.guardFailed = true
+			}
+		}
 		l.failAll("secure-failed", secureNetns, err)
 		return
 	}
@@ -160,12 +212,19 @@ func (l *loop) applyGuard(ctx context.Context) {
 	}
 }
 
+// applyOverlay makes the networks. Between two resyncs a turn that changes
+// nothing of them, as most turns of a rotation, leaves them alone.
 func (l *loop) applyOverlay(ctx context.Context) {
+	if l.syncedAt.Add(resync).After(l.now()) && reflect.DeepEqual(l.synced, l.out.Networks) {
+		return
+	}
+	l.synced, l.syncedAt = nil, time.Time{}
 	ops, err := l.overlay.Sync(ctx, l.out.Networks)
 	if len(ops) > 0 {
 		l.log.Debug("overlay networks changed", logkey.Count, len(ops))
 	}
 	if err == nil {
+		l.synced, l.syncedAt = l.out.Networks, l.now()
 		return
 	}
 	l.failAll("network-failed", "", err)
@@ -204,10 +263,12 @@ func (l *loop) publish() {
 // save writes what the next agent must know, when it has changed.
 func (l *loop) save() {
 	now := applied{
-		Schema: fileSchema, Node: l.identity.ID, Driver: l.facts.Name,
-		Tunnel: l.out.Tunnel, Secure: l.out.Secure, Networks: l.out.Networks, Record: l.out.Record,
+		Schema: appliedSchema, Node: l.identity.ID,
+		Secure: l.out.Secure, Networks: l.out.Networks, Record: l.out.Record,
 	}
-	now.Tunnel.Revision = 0
+	for _, p := range l.facts.Plan.Pairs {
+		now.Pairs = append(now.Pairs, appliedPair{Peer: p.Peer, Epoch: p.Epoch, Key: p.Key, Hybrid: l.rot.hybrid[p.Key]})
+	}
 	if reflect.DeepEqual(now, l.written) {
 		return
 	}

@@ -3,11 +3,13 @@ package agent
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/keys/rotate"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 	"github.com/secure-overlay/secure-overlay/tunnel"
 )
@@ -37,10 +39,10 @@ func newSim(n int, networks ...config.Network) *sim {
 				Networks: append([]config.Network(nil), networks...),
 			},
 			Self: Self{ID: id, Name: name, Serial: uint64(i)},
-			Driver: DriverFacts{
-				Name: config.DriverUserspace, Wire: record.WireWireGuard, OverheadV4: 60, OverheadV6: 80,
-				State: tunnel.State{Devices: []tunnel.DeviceState{{
-					Name: tunnel.DeviceName(id, epoch, lane), Epoch: epoch, Lane: lane, Up: true,
+			Tunnels: TunnelFacts{
+				Driver: config.DriverUserspace,
+				Devices: []OwnDevice{{Driver: config.DriverUserspace, Wire: record.WireWireGuard, DeviceState: tunnel.DeviceState{
+					Name: tunnel.DeviceName(id, 1, lane), Epoch: 1, Lane: lane, Up: true,
 					Public: keys.TunnelPublic{byte(i), 0xbb}, Port: config.DefaultDataPort, MTU: 1420,
 				}}},
 			},
@@ -99,8 +101,32 @@ func (s *sim) step() bool {
 		}
 		n.out = outs[i]
 		n.in.Self.Previous = outs[i].Record
+		changed = n.rotate() || changed
 	}
 	return changed
+}
+
+// rotate stands in for the rotation machine: every pair that can have a tunnel
+// has agreed on a secret and sends through it.
+func (n *node) rotate() (changed bool) {
+	t := &n.in.Tunnels
+	before := fmt.Sprint(t.Plan)
+	t.Plan, t.Held = rotate.Plan{}, map[heldKey]Held{}
+	if t.Driver != "" && n.in.Config.AnyEncrypted() {
+		t.Plan.Devices = []ids.Epoch{1}
+	}
+	own, ok := t.device(1)
+	for _, p := range n.out.Pairs {
+		i := slices.IndexFunc(p.Devices, func(d rotate.Device) bool { return ok && d.Epoch == 1 && d.Wire == uint8(own.Wire) })
+		if i < 0 {
+			t.Plan.Progress = append(t.Plan.Progress, rotate.Progress{Peer: p.ID, Step: rotate.StepRefused})
+			continue
+		}
+		t.Held[heldKey{p.ID, 1}] = Held{Key: 7}
+		t.Plan.Pairs = append(t.Plan.Pairs, rotate.Pair{Peer: p.ID, Epoch: 1, Key: 7, Theirs: p.Devices[i].Instance, Send: true, Main: true})
+		t.Plan.Progress = append(t.Plan.Progress, rotate.Progress{Peer: p.ID, Tx: 1, Goal: 1, Step: rotate.StepDone, FullMTU: true})
+	}
+	return fmt.Sprint(t.Plan) != before
 }
 
 // attach gives node i (from 1) an endpoint.

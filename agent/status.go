@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/api"
@@ -37,7 +38,7 @@ func (a *Agent) Members(ctx context.Context) ([]api.Member, error) {
 func (a *Agent) Networks(ctx context.Context) ([]api.Network, error) {
 	var out []api.Network
 	err := a.do(ctx, func(ctx context.Context, l *loop) {
-		l.readDriver(ctx)
+		l.refresh(ctx)
 		out, _ = l.networks(ctx)
 	})
 	return out, err
@@ -55,11 +56,11 @@ func (l *loop) self() api.NodeRef {
 }
 
 func (l *loop) status(ctx context.Context) api.Status {
-	l.readDriver(ctx)
+	l.refresh(ctx)
 	s := api.Status{
 		Schema: api.Schema, Cluster: l.identity.Trust.Cluster, Node: l.self(), Version: l.version,
-		PID: os.Getpid(), Started: l.started, Ready: l.isReady, Epoch: epoch,
-		Driver: api.Driver{Name: l.facts.Name, Label: label(l.facts.Name), Refused: l.facts.Refused},
+		PID: os.Getpid(), Started: l.started, Ready: l.isReady, Epoch: l.target.Epoch,
+		Driver: api.Driver{Name: l.facts.Driver, Label: label(l.facts.Driver), Refused: l.facts.Refused},
 	}
 	snap := l.gossip.Snapshot()
 	for _, m := range snap.Members {
@@ -71,6 +72,7 @@ func (l *loop) status(ctx context.Context) api.Status {
 	networks, wrong := l.networks(ctx)
 	s.Networks = networks
 	s.Peers = l.peers(snap)
+	s.Keys = l.keySummary()
 	s.Problems = append(l.problems(), wrong...)
 	if p, ok := certificateProblem(l.ownCert(snap), l.now()); ok {
 		s.Problems = append(s.Problems, p)
@@ -96,6 +98,8 @@ func label(driver string) string {
 		return "wireguard (kernel)"
 	case config.DriverUserspace:
 		return "wireguard (userspace)"
+	case config.DriverIPsec:
+		return "ipsec (kernel)"
 	default:
 		return driver
 	}
@@ -134,7 +138,7 @@ func (l *loop) networks(ctx context.Context) (out []api.Network, wrong []api.Pro
 			a.State = api.StateFailed
 		}
 		if a.Encrypted {
-			a.Driver = label(l.facts.Name)
+			a.Driver = l.carriers()
 		}
 		out = append(out, a)
 	}
@@ -190,29 +194,66 @@ func (l *loop) fresh(id ids.NodeID) bool {
 	return i >= 0 && l.tunnelState(l.out.View.Peers[i]) == api.TunnelUp
 }
 
-// tunnelState says how a peer's tunnel is, by its last handshake.
+// tunnelState says how a peer's tunnel is. WireGuard tells by its last
+// handshake; ESP has none, so a tunnel counts as up when an echo has come back
+// through it lately.
 func (l *loop) tunnelState(p PeerView) string {
 	if !p.Tunnel {
 		return api.TunnelNone
 	}
-	s, ok := l.peerState(p)
-	if ok && !s.LastHandshake.IsZero() && l.now().Sub(s.LastHandshake) < freshHandshake {
+	if at, ok := l.lastSign(p.ID); ok && l.now().Sub(at) < freshHandshake {
 		return api.TunnelUp
 	}
 	return api.TunnelWaiting
 }
 
-func (l *loop) peerState(p PeerView) (tunnel.PeerState, bool) {
-	d, ok := l.facts.device()
-	if !ok || p.Public.IsZero() {
-		return tunnel.PeerState{}, false
+// lastSign is when a peer's tunnel last showed that it works.
+func (l *loop) lastSign(id ids.NodeID) (time.Time, bool) {
+	s, d, ok := l.peerState(id)
+	if !ok {
+		return time.Time{}, false
 	}
-	for _, s := range d.Peers {
-		if s.Public == p.Public {
-			return s, true
+	if d.Wire.ESP() {
+		at, ok := l.rot.echoes[id]
+		return at, ok
+	}
+	return s.LastHandshake, !s.LastHandshake.IsZero()
+}
+
+// peerState is what the device that carries a peer's packets knows of it.
+func (l *loop) peerState(id ids.NodeID) (tunnel.PeerState, OwnDevice, bool) {
+	e := l.rot.routes[id]
+	d, ok := l.facts.device(e)
+	if !ok {
+		return tunnel.PeerState{}, OwnDevice{}, false
+	}
+	s, ok := l.facts.installed(id, e)
+	return s, d, ok
+}
+
+// driverTo is the driver that carries a peer's packets; empty if there is none.
+func (l *loop) driverTo(id ids.NodeID) string {
+	_, d, _ := l.peerState(id)
+	return d.Driver
+}
+
+// carriers names the drivers that carry encrypted networks now, for people:
+// one, or two while a rotation changes it.
+func (l *loop) carriers() string {
+	var out []string
+	for _, d := range l.facts.Devices {
+		used := false
+		for _, e := range l.rot.routes {
+			used = used || e == d.Epoch
+		}
+		if name := label(d.Driver); used && !slices.Contains(out, name) {
+			out = append(out, name)
 		}
 	}
-	return tunnel.PeerState{}, false
+	if len(out) == 0 {
+		return label(l.facts.Driver)
+	}
+	return strings.Join(out, " and ")
 }
 
 // peers describes the nodes that share a network with this one.
@@ -226,10 +267,8 @@ func (l *loop) peers(snap membership.Snapshot) []api.Peer {
 		if m, ok := snap.Member(v.ID); ok {
 			p.Gossip = m.State.String()
 		}
-		if v.Tunnel {
-			p.Driver = label(l.facts.Name)
-		}
-		if s, ok := l.peerState(v); ok {
+		if s, d, ok := l.peerState(v.ID); ok {
+			p.Driver, p.Epoch, p.PQ = label(d.Driver), d.Epoch, l.rot.hybrid[s.Key]
 			p.LastHandshake, p.RxBytes, p.TxBytes = s.LastHandshake, s.RxBytes, s.TxBytes
 			if s.Endpoint.IsValid() {
 				p.Underlay = s.Endpoint
@@ -247,14 +286,18 @@ func (l *loop) quietPeers(peers []api.Peer) []api.Problem {
 		if p.Tunnel != api.TunnelWaiting {
 			continue
 		}
+		what := "handshake"
+		if _, d, ok := l.peerState(p.ID); ok && d.Wire.ESP() {
+			what = "answer to an echo"
+		}
 		since := "there was none yet"
 		if !p.LastHandshake.IsZero() {
 			since = "the last one was " + l.now().Sub(p.LastHandshake).Round(time.Second).String() + " ago"
 		}
 		out = append(out, api.Problem{
 			Code: "peer-quiet", Subject: p.ID.String(),
-			Message: "no recent handshake with node " + cmp.Or(p.Name, p.ID.Short()) + " at " + p.Underlay.Addr().String() + ": " + since,
-			Fix:     "check that its agent runs and that UDP to its data port is let through",
+			Message: "no recent " + what + " through the tunnel to node " + cmp.Or(p.Name, p.ID.Short()) + " at " + p.Underlay.Addr().String() + ": " + since,
+			Fix:     "check that its agent runs and that the tunnel passes: UDP to data.port and the two ports after it, or ESP",
 		})
 	}
 	return out

@@ -11,6 +11,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/membership"
+	"github.com/secure-overlay/secure-overlay/membership/item"
 	"github.com/secure-overlay/secure-overlay/membership/noisenet"
 )
 
@@ -22,10 +23,12 @@ type issuer interface {
 	admitter
 }
 
-// admitter is the part that answers joiners and renews.
+// admitter is the part that answers joiners, renews, and signs what is of the
+// whole cluster.
 type admitter interface {
 	noisenet.Issuer
 	membership.Renewer
+	item.Signer
 }
 
 // errNoIssuer is the answer of nodes that cannot admit others.

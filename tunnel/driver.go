@@ -98,27 +98,10 @@ func (e *PeerError) Error() string { return fmt.Sprintf("peer %s: %v", e.Peer, e
 // Unwrap returns the cause.
 func (e *PeerError) Unwrap() error { return e.Err }
 
-// Refusal is a Kind that Select passed over, and why.
+// Refusal is a Kind that does not work here, and why.
 type Refusal struct {
 	Kind string
 	Err  error
-}
-
-// Select probes kinds in order and returns the first that works, with the
-// refusals before it. If none works the error joins all refusals: there is no
-// plaintext to fall back to.
-func Select(ctx context.Context, env Env, kinds []Kind) (Kind, []Refusal, error) {
-	var refused []Refusal
-	var errs []error
-	for _, k := range kinds {
-		err := k.Probe(ctx, env)
-		if err == nil {
-			return k, refused, nil
-		}
-		refused = append(refused, Refusal{Kind: k.Name, Err: err})
-		errs = append(errs, err)
-	}
-	return Kind{}, refused, fmt.Errorf("no tunnel driver works on this machine: %w", errors.Join(errs...))
 }
 
 // DeviceName is the link name of a device: unique on a machine with several

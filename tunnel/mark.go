@@ -17,7 +17,7 @@ const markPrefix = "secure-overlay"
 // needs to adopt its devices; nothing about them is kept on disk.
 type Mark struct {
 	Node     ids.NodeID
-	Protocol string // "wg"
+	Protocol string // "wg", "esp"
 	Driver   string // Kind.Name
 	Epoch    ids.Epoch
 	Lane     ids.Lane
@@ -51,6 +51,14 @@ func ParseMark(alias string) (Mark, bool) {
 	m := Mark{Node: node, Protocol: f[2], Driver: f[3], Epoch: ids.Epoch(epoch), Lane: ids.Lane(lane)}
 	return m, m.String() == alias
 }
+
+// Overhead is what a tunnel of any driver may add to an inner packet, in bytes.
+// It is WireGuard's: ESP adds at most 57 or 77 by itself (20 or 40 of IP, 8 of
+// header, 8 of IV, up to 5 of padding and trailer, 16 of ICV), so a device of
+// one MTU carries the same packets whichever driver made it. A driver that
+// needs more, as ESP in UDP does, says so by Kind.Overhead, and its node
+// publishes an underlay MTU that is so much smaller.
+func Overhead(underlay netip.Addr) int { return WireGuardOverhead(underlay) }
 
 // WireGuardOverhead is what WireGuard adds to an inner packet, in bytes: the
 // outer IP header (20 or 40), UDP (8), and the data message's header (16) and

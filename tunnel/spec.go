@@ -21,7 +21,7 @@ type Spec struct {
 type Device struct {
 	Epoch ids.Epoch
 	Lane  ids.Lane
-	Port  uint16 // outer UDP port in the host namespace
+	Port  uint16 // outer UDP port in the host namespace; 0: none, as plain ESP
 	MTU   int    // bytes of inner packet, IPv6 header included
 }
 
@@ -44,8 +44,9 @@ type PeerKey struct {
 	// Secret is the secret that Key names. It is needed only to install it: an
 	// empty one leaves what is installed under Key as it is, and where nothing
 	// is installed under Key the driver installs nothing and reports
-	// ErrSecretGone. A driver does not keep it.
-	Secret keys.TunnelSecret
+	// ErrSecretGone. A driver does not keep it. ESP needs it until both halves
+	// are installed (PeerState.In and Out).
+	Secret keys.TunnelSecret `json:"-"`
 	// Endpoint is where to send the first handshake. It is the zero value
 	// on the side that must not initiate: with one initiator a pair cannot
 	// discard each other's handshakes (DESIGN.md section 5). WireGuard only.
@@ -81,15 +82,17 @@ type DeviceState struct {
 
 // PeerState is one peer on one device. Counters are bytes of the tunnel's own
 // messages, as WireGuard counts them: with its headers, padding, keepalives and
-// handshakes, without outer UDP and IP.
+// handshakes, without outer UDP and IP. ESP counts the packets inside, under the
+// present key.
 type PeerState struct {
 	ID            ids.NodeID // zero if the key belongs to no peer of the last Spec
 	Inner         netip.Addr // the one inner address it may use; zero if not exactly one
 	Public        keys.TunnelPublic
 	Key           keys.KeyID // of the secret that is installed; zero: none
 	In, Out       ids.SPI    // of the installed ESP associations
+	Local         netip.Addr // own outer address of the ESP associations
 	Endpoint      netip.AddrPort
-	LastHandshake time.Time // zero if there was none
+	LastHandshake time.Time // zero if there was none; always with ESP
 	RxBytes       uint64
 	TxBytes       uint64
 	TxPackets     uint64 // ESP only: sent under this key

@@ -1,7 +1,7 @@
 package tunnel_test
 
 import (
-	"context"
+	"bytes"
 	"errors"
 	"net/netip"
 	"strings"
@@ -13,33 +13,6 @@ import (
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/tunnel"
 )
-
-func kind(name string, err error) tunnel.Kind {
-	return tunnel.Kind{Name: name, Probe: func(context.Context, tunnel.Env) error { return err }}
-}
-
-func TestSelect(t *testing.T) {
-	missing := &tunnel.UnsupportedError{Driver: "first", Feature: "kernel WireGuard", Since: "Linux 5.6", Err: errors.New("no such device")}
-	broken := errors.New("no permission")
-	k, refused, err := tunnel.Select(t.Context(), tunnel.Env{}, []tunnel.Kind{
-		kind("first", missing), kind("second", nil), kind("third", nil),
-	})
-	if err != nil || k.Name != "second" || len(refused) != 1 || refused[0].Kind != "first" || !errors.Is(refused[0].Err, tunnel.ErrNotSupported) {
-		t.Errorf("select = %q, %v, %v", k.Name, refused, err)
-	}
-	_, refused, err = tunnel.Select(t.Context(), tunnel.Env{}, []tunnel.Kind{kind("first", missing), kind("second", broken)})
-	if len(refused) != 2 || !errors.Is(err, tunnel.ErrNotSupported) || !errors.Is(err, broken) {
-		t.Errorf("no driver works: %v, %v", refused, err)
-	}
-	for _, part := range []string{"kernel WireGuard is missing", "since Linux 5.6", "no such device", "no permission"} {
-		if !strings.Contains(err.Error(), part) {
-			t.Errorf("error %q does not say %q", err, part)
-		}
-	}
-	if _, _, err := tunnel.Select(t.Context(), tunnel.Env{}, nil); err == nil {
-		t.Error("no kinds: no error; there is no plaintext to fall back to")
-	}
-}
 
 func TestDeviceName(t *testing.T) {
 	node := ids.NodeIDOf([32]byte{1})
@@ -76,6 +49,14 @@ func TestMark(t *testing.T) {
 	}
 }
 
+func TestWireGuardOverhead(t *testing.T) {
+	for underlay, want := range map[string]int{"198.18.0.1": 60, "::ffff:198.18.0.1": 60, "fd00::1": 80} {
+		if got := tunnel.WireGuardOverhead(netip.MustParseAddr(underlay)); got != want {
+			t.Errorf("overhead on %s = %d, want %d", underlay, got, want)
+		}
+	}
+}
+
 func FuzzParseMark(f *testing.F) {
 	f.Add(tunnel.Mark{Node: ids.NodeIDOf([32]byte{1}), Protocol: "wg", Driver: "userspace", Epoch: 3}.String())
 	f.Add("secure-overlay/x/wg/y/1/0")
@@ -84,6 +65,14 @@ func FuzzParseMark(f *testing.F) {
 			t.Errorf("%q parses, but prints as %q", alias, m)
 		}
 	})
+}
+
+func secret(n byte) keys.TunnelSecret {
+	s, err := keys.TunnelSecretFromRaw32(bytes.Repeat([]byte{n}, 32))
+	if err != nil {
+		panic(err)
+	}
+	return s
 }
 
 func TestUsable(t *testing.T) {
@@ -98,6 +87,9 @@ func TestUsable(t *testing.T) {
 	}
 	endpoint := func(s string) tunnel.Peer {
 		return with(func(p *tunnel.Peer) { p.Keys[0].Endpoint = netip.MustParseAddrPort(s) })
+	}
+	key := func(change func(*tunnel.PeerKey)) tunnel.Peer {
+		return with(func(p *tunnel.Peer) { change(&p.Keys[0]) })
 	}
 	for _, c := range []struct {
 		name string
@@ -121,6 +113,8 @@ func TestUsable(t *testing.T) {
 		{"no port", endpoint("198.18.0.1:0"), "unicast", 1},
 		{"any address", endpoint("0.0.0.0:1"), "unicast", 1},
 		{"multicast", endpoint("[ff02::1]:1"), "unicast", 1},
+		{"unnamed secret", key(func(k *tunnel.PeerKey) { k.Secret = secret(1) }), "no key ID names", 0},
+		{"another secret", key(func(k *tunnel.PeerKey) { k.Secret, k.Key = secret(1), secret(2).ID() }), "not the one", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := tunnel.Spec{Devices: []tunnel.Device{dev}, Peers: []tunnel.Peer{good, c.bad}}.Usable()
@@ -146,7 +140,7 @@ func TestUsable(t *testing.T) {
 		})
 	}
 	for _, bad := range []tunnel.Device{
-		{Epoch: 0, Port: 1, MTU: 1400}, {Epoch: 2, MTU: 1400}, {Epoch: 2, Port: 1, MTU: 1279}, {Epoch: 2, Port: 1, MTU: 65500},
+		{Epoch: 0, Port: 1, MTU: 1400}, {Epoch: 2, Port: 1, MTU: 1279}, {Epoch: 2, Port: 1, MTU: 65500},
 		{Epoch: 2, Port: dev.Port, MTU: 1400}, {Epoch: 1, Port: 1, MTU: 1400},
 	} {
 		got, err := tunnel.Spec{Devices: []tunnel.Device{dev, bad}}.Usable()
@@ -154,7 +148,64 @@ func TestUsable(t *testing.T) {
 			t.Errorf("device %+v: %v, usable %+v", bad, err, got.Devices)
 		}
 	}
-	if err := (tunnel.Spec{Devices: []tunnel.Device{dev}, Peers: []tunnel.Peer{good}}).Validate(); err != nil {
+	portless := []tunnel.Device{{Epoch: 1, MTU: 1400}, {Epoch: 2, MTU: 1400}}
+	if got, err := (tunnel.Spec{Devices: portless}).Usable(); err != nil || len(got.Devices) != 2 {
+		t.Errorf("devices without ports: %v, usable %+v", err, got.Devices)
+	}
+	for _, k := range []tunnel.PeerKey{{Key: secret(2).ID()}, {Key: secret(2).ID(), Secret: secret(2)}, {}} {
+		k.Epoch, k.Public = 1, pub(2)
+		spec := tunnel.Spec{Devices: []tunnel.Device{dev}, Peers: []tunnel.Peer{good, with(func(p *tunnel.Peer) { p.Keys[0] = k })}}
+		if err := spec.Validate(); err != nil {
+			t.Errorf("a good spec with key %s: %v", k.Key, err)
+		}
+	}
+}
+
+func TestUsableESP(t *testing.T) {
+	node := func(n byte) ids.NodeID { return ids.NodeIDOf([32]byte{n}) }
+	addr := netip.MustParseAddr
+	devices := []tunnel.Device{{Epoch: 1, MTU: 1400}, {Epoch: 2, MTU: 1400}}
+	peer := func(n byte, change func(*tunnel.PeerKey)) tunnel.Peer {
+		k := tunnel.PeerKey{Epoch: 1, Key: secret(n).ID(), Secret: secret(n), ESP: tunnel.ESP{
+			Local: addr("198.18.0.1"), Remote: addr("198.18.0.2"), In: 1000 + ids.SPI(n), Out: 2000 + ids.SPI(n),
+		}}
+		if change != nil {
+			change(&k)
+		}
+		return tunnel.Peer{ID: node(n), Inner: node(n).InnerAddr(), Keys: []tunnel.PeerKey{k}}
+	}
+	good := peer(1, nil)
+	for says, bad := range map[string]tunnel.Peer{
+		"has a public key":                      peer(2, func(k *tunnel.PeerKey) { k.Public = keys.TunnelPublic{1} }),
+		"needs a secret":                        peer(2, func(k *tunnel.PeerKey) { k.Key, k.Secret = 0, keys.TunnelSecret{} }),
+		"not the one":                           peer(2, func(k *tunnel.PeerKey) { k.Key++ }),
+		"addresses invalid IP and 198.18.0.2":   peer(2, func(k *tunnel.PeerKey) { k.ESP.Local = netip.Addr{} }),
+		"addresses 198.18.0.1 and 0.0.0.0":      peer(2, func(k *tunnel.PeerKey) { k.ESP.Remote = addr("0.0.0.0") }),
+		"addresses 198.18.0.1 and 224.0.0.1":    peer(2, func(k *tunnel.PeerKey) { k.ESP.Remote = addr("224.0.0.1") }),
+		"addresses 198.18.0.1 and fd00::1":      peer(2, func(k *tunnel.PeerKey) { k.ESP.Remote = addr("fd00::1") }),
+		"198.18.0.1 and ::ffff:198.18.0.2":      peer(2, func(k *tunnel.PeerKey) { k.ESP.Remote = addr("::ffff:198.18.0.2") }),
+		"addresses 198.18.0.1 and 198.18.0.1":   peer(2, func(k *tunnel.PeerKey) { k.ESP.Remote = k.ESP.Local }),
+		"receiving SPI 0x00000000":              peer(2, func(k *tunnel.PeerKey) { k.ESP.In = 0 }),
+		"receiving SPI 0x000000ff":              peer(2, func(k *tunnel.PeerKey) { k.ESP.In = 255 }),
+		"sending SPI 0x00000001":                peer(2, func(k *tunnel.PeerKey) { k.ESP.Out = 1 }),
+		"to 198.18.0.1 is used already":         peer(2, func(k *tunnel.PeerKey) { k.ESP.In = 1001 }),
+		"to 198.18.0.2 belongs to another peer": peer(2, func(k *tunnel.PeerKey) { k.ESP.Out = 2001 }),
+	} {
+		got, err := tunnel.Spec{Devices: devices, Peers: []tunnel.Peer{good, bad}}.Usable()
+		var pe *tunnel.PeerError
+		if !errors.As(err, &pe) || pe.Peer != node(2) || !strings.Contains(err.Error(), says) {
+			t.Errorf("error = %v, want one that says %q", err, says)
+		}
+		if len(got.Peers) != 2 || len(got.Peers[0].Keys) != 1 || len(got.Peers[1].Keys) != 0 {
+			t.Errorf("%s: usable %d peers", says, len(got.Peers))
+		}
+	}
+	// Receiving only, and the same index at another address, are right.
+	half := peer(2, func(k *tunnel.PeerKey) { k.ESP.Out = 0 })
+	other := peer(3, func(k *tunnel.PeerKey) { k.ESP.Out, k.ESP.Remote = 2001, addr("198.18.0.3") })
+	last := peer(4, func(k *tunnel.PeerKey) { k.ESP.Out = 0 })
+	spec := tunnel.Spec{Devices: devices, Peers: []tunnel.Peer{good, half, other, last}}
+	if err := spec.Validate(); err != nil {
 		t.Errorf("a good spec: %v", err)
 	}
 }

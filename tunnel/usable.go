@@ -32,7 +32,8 @@ func (s Spec) Validate() error {
 // Usable returns the part of s that a driver can apply, and the joined errors
 // about the rest: a *PeerError where a peer is to blame. Every driver starts
 // its Set with it, so all of them refuse the same things, and one bad peer
-// never stops the others.
+// never stops the others. What only one protocol needs, such as a UDP port or a
+// public key, is for its drivers to ask for.
 func (s Spec) Usable() (Spec, error) {
 	var errs []error
 	out := Spec{Revision: s.Revision}
@@ -43,7 +44,7 @@ func (s Spec) Usable() (Spec, error) {
 		case err != nil:
 		case devices[slot{d.Epoch, d.Lane}]:
 			err = errors.New("is named twice")
-		case ports[d.Port]:
+		case d.Port != 0 && ports[d.Port]:
 			err = fmt.Errorf("port %d belongs to another device", d.Port)
 		}
 		if err != nil {
@@ -53,7 +54,10 @@ func (s Spec) Usable() (Spec, error) {
 		devices[slot{d.Epoch, d.Lane}], ports[d.Port] = true, true
 		out.Devices = append(out.Devices, d)
 	}
-	c := peerCheck{devices: devices, ids: map[ids.NodeID]bool{}, inner: map[netip.Addr]bool{}, keys: map[keyOn]bool{}}
+	c := peerCheck{
+		devices: devices, ids: map[ids.NodeID]bool{}, inner: map[netip.Addr]bool{},
+		keys: map[keyOn]bool{}, associations: map[association]bool{},
+	}
 	for _, p := range s.Peers {
 		usable, err := c.check(p)
 		if err != nil {
@@ -70,8 +74,6 @@ func checkDevice(d Device) error {
 	switch {
 	case d.Epoch == 0:
 		return errors.New("epoch 0 is none")
-	case d.Port == 0:
-		return errors.New("has no port")
 	case d.MTU < MinMTU || d.MTU > MaxMTU:
 		return fmt.Errorf("mtu %d is not in %d..%d", d.MTU, MinMTU, MaxMTU)
 	}
@@ -83,12 +85,20 @@ type keyOn struct {
 	key  keys.TunnelPublic
 }
 
+// association is what tells ESP security associations apart: they are looked
+// up by destination and index (RFC 4303 section 2.1).
+type association struct {
+	to  netip.Addr
+	spi ids.SPI
+}
+
 // peerCheck remembers what earlier peers have taken.
 type peerCheck struct {
-	devices map[slot]bool
-	ids     map[ids.NodeID]bool
-	inner   map[netip.Addr]bool
-	keys    map[keyOn]bool
+	devices      map[slot]bool
+	ids          map[ids.NodeID]bool
+	inner        map[netip.Addr]bool
+	keys         map[keyOn]bool
+	associations map[association]bool
 }
 
 // check returns p with the keys that are usable, and why others are not. The
@@ -120,20 +130,20 @@ func (c *peerCheck) check(p Peer) (Peer, error) {
 		}
 		var err error
 		switch {
-		case k.Public.IsZero():
-			err = errors.New("the public key is zero")
 		case !c.devices[at]:
 			err = errors.New("there is no such device")
 		case own[at]:
 			err = errors.New("has two keys")
-		case c.keys[keyOn{at, k.Public}]:
-			err = errors.New("the key belongs to another peer")
+		default:
+			if err = checkSecret(k); err == nil {
+				err = c.take(at, k)
+			}
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("epoch %d lane %d: %w", k.Epoch, k.Lane, err))
 			continue
 		}
-		own[at], c.keys[keyOn{at, k.Public}] = true, true
+		own[at] = true
 		usable.Keys = append(usable.Keys, k)
 	}
 	return usable, errors.Join(errs...)
@@ -147,4 +157,71 @@ func checkEndpoint(e netip.AddrPort) error {
 		return fmt.Errorf("endpoint %s is not a unicast address with a port", e)
 	}
 	return nil
+}
+
+// checkSecret keeps a secret from being installed under another's name: State
+// would report it under its own, so every Set would replace it again.
+func checkSecret(k PeerKey) error {
+	switch {
+	case k.Secret.IsZero():
+		return nil
+	case k.Key == 0:
+		return errors.New("has a secret that no key ID names")
+	case k.Secret.ID() != k.Key:
+		return fmt.Errorf("the secret is not the one that key ID %s names", k.Key)
+	}
+	return nil
+}
+
+// take checks what tells k apart on the wire, a public key or ESP's addresses
+// and indices, and keeps it from other peers.
+func (c *peerCheck) take(at slot, k PeerKey) error {
+	if k.ESP == (ESP{}) {
+		on := keyOn{at, k.Public}
+		switch {
+		case k.Public.IsZero():
+			return errors.New("the public key is zero")
+		case c.keys[on]:
+			return errors.New("the key belongs to another peer")
+		}
+		c.keys[on] = true
+		return nil
+	}
+	if err := checkESP(k); err != nil {
+		return err
+	}
+	in, out := association{k.ESP.Local, k.ESP.In}, association{k.ESP.Remote, k.ESP.Out}
+	switch {
+	case c.associations[in]:
+		return fmt.Errorf("SPI %s to %s is used already", in.spi, in.to)
+	case out.spi != 0 && c.associations[out]:
+		// The peer has chosen this pair. Whoever has it first keeps it: a peer
+		// must not be able to take over what is sent to another by claiming
+		// its address and index.
+		return fmt.Errorf("SPI %s to %s belongs to another peer", out.spi, out.to)
+	}
+	c.associations[in], c.associations[out] = true, true
+	return nil
+}
+
+func checkESP(k PeerKey) error {
+	e := k.ESP
+	switch {
+	case !k.Public.IsZero():
+		return errors.New("has a public key, which ESP has not")
+	case k.Key == 0:
+		return errors.New("has no key ID: ESP needs a secret")
+	case !isOuter(e.Local) || !isOuter(e.Remote) || e.Local.Is4() != e.Remote.Is4() || e.Local == e.Remote:
+		return fmt.Errorf("outer addresses %s and %s are not two unicast addresses of one family", e.Local, e.Remote)
+	case !e.In.Valid():
+		return fmt.Errorf("receiving SPI %s is below %s", e.In, ids.MinSPI)
+	case e.Out != 0 && !e.Out.Valid():
+		return fmt.Errorf("sending SPI %s is below %s", e.Out, ids.MinSPI)
+	}
+	return nil
+}
+
+// isOuter says whether a security association can begin or end at a.
+func isOuter(a netip.Addr) bool {
+	return a.IsValid() && !a.Is4In6() && a.Zone() == "" && !a.IsUnspecified() && !a.IsMulticast()
 }

@@ -20,6 +20,10 @@ func settingFlags(cmd *cobra.Command) func() map[string]string {
 		if info.Default != "" {
 			help += " (default " + info.Default + ")"
 		}
+		if info.Bool {
+			f.Bool(info.Flag, false, help)
+			continue
+		}
 		f.String(info.Flag, "", help)
 	}
 	completeChoices(cmd)
@@ -41,6 +45,7 @@ func completeChoices(cmd *cobra.Command) {
 	for flag, choices := range map[string][]string{
 		"profile":   {config.ProfileLAN, config.ProfileWAN, config.ProfileLocal},
 		"log-level": {"debug", "info", "warn", "error"}, "log-format": {"text", "json"},
+		"ipsec-encap": {config.EncapNone, config.EncapUDP},
 	} {
 		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(choices, cobra.ShellCompDirectiveNoFileComp))
 	}

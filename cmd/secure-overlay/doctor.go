@@ -18,6 +18,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/tunnel"
+	"github.com/secure-overlay/secure-overlay/tunnel/ipsec"
 )
 
 // vxlanOverhead is what VXLAN adds to a packet inside a tunnel: the IPv6, UDP
@@ -145,15 +146,22 @@ func probeEnv() (tunnel.Env, func(), error) {
 }
 
 func doctorOptions(cfg config.Config, env tunnel.Env, running bool) doctor.Options {
-	o := doctor.Options{Control: cfg.Control.Bind, DataPort: cfg.Data.Port, AgentRunning: running, MTUs: map[string]int{}}
-	for _, k := range kinds() {
+	o := doctor.Options{Control: cfg.Control.Bind, AgentRunning: running, MTUs: map[string]int{}}
+	for i := range uint16(config.DataPorts) {
+		o.DataPorts = append(o.DataPorts, cfg.Data.Port+i)
+	}
+	o.ESP = &doctor.ESP{Wanted: cfg.Driver() == config.DriverIPsec}
+	if cfg.IPsec.Encap == config.EncapUDP {
+		o.ESP.Port = ipsec.DefaultPort
+	}
+	for _, k := range kinds(cfg) {
 		o.Drivers = append(o.Drivers, doctor.Driver{
 			Name: k.Name, Wanted: cfg.Driver() == k.Name, Fix: driverFix(k.Name),
 			Probe: func(ctx context.Context) error { return k.Probe(ctx, env) },
 		})
 	}
 	o.InnerMTU = func(underlay int, via netip.Addr) int {
-		return underlay - kinds()[0].Overhead(via) - vxlanOverhead // the same for both kinds of WireGuard
+		return underlay - tunnel.Overhead(via) - vxlanOverhead
 	}
 	for _, n := range cfg.Networks {
 		if !n.Encrypted {

@@ -136,7 +136,7 @@ func (a *app) teardown(ctx context.Context, flags map[string]string) (api.DownRe
 		return api.DownResult{}, err
 	}
 	log := slog.New(newLogger(os.Stderr, cfg.Log))
-	res, err := agent.Teardown(ctx, cfg, kinds(), log)
+	res, err := agent.Teardown(ctx, cfg, kinds(cfg), log)
 	res.Schema = api.Schema
 	if res.Removed == nil {
 		res.Removed = []string{}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -110,7 +111,7 @@ func TestAgentCommands(t *testing.T) {
 
 // One agent from the first to the last command, in the background.
 func detachedLifecycle(t *testing.T, m machine) {
-	up := m.want(0, "agent running", "up", "--detach")
+	up := m.want(0, "agent running", "up", "--detach", "--metrics-listen", "127.0.0.1:9947")
 	t.Cleanup(func() { m.run("down", "--yes") })
 	if !strings.Contains(up.err, "ok    network blue") {
 		t.Errorf("no checklist:\n%s", up.err)
@@ -144,12 +145,47 @@ func detachedLifecycle(t *testing.T, m machine) {
 	m.want(6, "exists already", append(second, "--seeds", addr)...)
 	m.want(0, "two", "token", "ls")
 
+	if got := m.want(0, "", "metrics").out; !strings.Contains(got, "\nsecure_overlay_network_encrypted{network=\"blue\"} 1\n") {
+		t.Errorf("metrics: %.500s", got)
+	}
+	if got := m.get("127.0.0.1:9947", "/metrics"); !strings.Contains(got, "\nsecure_overlay_build_info{") {
+		t.Errorf("metrics over TCP: %.500s", got)
+	}
+	if got := m.want(0, "", "events", "-o", "jsonl").out; strings.Count(got, "\n") < 1 || !strings.Contains(got, `"kind":"agent-started"`) {
+		t.Errorf("events: %s", got)
+	}
+
 	m.want(0, "removed  network blue", "down", "--yes")
 	m.want(3, "no agent is running", "status")
 	m.want(0, "nothing to remove", "down")
 	if pids, err := m.host.Processes(); err != nil || len(pids) != 0 {
 		t.Errorf("processes after down: %v, %v", pids, err)
 	}
+	raw, err := os.ReadFile(m.dir + "/data/events.jsonl")
+	if err != nil || !strings.Contains(string(raw), `"kind":"agent-stopped"`) {
+		t.Errorf("event log after down: %v\n%s", err, raw)
+	}
+}
+
+// get asks a server of the machine over HTTP.
+func (m machine) get(addr, path string) string {
+	m.t.Helper()
+	var conn net.Conn
+	if err := m.host.NS().Do(func() (err error) { conn, err = net.Dial("tcp", addr); return err }); err != nil {
+		m.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		m.t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, "GET "+path+" HTTP/1.0\r\nHost: "+addr+"\r\n\r\n"); err != nil {
+		m.t.Fatal(err)
+	}
+	answer, err := io.ReadAll(conn)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return string(answer)
 }
 
 // The background agent's failure is the waiting command's failure.

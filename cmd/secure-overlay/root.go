@@ -35,7 +35,8 @@ configuration says otherwise. One agent runs on each host.
   secure-overlay token create             print what lets another host join
   secure-overlay join TOKEN               join, on the other host
   secure-overlay attach NET --pid N       plug a container into a network
-  secure-overlay status                   what works, what does not, and the fix`,
+  secure-overlay status                   what works, what does not, and the fix
+  secure-overlay keys rotate --wait       new keys everywhere, without losing a packet`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		Args:              cobra.ArbitraryArgs,
@@ -51,7 +52,7 @@ configuration says otherwise. One agent runs on each host.
 	root.AddCommand(
 		a.initCmd(), a.tokenCmd(), a.joinCmd(), a.upCmd(), a.downCmd(),
 		a.statusCmd(), a.membersCmd(), a.networkCmd(), a.attachCmd(), a.detachCmd(), a.endpointCmd(),
-		a.configCmd(), a.doctorCmd(), a.demoCmd(), a.versionCmd(), a.workerCmd(),
+		a.keysCmd(), a.eventsCmd(), a.metricsCmd(), a.configCmd(), a.doctorCmd(), a.demoCmd(), a.versionCmd(), a.workerCmd(), a.holderCmd(),
 	)
 	return root
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -20,6 +21,9 @@ import (
 type canned struct {
 	status    api.Status
 	endpoints []api.Endpoint
+	keys      *script    // nil: it cannot rotate, and has no events
+	events    api.Events // nil: those of keys
+	metrics   func(context.Context, io.Writer) error
 }
 
 func (c canned) Status(context.Context) (api.Status, error)        { return c.status, nil }
@@ -41,14 +45,32 @@ func (c canned) Down(context.Context, api.DownRequest) (api.DownResult, error) {
 	return api.DownResult{}, api.NewError(api.CodeRefused, "not now", "wait")
 }
 
-// against runs a command line in this process against a canned agent.
-func against(t *testing.T, c canned, args ...string) result {
+// with runs something against a canned agent in this process.
+func with(t *testing.T, c canned, do func(*app, *api.Client) int) result {
+	t.Helper()
+	var out, errs strings.Builder
+	code := 0
+	serve(t, c, func(dir string) {
+		client := api.NewClient(filepath.Join(dir, "agent.sock"))
+		defer client.Close()
+		a := &app{out: cli.Screen{W: &out}, err: cli.Screen{W: &errs}, global: globalFlags{runtimeDir: dir}}
+		code = do(a, client)
+	})
+	return result{out.String(), errs.String(), code}
+}
+
+// serve runs a canned agent while do lasts.
+func serve(t *testing.T, c canned, do func(dir string)) {
 	t.Helper()
 	dir := t.TempDir()
-	srv := api.NewServer(api.ServerOptions{
-		Path:    filepath.Join(dir, "agent.sock"),
-		Backend: api.Backend{Observer: c, Attacher: c, Tokens: c, Lifecycle: c},
-	})
+	backend := api.Backend{Observer: c, Attacher: c, Tokens: c, Lifecycle: c, Events: c.events}
+	if c.keys != nil {
+		backend.Keys = c.keys
+		if c.events == nil {
+			backend.Events = c.keys
+		}
+	}
+	srv := api.NewServer(api.ServerOptions{Path: filepath.Join(dir, "agent.sock"), Backend: backend, Metrics: c.metrics})
 	if err := srv.Listen(); err != nil {
 		t.Fatal(err)
 	}
@@ -61,9 +83,18 @@ func against(t *testing.T, c canned, args ...string) result {
 			t.Error(err)
 		}
 	}()
+	do(dir)
+}
+
+// against runs a command line in this process against a canned agent.
+func against(t *testing.T, c canned, args ...string) result {
+	t.Helper()
 	var out, errs strings.Builder
-	env := []string{"SECURE_OVERLAY_CONFIG=" + dir + "/none.yaml"}
-	code := run(t.Context(), append(args, "--runtime-dir", dir), strings.NewReader(""), &out, &errs, env)
+	code := 0
+	serve(t, c, func(dir string) {
+		env := []string{"SECURE_OVERLAY_CONFIG=" + dir + "/none.yaml"}
+		code = run(t.Context(), append(args, "--runtime-dir", dir), strings.NewReader(""), &out, &errs, env)
+	})
 	return result{out.String(), errs.String(), code}
 }
 
@@ -73,7 +104,9 @@ func degraded(now time.Time) canned {
 	return canned{
 		status: api.Status{
 			Cluster: ids.ClusterID{0xab}, Node: api.NodeRef{ID: id, Name: "web-1"}, Started: now.Add(-76 * time.Hour),
-			State: api.StateDegraded, Ready: true, Members: api.Count{OK: 1, Total: 2}, Epoch: 1,
+			State: api.StateDegraded, Ready: true, Members: api.Count{OK: 1, Total: 2}, Epoch: 42,
+			Keys: api.KeySummary{Target: 43, Started: now.Add(-12 * time.Minute), NextRotation: now.Add(11*time.Hour + 48*time.Minute + 30*time.Second),
+				OnTarget: api.Count{OK: 0, Total: 1}, Blocked: "it would be the fourth that lives"},
 			Driver: api.Driver{Name: "userspace", Label: "wireguard (userspace)", Refused: []api.Refusal{{Name: "wireguard", Reason: "driver wireguard: kernel WireGuard is missing (exists since Linux 5.6): operation not supported"}}},
 			Networks: []api.Network{
 				{Name: "blue", VNI: 4097, Subnets: []netip.Prefix{netip.MustParsePrefix("10.77.0.0/16"), netip.MustParsePrefix("fd77::/64")},
@@ -82,7 +115,7 @@ func degraded(now time.Time) canned {
 				{Name: "lab", VNI: 4098, Subnets: []netip.Prefix{netip.MustParsePrefix("10.78.0.0/16")}, State: api.StateOK, Driver: api.PlaintextLabel, MTU: 1450},
 			},
 			Peers: []api.Peer{{NodeRef: peer, Gossip: "suspect", Underlay: netip.MustParseAddrPort("10.0.0.12:51871"), Tunnel: api.TunnelWaiting,
-				RxBytes: 1_200_000_000, TxBytes: 830_000_000, LastHandshake: now.Add(-6 * time.Minute), InnerMTU: 1440, Networks: []string{"blue"}}},
+				RxBytes: 1_200_000_000, TxBytes: 830_000_000, LastHandshake: now.Add(-6 * time.Minute), InnerMTU: 1440, Epoch: 42, PQ: true, Networks: []string{"blue"}}},
 			Problems: []api.Problem{{Code: "network-conflict", Subject: "blue", Message: "db-1 defines another VNI", Fix: "make vni: of network blue equal on both"}},
 		},
 		endpoints: []api.Endpoint{
@@ -96,8 +129,9 @@ func degraded(now time.Time) canned {
 func TestStatusTable(t *testing.T) {
 	now := time.Now()
 	r := against(t, degraded(now), "status")
-	want := `degraded   node web-1 (` + ids.NodeIDOf([32]byte{1}).Short() + `)   cluster ab000000   up 3d4h   epoch 1
+	want := `degraded   node web-1 (` + ids.NodeIDOf([32]byte{1}).Short() + `)   cluster ab000000   up 3d4h
 1 of 2 members alive   driver wireguard (userspace)
+key epoch 42 -> 43   12m old   next rotation in 11h48m   0 of 1 peer on it
 driver wireguard not used: kernel WireGuard is missing (exists since
          Linux 5.6): operation not supported
 
@@ -105,8 +139,10 @@ NETWORK  SUBNET           ENCRYPTION             MTU   ENDPOINTS  PEERS
 blue     10.77.0.0/16 +1  wireguard (userspace)  1370  3/11       0/1
 lab      10.78.0.0/16     PLAINTEXT              1450  0/0        0/0
 
-PEER      GOSSIP   UNDERLAY         TUNNEL   HANDSHAKE  RX/TX      MTU
-db-1` + "\ufffd" + `[2J  suspect  10.0.0.12:51871  waiting  6m         1.2G/830M  1440
+PEER      GOSSIP   UNDERLAY   TUNNEL   EPOCH  PQ   HANDSHAKE  RX/TX      MTU
+db-1` + "\ufffd" + `[2J  suspect  10.0.0.12  waiting  42     yes  6m         1.2G/830M  1440
+
+blocked  key epoch 43: it would be the fourth that lives
 
 problem  blue: db-1 defines another VNI
     fix  make vni: of network blue equal on both
@@ -117,11 +153,7 @@ problem  blue: db-1 defines another VNI
 	if d := cmp.Diff(want, r.out); d != "" {
 		t.Error(d)
 	}
-	for line := range strings.Lines(r.out) {
-		if n := len([]rune(strings.TrimSpace(line))); n > 80 {
-			t.Errorf("%d columns: %q", n, line)
-		}
-	}
+	narrow(t, r.out)
 	ok := degraded(now)
 	ok.status.State = api.StateOK
 	if r := against(t, ok, "status", "--json"); r.code != 0 || !strings.Contains(r.out, `"schema": 1`) {

@@ -40,13 +40,14 @@ degraded.`,
 
 func (a *app) statusTable(st api.Status, now time.Time) error {
 	state := a.out.Paint(stateStyle(st.State), string(st.State))
-	a.print("%s   node %s (%s)   cluster %.8s   up %s   epoch %d", state,
-		cli.Clean(st.Node.Name), st.Node.ID.Short(), st.Cluster, cli.Ago(st.Started, now), st.Epoch)
+	a.print("%s   node %s (%s)   cluster %.8s   up %s", state,
+		cli.Clean(st.Node.Name), st.Node.ID.Short(), st.Cluster, cli.Ago(st.Started, now))
 	line := fmt.Sprintf("%d of %s alive", st.Members.OK, cli.Plural(st.Members.Total, "member"))
 	if st.Driver.Label != "" {
 		line += "   driver " + st.Driver.Label
 	}
 	a.print("%s", cli.Clean(line))
+	a.print("%s", cli.Clean(keyLine(st, now)))
 	for _, r := range st.Driver.Refused {
 		a.wrap("", fmt.Sprintf("driver %s not used: %s", r.Name, strings.TrimPrefix(r.Reason, "driver "+r.Name+": ")))
 	}
@@ -60,11 +61,35 @@ func (a *app) statusTable(st api.Status, now time.Time) error {
 			return err
 		}
 	}
+	if st.Keys.Blocked != "" {
+		a.print("")
+		a.wrap(a.out.Paint(cli.Bad, "blocked")+"  ", fmt.Sprintf("key epoch %d: %s", st.Keys.Target, st.Keys.Blocked))
+	}
 	if len(st.Problems) > 0 {
 		a.print("")
 		a.problems(st.Problems)
 	}
 	return nil
+}
+
+// keyLine says how old the keys are and when they change.
+func keyLine(st api.Status, now time.Time) string {
+	k := st.Keys
+	line := fmt.Sprintf("key epoch %d", st.Epoch)
+	if k.Target > st.Epoch {
+		line += fmt.Sprintf(" -> %d", k.Target)
+	}
+	if k.Target == 0 {
+		return line
+	}
+	if !k.Started.IsZero() {
+		line += "   " + cli.Ago(k.Started, now) + " old"
+	}
+	line += "   " + nextRotation(k.NextRotation, now)
+	if k.OnTarget.OK < k.OnTarget.Total {
+		line += fmt.Sprintf("   %d of %s on it", k.OnTarget.OK, cli.Plural(k.OnTarget.Total, "peer"))
+	}
+	return line
 }
 
 func (a *app) networkTable(list []api.Network) error {
@@ -84,7 +109,7 @@ func (a *app) networkTable(list []api.Network) error {
 }
 
 func (a *app) peerTable(list []api.Peer, now time.Time) error {
-	t := cli.NewTable("peer", "gossip", "underlay", "tunnel", "handshake", "rx/tx", "mtu")
+	t := cli.NewTable("peer", "gossip", "underlay", "tunnel", "epoch", "pq", "handshake", "rx/tx", "mtu")
 	for _, p := range list {
 		tunnel := cli.Cell{Text: p.Tunnel, Style: cli.Dim}
 		switch p.Tunnel {
@@ -93,7 +118,10 @@ func (a *app) peerTable(list []api.Peer, now time.Time) error {
 		case api.TunnelWaiting:
 			tunnel.Style = cli.Warn
 		}
-		handshake, traffic, mtu := "-", "-", "-"
+		handshake, traffic, mtu, epoch := "-", "-", "-", "-"
+		if p.Epoch != 0 {
+			epoch = fmt.Sprint(p.Epoch)
+		}
 		if p.Tunnel != api.TunnelNone && p.Tunnel != "" {
 			handshake = cli.Ago(p.LastHandshake, now)
 			traffic = cli.Size(p.RxBytes) + "/" + cli.Size(p.TxBytes)
@@ -101,7 +129,12 @@ func (a *app) peerTable(list []api.Peer, now time.Time) error {
 		if p.InnerMTU > 0 {
 			mtu = fmt.Sprint(p.InnerMTU)
 		}
-		t.Row(node(p.NodeRef), p.Gossip, addr(p.Underlay), tunnel, handshake, traffic, mtu)
+		// The port is one of three that everyone has.
+		underlay := "-"
+		if p.Underlay.IsValid() {
+			underlay = p.Underlay.Addr().String()
+		}
+		t.Row(node(p.NodeRef), p.Gossip, underlay, tunnel, epoch, pqCell(p.PQ, p.Epoch), handshake, traffic, mtu)
 	}
 	return t.Print(a.out)
 }

@@ -50,16 +50,46 @@ func newConfig(cfg config.Config) string {
 	setting("  ", "profile", cfg.Control.Profile, config.ProfileLAN)
 	line("")
 	line("data:")
-	line("  # UDP ports of the tunnels, and of VXLAN.")
+	line("  # First of three UDP ports of the tunnels, and the one of VXLAN.")
 	setting("  ", "port", strconv.Itoa(int(cfg.Data.Port)), strconv.Itoa(config.DefaultDataPort))
 	setting("  ", "vxlan_port", strconv.Itoa(int(cfg.Data.VXLANPort)), strconv.Itoa(config.DefaultVXLANPort))
 	line("")
+	line("keys:")
+	line("  # How often they change by themselves; 0: only on command.")
+	if !cfg.IsSet("keys.rotate_every") {
+		line("  # rotate_every: 12h")
+	}
+	for _, l := range chosen(cfg, "keys") {
+		line("%s", l)
+	}
+	line("")
+	for _, group := range []string{"crypto", "ipsec", "metrics"} {
+		if list := chosen(cfg, group); list != nil {
+			line("%s:\n%s\n", group, strings.Join(list, "\n"))
+		}
+	}
 	line("log:")
 	setting("  ", "level", cfg.Log.Level, "info")
 	setting("  ", "format", cfg.Log.Format, "text")
 	line("")
 	b.WriteString(networksTemplate)
 	return b.String()
+}
+
+// chosen are the lines of those settings of a group that somebody set.
+func chosen(cfg config.Config, group string) []string {
+	var out []string
+	for _, s := range cfg.Settings() {
+		name, ok := strings.CutPrefix(s.Key, group+".")
+		if !ok || !cfg.IsSet(s.Key) {
+			continue
+		}
+		if strings.ContainsAny(s.Value, ":[]") {
+			s.Value = strconv.Quote(s.Value) // an address
+		}
+		out = append(out, "  "+name+": "+s.Value)
+	}
+	return out
 }
 
 const networksTemplate = `# The networks of this node. Every node that has a network must define it alike

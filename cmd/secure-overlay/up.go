@@ -15,11 +15,15 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/agent"
 	"github.com/secure-overlay/secure-overlay/api"
+	"github.com/secure-overlay/secure-overlay/api/metrics"
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/doctor"
+	"github.com/secure-overlay/secure-overlay/internal/events"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/logkey"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/tunnel"
+	"github.com/secure-overlay/secure-overlay/tunnel/ipsec"
 	"github.com/secure-overlay/secure-overlay/tunnel/wgkernel"
 	"github.com/secure-overlay/secure-overlay/tunnel/wguser"
 )
@@ -30,8 +34,11 @@ const socketGroup = "secure-overlay"
 
 // kinds is the table of tunnel drivers, in the order in which auto tries
 // them. There is no plaintext driver to fall back to.
-func kinds() []tunnel.Kind {
-	return []tunnel.Kind{wgkernel.Kind(), wguser.Kind(wguser.Options{Worker: workerCommand()})}
+func kinds(cfg config.Config) []tunnel.Kind {
+	return []tunnel.Kind{
+		wgkernel.Kind(), wguser.Kind(wguser.Options{Worker: workerCommand()}),
+		ipsec.Kind(ipsec.Options{Encap: cfg.IPsec.Encap == config.EncapUDP, Worker: holderCommand()}),
+	}
 }
 
 func (a *app) upCmd() *cobra.Command {
@@ -119,14 +126,72 @@ func runAgent(ctx context.Context, cfg config.Config, log *slog.Logger, r report
 	for _, w := range store.Warnings() {
 		r.Step(agent.Step{Name: "keys", State: agent.StepWarning, Detail: w})
 	}
+	// Nothing depends on the event log: without it the agent runs all the same.
+	eventLog, err := events.Open(cfg.DataDir)
+	if err != nil {
+		r.Step(agent.Step{Name: "event log", State: agent.StepWarning, Detail: err.Error()})
+	} else {
+		defer func() { err = errors.Join(err, eventLog.Close()) }()
+	}
 	ag := agent.New(agent.Options{
-		Config: cfg, Store: store, Kinds: kinds(), Version: version().Version, Log: log, Progress: r.Step,
+		Config: cfg, Store: store, Kinds: kinds(cfg), Version: version().Version, Log: log, Progress: r.Step, Events: eventLog,
 	})
-	srv := api.NewServer(api.ServerOptions{Path: cfg.SocketPath(), Group: readersGroup(), Backend: ag.Backend(), Log: log})
+	backend := ag.Backend()
+	exporter := metrics.New(backend.Observer, backend.Keys)
+	srv := api.NewServer(api.ServerOptions{
+		Path: cfg.SocketPath(), Group: readersGroup(), Backend: backend, Log: log, Metrics: exporter.Write,
+	})
+	stop, err := serveMetrics(ctx, cfg, exporter, log)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	if err := srv.Listen(); err != nil {
 		return err
 	}
-	return supervise(ctx, ag, srv, r)
+	return recorded(eventLog, log, func() error { return supervise(ctx, ag, srv, r) })
+}
+
+// recorded writes start and end of run into the event log, if there is one.
+func recorded(eventLog *events.Log, log *slog.Logger, run func() error) error {
+	if eventLog == nil {
+		return run()
+	}
+	add := func(kind api.EventKind, text string) {
+		if err := eventLog.Add(events.Event{Time: time.Now(), Kind: string(kind), Text: text}); err != nil {
+			log.Warn("event not written", logkey.Error, err)
+		}
+	}
+	add(api.EventAgentStarted, "version "+version().Version)
+	err := run()
+	if err != nil {
+		add(api.EventAgentStopped, err.Error())
+	} else {
+		add(api.EventAgentStopped, "")
+	}
+	return err
+}
+
+// serveMetrics serves metrics over TCP, if the configuration wants that. What
+// it returns ends it.
+func serveMetrics(ctx context.Context, cfg config.Config, exporter *metrics.Exporter, log *slog.Logger) (func(), error) {
+	if !cfg.Metrics.Listen.IsValid() {
+		return func() {}, nil
+	}
+	l := metrics.NewListener(metrics.ListenerOptions{Addr: cfg.Metrics.Listen, Write: exporter.Write, Log: log})
+	if err := l.Listen(); err != nil {
+		return nil, fail(api.CodeFailed, "choose another port for metrics.listen, or remove it", "%w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// The networks do not depend on it: without it the agent goes on.
+		if err := l.Run(ctx); err != nil {
+			log.Error("metrics listener ended", logkey.Error, err)
+		}
+	}()
+	return func() { cancel(); <-done }, nil
 }
 
 // openStore opens the data directory. A lock on it is most often that of a

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secure-overlay/secure-overlay/api"
+	"github.com/secure-overlay/secure-overlay/tunnel/ipsec"
 	"github.com/secure-overlay/secure-overlay/tunnel/wguser"
 )
 
@@ -64,6 +65,19 @@ func (a *app) workerCmd() *cobra.Command {
 		},
 	}
 }
+
+// holderCmd is the process that keeps the sockets of ESP in UDP open. The
+// driver starts it, as it starts workers.
+func (a *app) holderCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "esp-holder", Hidden: true, DisableFlagParsing: true, Args: cobra.ArbitraryArgs,
+		RunE: func(_ *cobra.Command, args []string) error {
+			return ipsec.RunHolder(context.Background(), args)
+		},
+	}
+}
+
+func holderCommand() []string { return []string{selfExe, "esp-holder"} }
 
 // workerCommand starts this very program again as a worker, even if its file
 // has been replaced meanwhile.

@@ -29,6 +29,22 @@ func TestTable(t *testing.T) {
 	}
 }
 
+func TestTableWrap(t *testing.T) {
+	tab := NewTable("when", "text")
+	tab.Row("1m", "one two three four five six")
+	tab.Row("2m", "--a-word-that-is-longer-than-the-room")
+	tab.Row("3m", " ")
+	tab.Wrap(26)
+	var b strings.Builder
+	if err := tab.Print(Screen{W: &b, Width: 10}); err != nil {
+		t.Fatal(err)
+	}
+	want := "WHEN  TEXT\n1m    one two three four\n      five six\n2m    --a-word-that-is-longer-than-the-room\n3m\n"
+	if d := cmp.Diff(want, b.String()); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestFormats(t *testing.T) {
 	type item struct {
 		Name string `json:"name"`

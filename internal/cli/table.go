@@ -17,10 +17,15 @@ type Cell struct {
 type Table struct {
 	header []string
 	rows   [][]Cell
+	wrap   int
 }
 
 // NewTable returns a table with a header, which stands in capitals.
 func NewTable(header ...string) *Table { return &Table{header: header} }
+
+// Wrap makes the last column, a text for people, go on in further lines where
+// a line would have more columns.
+func (t *Table) Wrap(columns int) { t.wrap = columns }
 
 // Row adds a row. A value may be a string, a Cell, or anything fmt prints.
 func (t *Table) Row(values ...any) {
@@ -44,7 +49,12 @@ func (t *Table) Row(values ...any) {
 // Print writes the table. On a terminal that is too narrow, the widest
 // columns are cut, with a sign that they were.
 func (t *Table) Print(s Screen) error {
-	widths := t.widths(s.Width)
+	rows, widths := t.rows, []int(nil)
+	if t.wrap > 0 {
+		rows, widths = t.wrapped()
+	} else {
+		widths = t.widths(s.Width)
+	}
 	var b strings.Builder
 	line := func(cells []Cell) {
 		var parts strings.Builder
@@ -62,11 +72,43 @@ func (t *Table) Print(s Screen) error {
 		head[i] = Cell{Text: strings.ToUpper(h), Style: Dim}
 	}
 	line(head)
-	for _, r := range t.rows {
+	for _, r := range rows {
 		line(r)
 	}
 	_, err := fmt.Fprint(s.W, b.String())
 	return err
+}
+
+// minText is the room that a wrapped text has at least.
+const minText = 20
+
+// wrapped puts what does not fit into a line into rows of their own. No word
+// is cut: it may be part of a command.
+func (t *Table) wrapped() (rows [][]Cell, widths []int) {
+	widths = t.widths(0)
+	last := len(widths) - 1
+	room := t.wrap - 2*last
+	for _, w := range widths[:last] {
+		room -= w
+	}
+	widths[last] = 0
+	for _, r := range t.rows {
+		lines := Wrap(r[last].Text, max(room, minText))
+		if len(lines) == 0 {
+			lines = []string{""}
+		}
+		for i, text := range lines {
+			row := make([]Cell, len(r))
+			if i == 0 {
+				copy(row, r)
+			}
+			row[last] = Cell{Text: text, Style: r[last].Style}
+			widths[last] = max(widths[last], utf8.RuneCountInString(text))
+			rows = append(rows, row)
+		}
+	}
+	widths[last] = max(widths[last], utf8.RuneCountInString(t.header[last]))
+	return rows, widths
 }
 
 // minColumn is the width below which a column is not cut.

@@ -39,8 +39,9 @@ type Driver struct {
 type Options struct {
 	Drivers   []Driver
 	Control   netip.AddrPort // control plane, TCP and UDP
-	DataPort  uint16         // tunnels, UDP
+	DataPorts []uint16       // tunnels, UDP: the first is in use now, the others after rotations
 	VXLANPort uint16         // plaintext networks, UDP; zero if there is none
+	ESP       *ESP           // nil: no ESP driver
 	// AgentRunning explains ports that are in use.
 	AgentRunning bool
 	Peers        []netip.Addr // addresses whose route is looked at besides the default route
@@ -60,6 +61,7 @@ func Run(ctx context.Context, o Options) []Finding {
 	}
 	out = append(out, kernel()...)
 	out = append(out, drivers(ctx, o.Drivers)...)
+	out = append(out, esp(o)...)
 	out = append(out, ports(o)...)
 	return append(out, mtus(o)...)
 }

@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -86,6 +87,30 @@ func TestPorts(t *testing.T) {
 	}
 }
 
+// A port that only later keys need is no reason not to start.
+func TestDataPorts(t *testing.T) {
+	var conns []net.PacketConn
+	var nums []uint16
+	for range 2 {
+		c, err := net.ListenPacket("udp", "[::]:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		conns, nums = append(conns, c), append(nums, netip.MustParseAddrPort(c.LocalAddr().String()).Port())
+	}
+	list := ports(Options{DataPorts: nums})
+	if len(list) != 2 || list[0].Level != Fail || list[1].Level != Warn || !strings.Contains(list[1].Detail, "keys cannot rotate") || list[1].Fix == "" {
+		t.Errorf("%+v", list)
+	}
+	for _, c := range conns {
+		_ = c.Close()
+	}
+	if list := ports(Options{DataPorts: nums}); list[0].Level != OK || list[1].Level != OK {
+		t.Errorf("free ports: %+v", list)
+	}
+}
+
 func TestMTU(t *testing.T) {
 	o := Options{MTUs: map[string]int{"blue": 1400}, InnerMTU: func(underlay int, _ netip.Addr) int { return underlay - 130 }}
 	f := mtuFinding("mtu ipv4", nl.Route{Device: "eth0", MTU: 1500}, netip.MustParseAddr("192.0.2.1"), o)
@@ -98,5 +123,68 @@ func TestMTU(t *testing.T) {
 	}
 	if f := mtuFinding("x", nl.Route{Device: "eth0", MTU: 1400}, netip.Addr{}, o); f.Level != Warn || !strings.Contains(f.Fix, "1410") {
 		t.Errorf("%+v", f)
+	}
+}
+
+func TestESP(t *testing.T) {
+	if list := esp(Options{}); list != nil {
+		t.Errorf("without an ESP driver: %+v", list)
+	}
+	c, err := net.ListenPacket("udp", "[::]:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := c.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+	name := fmt.Sprintf("port udp/%d", port)
+	o := Options{ESP: &ESP{Wanted: true, Port: port}}
+	if f := find(t, esp(o), name); f.Level != Fail || f.Fix == "" {
+		t.Errorf("%+v", f)
+	}
+	_ = c.Close()
+	if f := find(t, esp(o), name); f.Level != OK || f.Detail != "esp in udp: free" {
+		t.Errorf("%+v", f)
+	}
+	for _, f := range esp(Options{ESP: &ESP{Port: port}}) {
+		if f.Name == name {
+			t.Errorf("nobody asked for it: %+v", f)
+		}
+	}
+	if f := cipherFinding(false, ESP{Wanted: true}); f.Level != Warn || f.Fix == "" {
+		t.Errorf("%+v", f)
+	}
+	if f := cipherFinding(false, ESP{}); f.Level != OK || f.Fix != "" {
+		t.Errorf("%+v", f)
+	}
+}
+
+// TestPoliciesOff changes the settings in a namespace of its own.
+func TestPoliciesOff(t *testing.T) {
+	if unix.Geteuid() != 0 {
+		t.Fatal("this test makes network namespaces and needs root")
+	}
+	err := nl.InScratch(func(n *nl.Namespace, _ *nl.Handle) error {
+		if f := policyFinding(ESP{Wanted: true}); f.Level != OK || f.Fix != "" {
+			t.Errorf("%+v", f)
+		}
+		for _, family := range []string{"ipv4", "ipv6"} {
+			key := family + "/conf/all/disable_policy"
+			if _, err := n.SetSysctls([]nl.Sysctl{{Key: key, Value: "1"}}); err != nil {
+				return err
+			}
+			f := policyFinding(ESP{Wanted: true})
+			if f.Level != Fail || !strings.Contains(f.Detail, key) || f.Fix != "sysctl -w net/"+key+"=0" {
+				t.Errorf("%+v", f)
+			}
+			if f := policyFinding(ESP{}); f.Level != Warn {
+				t.Errorf("%+v", f)
+			}
+			if _, err := n.SetSysctls([]nl.Sysctl{{Key: key, Value: "0"}}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

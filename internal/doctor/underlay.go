@@ -20,13 +20,19 @@ func ports(o Options) []Finding {
 	if o.Control.IsValid() {
 		out = append(out, portFinding(o, "control", "tcp", o.Control), portFinding(o, "control", "udp", o.Control))
 	}
-	for _, p := range []struct {
-		what string
-		port uint16
-	}{{"data", o.DataPort}, {"vxlan", o.VXLANPort}} {
-		if p.port != 0 {
-			out = append(out, portFinding(o, p.what, "udp", netip.AddrPortFrom(netip.IPv6Unspecified(), p.port)))
+	udp := func(what string, port uint16) Finding {
+		return portFinding(o, what, "udp", netip.AddrPortFrom(netip.IPv6Unspecified(), port))
+	}
+	for i, port := range o.DataPorts {
+		f := udp("data", port)
+		if i > 0 && f.Level == Fail {
+			// The agent works until the keys change.
+			f.Level, f.Detail = Warn, f.Detail+"; keys cannot rotate"
 		}
+		out = append(out, f)
+	}
+	if o.VXLANPort != 0 {
+		out = append(out, udp("vxlan", o.VXLANPort))
 	}
 	return out
 }

@@ -52,13 +52,17 @@ type Capture struct {
 // OpenCapture starts to examine the frames of a link of ns, of any link type.
 // It has begun when OpenCapture returns. The caller calls Stop.
 func OpenCapture(ns *nl.Namespace, link string, match Matcher) (*Capture, error) {
+	return openCapture(ns, link, match, false)
+}
+
+func openCapture(ns *nl.Namespace, link string, match Matcher, incoming bool) (*Capture, error) {
 	var fd int
 	err := ns.Do(func() error {
 		index, err := linkIndex(link)
 		if err != nil {
 			return err
 		}
-		fd, err = captureSocket(index)
+		fd, err = captureSocket(index, incoming)
 		return err
 	})
 	if err != nil {
@@ -69,8 +73,9 @@ func OpenCapture(ns *nl.Namespace, link string, match Matcher) (*Capture, error)
 	return c, nil
 }
 
-// captureSocket opens a packet socket on a link of the calling thread's namespace.
-func captureSocket(index int) (int, error) {
+// captureSocket opens a packet socket on a link of the calling thread's
+// namespace, for what comes in only or for both directions.
+func captureSocket(index int, incoming bool) (int, error) {
 	// Protocol 0 receives nothing until bind names the link: no frame of
 	// another link slips in.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -80,6 +85,10 @@ func captureSocket(index int) (int, error) {
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, captureBuffer); err != nil {
 		_ = unix.Close(fd)
 		return -1, fmt.Errorf("size packet socket: %w", err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, btoi(incoming)); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("direct packet socket: %w", err)
 	}
 	sa := &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: index}
 	if err := unix.Bind(fd, sa); err != nil {
@@ -192,12 +201,18 @@ type Captures struct {
 // CaptureAll watches every host's port on the switch, and so every underlay
 // link that exists now. A packet from one host to another is seen twice: where
 // it enters the switch and where it leaves. Lab.Close stops what Stop has not.
-func (l *Lab) CaptureAll(match Matcher) (*Captures, error) {
+func (l *Lab) CaptureAll(match Matcher) (*Captures, error) { return l.captureAll(match, false) }
+
+// CaptureSent is CaptureAll for what hosts send only: each packet is seen once,
+// for half the work. What the switch itself sends is not seen.
+func (l *Lab) CaptureSent(match Matcher) (*Captures, error) { return l.captureAll(match, true) }
+
+func (l *Lab) captureAll(match Matcher, incoming bool) (*Captures, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	cs := &Captures{byPort: make(map[string]*Capture)}
 	for _, h := range l.hosts {
-		c, err := OpenCapture(l.sw.ns, h.port, match)
+		c, err := openCapture(l.sw.ns, h.port, match, incoming)
 		if err != nil {
 			cs.Stop()
 			return nil, err

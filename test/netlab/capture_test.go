@@ -16,6 +16,10 @@ func TestCaptureSeesMarkers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	sent, err := l.CaptureSent(ContainsMarker(testMarker))
+	if err != nil {
+		t.Fatal(err)
+	}
 	other, err := OpenCapture(a.NS(), HostLink, ContainsMarker([]byte("not in any packet")))
 	if err != nil {
 		t.Fatal(err)
@@ -30,6 +34,9 @@ func TestCaptureSeesMarkers(t *testing.T) {
 	}
 	if got := all.Stop(); got.Matched != 24 {
 		t.Errorf("all ports: %+v, want 24 matched", got)
+	}
+	if got := sent.Stop(); got.Matched != 12 {
+		t.Errorf("all ports, what hosts send: %+v, want 12 matched", got)
 	}
 	if got := other.Stop(); got.Matched != 0 || got.Frames < 12 {
 		t.Errorf("another marker: %+v", got)

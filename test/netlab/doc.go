@@ -3,9 +3,9 @@
 //
 // It owns: a switch (a bridge in a namespace of its own), hosts that are
 // plugged into it, bare namespaces that stand for containers, processes
-// started inside them, packet captures, pings, UDP flows, TCP transfers,
-// injected packets, and the snapshot that shows whether something was left
-// behind. It does not import "testing", because the demo uses it too; Require
+// started inside them, packet captures, pings, UDP flows, TCP transfers and
+// streams, injected and replayed packets, blocked and bad wires, counters of the
+// kernel, and the snapshot that shows whether something was left behind. It does not import "testing", because the demo uses it too; Require
 // takes the few methods of *testing.T that it needs.
 //
 // It does not own anything of the product: no overlay, no key, no agent.

@@ -34,7 +34,13 @@ type FlowResult struct {
 	Reordered  uint64        // numbers that came after a higher one
 	Corrupt    uint64        // packets of a wrong size or content
 	LongestGap time.Duration // longest time between two arrivals
+	Stalls     uint64        // times between two arrivals of at least StallTime
 }
+
+// StallTime is the least retransmission timeout of Linux's TCP (TCP_RTO_MIN):
+// a machine that gives nobody a turn for so long makes TCP time out although no
+// packet is lost.
+const StallTime = 200 * time.Millisecond
 
 // Lost returns how many sent packets have not arrived.
 func (r FlowResult) Lost() uint64 { return r.Sent - min(r.Received, r.Sent) }
@@ -123,7 +129,8 @@ func (f *Flow) send(ctx context.Context) {
 	buf := make([]byte, f.o.Size)
 	fill(buf[8:], f.o.Marker)
 	start := time.Now()
-	tick := time.NewTicker(time.Millisecond)
+	// Where turns are dear, a slow flow does not take more of them than it needs.
+	tick := time.NewTicker(max(time.Millisecond, time.Second/time.Duration(f.o.Rate)))
 	defer tick.Stop()
 	for done := uint64(0); ; {
 		due := uint64(time.Since(start).Seconds() * float64(f.o.Rate))
@@ -197,7 +204,11 @@ func (f *Flow) arrived(p, want []byte) {
 	}
 	f.high = max(f.high, num+1)
 	if !f.last.IsZero() {
-		f.result.LongestGap = max(f.result.LongestGap, now.Sub(f.last))
+		gap := now.Sub(f.last)
+		f.result.LongestGap = max(f.result.LongestGap, gap)
+		if gap >= StallTime {
+			f.result.Stalls++
+		}
 	}
 	f.last = now
 }

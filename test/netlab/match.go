@@ -3,6 +3,7 @@ package netlab
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 )
 
 // Matcher decides on one captured frame, which starts at the link-layer
@@ -21,11 +22,11 @@ func ContainsMarker(marker []byte) Matcher {
 }
 
 // UDPPort matches Ethernet frames that hold an IPv4 or IPv6 UDP packet from
-// or to a port.
-func UDPPort(port uint16) Matcher {
+// or to one of the ports.
+func UDPPort(ports ...uint16) Matcher {
 	return func(frame []byte) bool {
 		udp := udpHeader(frame)
-		return udp != nil && (binary.BigEndian.Uint16(udp) == port || binary.BigEndian.Uint16(udp[2:]) == port)
+		return udp != nil && (slices.Contains(ports, binary.BigEndian.Uint16(udp)) || slices.Contains(ports, binary.BigEndian.Uint16(udp[2:])))
 	}
 }
 

@@ -20,6 +20,9 @@ type TransferOptions struct {
 	Bytes    int64
 	Duration time.Duration
 	Marker   []byte // appears once per 4 KiB of content
+
+	until <-chan struct{} // with neither Bytes nor Duration: the end
+	rate  int             // bytes per second until then
 }
 
 // TransferResult is what a TCP transfer achieved.
@@ -109,19 +112,12 @@ func sendAll(ctx context.Context, from *nl.Namespace, addr string, block []byte,
 	}
 	defer func() { _ = conn.Close() }()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	deadline := time.Now().Add(o.Duration)
-	for left := o.Bytes; ; {
-		chunk := block
-		if o.Bytes > 0 {
-			chunk = block[:min(left, int64(len(block)))]
-			left -= int64(len(chunk))
-		}
-		if len(chunk) == 0 || (o.Duration > 0 && time.Now().After(deadline)) {
-			break
-		}
-		if _, err := conn.Write(chunk); err != nil {
-			return withCause(ctx, err)
-		}
+	write := writeAll
+	if o.until != nil {
+		write = writePaced
+	}
+	if err := write(ctx, conn, block, o); err != nil {
+		return withCause(ctx, err)
 	}
 	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 		return withCause(ctx, err)
@@ -131,6 +127,47 @@ func sendAll(ctx context.Context, from *nl.Namespace, addr string, block []byte,
 		return withCause(ctx, err)
 	}
 	return nil
+}
+
+// writeAll writes the bytes, or for the duration.
+func writeAll(_ context.Context, conn net.Conn, block []byte, o TransferOptions) error {
+	deadline := time.Now().Add(o.Duration)
+	for left := o.Bytes; ; {
+		chunk := block
+		if o.Bytes > 0 {
+			chunk = block[:min(left, int64(len(block)))]
+			left -= int64(len(chunk))
+		}
+		if len(chunk) == 0 || (o.Duration > 0 && time.Now().After(deadline)) {
+			return nil
+		}
+		if _, err := conn.Write(chunk); err != nil {
+			return err
+		}
+	}
+}
+
+// writePaced writes at a rate until told to end.
+func writePaced(ctx context.Context, conn net.Conn, block []byte, o TransferOptions) error {
+	start := time.Now()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for done := int64(0); ; {
+		for due := int64(time.Since(start).Seconds() * float64(o.rate)); done < due; {
+			rest := block[done%int64(len(block)):]
+			n, err := conn.Write(rest[:min(int64(len(rest)), due-done)])
+			if done += int64(n); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-o.until:
+			return nil
+		case <-tick.C:
+		}
+	}
 }
 
 // receiveAll takes one connection and compares what comes with block, over and over.

@@ -119,7 +119,7 @@ func (n *Namespace) notTheHosts() error {
 func (n *Namespace) NS() *nl.Namespace { return n.ns }
 
 // Set makes the namespace match spec. It changes by difference; each peer's
-// route moves by one atomic replace. It goes on past a bad peer and joins the
+// route moves by one atomic replace, whatever probes it has. It goes on past a bad peer and joins the
 // errors: *RouteError for a peer, ErrForeignLink for a link it had to put
 // down. If the firewall cannot be set, it withdraws the inner address and all
 // routes: no membership check, no traffic.
@@ -131,7 +131,7 @@ func (n *Namespace) Set(ctx context.Context, spec Spec) error {
 		return err
 	}
 	kept := spec
-	kept.Routes, kept.Members = slices.Clone(spec.Routes), slices.Clone(spec.Members)
+	kept.Routes, kept.Probes, kept.Members = slices.Clone(spec.Routes), slices.Clone(spec.Probes), slices.Clone(spec.Members)
 	n.last = &kept
 	if err := n.rebind(); err != nil {
 		return err
@@ -146,12 +146,12 @@ func (n *Namespace) Set(ctx context.Context, spec Spec) error {
 	if err := n.setFirewall(spec); err != nil {
 		// Fail closed: without the table an authenticated peer could send
 		// into networks it is not a member of, so nobody reaches us at all.
-		return errors.Join(foreign, err, n.setInner(ctx, netip.Addr{}), n.setRoutes(nil))
+		return errors.Join(foreign, err, n.setInner(ctx, netip.Addr{}), n.setRoutes(nil, nil))
 	}
 	if err := n.setInner(ctx, spec.Inner); err != nil {
 		return errors.Join(foreign, err)
 	}
-	return errors.Join(foreign, n.setRoutes(spec.Routes))
+	return errors.Join(foreign, n.setRoutes(spec.Routes, spec.Probes))
 }
 
 // check refuses a Spec that would not mean what it says.
@@ -164,10 +164,17 @@ func check(spec Spec) error {
 	}
 	seen := make(map[netip.Addr]bool, len(spec.Routes))
 	for _, r := range spec.Routes {
-		if !r.Peer.Is6() || r.Peer.Is4In6() || r.Peer == spec.Inner || seen[r.Peer] || r.Device == "lo" {
+		if !r.usable(spec.Inner) || seen[r.Peer] {
 			return fmt.Errorf("set secure namespace: bad or second route to %s through %s", r.Peer, r.Device)
 		}
 		seen[r.Peer] = true
+	}
+	probed := make(map[Route]bool, len(spec.Probes))
+	for _, r := range spec.Probes {
+		if !r.usable(spec.Inner) || probed[r] {
+			return fmt.Errorf("set secure namespace: bad or second probe of %s through %s", r.Peer, r.Device)
+		}
+		probed[r] = true
 	}
 	for _, m := range spec.Members {
 		if !m.Inner.Is6() || m.Inner.Is4In6() || !m.VNI.Valid() {
@@ -175,6 +182,10 @@ func check(spec Spec) error {
 		}
 	}
 	return nil
+}
+
+func (r Route) usable(inner netip.Addr) bool {
+	return r.Peer.Is6() && !r.Peer.Is4In6() && r.Peer != inner && r.Device != "lo" && r.Device != ""
 }
 
 func (n *Namespace) setFirewall(spec Spec) error {
@@ -225,7 +236,7 @@ func (n *Namespace) rebind() error {
 func (n *Namespace) Remove() error {
 	path := n.ns.Path()
 	// Closed first and at once, in case somebody else still holds it.
-	err := errors.Join(n.setInner(context.Background(), netip.Addr{}), n.setRoutes(nil))
+	err := errors.Join(n.setInner(context.Background(), netip.Addr{}), n.setRoutes(nil, nil))
 	return errors.Join(err, n.Close(), nl.RemoveNamespace(path))
 }
 

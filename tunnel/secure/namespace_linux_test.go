@@ -67,12 +67,12 @@ func newPlace(t *testing.T) *place {
 	lo := must(ph.LinkByName("lo"))(t)
 	ok(t, ph.LinkSetUp(lo))
 	for _, a := range []netip.Addr{friend, rogue} {
-		ok(t, ph.AddrAdd(lo, &netlink.Addr{IPNet: toPeer(a, 0).Dst, Flags: unix.IFA_F_NODAD}))
+		ok(t, ph.AddrAdd(lo, &netlink.Addr{IPNet: toPeer(at(a), 0).Dst, Flags: unix.IFA_F_NODAD}))
 		ok(t, ph.WaitLocal(t.Context(), a))
 	}
 	p.device(t, "soxxxxxxa1", 1)
 	p.device(t, "soxxxxxxa2", 2)
-	ok(t, ph.RouteReplace(toPeer(self, must(ph.LinkByName("soxxxxxxa1"))(t).Attrs().Index)))
+	ok(t, ph.RouteReplace(toPeer(at(self), must(ph.LinkByName("soxxxxxxa1"))(t).Attrs().Index)))
 	return p
 }
 
@@ -110,10 +110,14 @@ func must[T any](v T, err error) func(*testing.T) T {
 	}
 }
 
+// at is a peer's place in the main table.
+func at(peer netip.Addr) spot { return spot{unix.RT_TABLE_MAIN, peer} }
+
 func spec() Spec {
 	return Spec{
 		Inner:     self,
 		Routes:    []Route{{Peer: friend, Device: "soxxxxxxa1"}},
+		Probes:    []Route{{Peer: friend, Device: "soxxxxxxa2"}},
 		Members:   []Member{{Inner: friend, VNI: 42}, {Inner: friend, VNI: 0xABCDEF}, {Inner: rogue, VNI: 43}},
 		VXLANPort: port,
 	}
@@ -158,7 +162,7 @@ func TestSetIsCompleteAndQuiet(t *testing.T) {
 	ok(t, p.n.Set(ctx, spec()))
 	ok(t, p.n.Verify(ctx))
 	want := State{Bound: true, Tuned: true, Blocked: true, Inner: []netip.Addr{self},
-		Routes: spec().Routes, Intact: true, Port: port,
+		Routes: spec().Routes, Probes: spec().Probes, Intact: true, Port: port,
 		Members: spec().Members}
 	got := must(p.n.Observe(ctx))(t)
 	got.Dropped = 0
@@ -173,6 +177,10 @@ func TestSetIsCompleteAndQuiet(t *testing.T) {
 	}
 	s := spec()
 	s.Members, s.Routes = s.Members[:1], []Route{{Peer: friend, Device: "soxxxxxxa2"}}
+	s.Probes = []Route{{Peer: friend, Device: "soxxxxxxa1"}, {Peer: rogue, Device: "soxxxxxxa1"}, {Peer: rogue, Device: "soxxxxxxa2"}}
+	ok(t, p.n.Set(ctx, s))
+	ok(t, p.n.Verify(ctx))
+	s.Probes = nil
 	ok(t, p.n.Set(ctx, s))
 	ok(t, p.n.Verify(ctx))
 	if watch.count(t) == 0 {
@@ -253,6 +261,13 @@ func TestRepairs(t *testing.T) {
 		return must(conn.GetRules(nftTable(), chain))(t)[1]
 	}
 	accepting := nftables.ChainPolicyAccept
+	// The device with a probe, the one without, and the table of the first.
+	probed, other := must(p.n.h.LinkByName("soxxxxxxa2"))(t), must(p.n.h.LinkByName("soxxxxxxa1"))(t)
+	table := func(t *testing.T) int {
+		tables, _, err := p.n.probeTables()
+		ok(t, err)
+		return tables["soxxxxxxa2"]
+	}
 	damage := map[string]func(t *testing.T){
 		"flush ruleset": func(t *testing.T) { conn.FlushRuleset() },
 		"delete table":  func(t *testing.T) { conn.DelTable(nftTable()) },
@@ -275,16 +290,42 @@ func TestRepairs(t *testing.T) {
 		},
 		"delete route": func(t *testing.T) { ok(t, p.n.dropRoutes(nil)) },
 		"foreign route": func(t *testing.T) {
-			ok(t, p.n.h.RouteReplace(toPeer(rogue, must(p.n.h.LinkByName("soxxxxxxa2"))(t).Attrs().Index)))
+			ok(t, p.n.h.RouteReplace(toPeer(at(rogue), must(p.n.h.LinkByName("soxxxxxxa2"))(t).Attrs().Index)))
 		},
 		"wrong device": func(t *testing.T) {
-			ok(t, p.n.h.RouteReplace(toPeer(friend, must(p.n.h.LinkByName("soxxxxxxa2"))(t).Attrs().Index)))
+			ok(t, p.n.h.RouteReplace(toPeer(at(friend), must(p.n.h.LinkByName("soxxxxxxa2"))(t).Attrs().Index)))
+		},
+		"delete probe route": func(t *testing.T) {
+			ok(t, p.n.h.RouteDel(toPeer(spot{table(t), friend}, probed.Attrs().Index)))
+		},
+		"delete probe rule": func(t *testing.T) { ok(t, p.n.h.RuleDel(probeRule("soxxxxxxa2", table(t)))) },
+		"probe rule to another table": func(t *testing.T) {
+			was := table(t)
+			ok(t, p.n.h.RuleDel(probeRule("soxxxxxxa2", was)))
+			ok(t, p.n.h.RuleAdd(probeRule("soxxxxxxa2", was+1)))
+		},
+		"probe rule of another device": func(t *testing.T) { ok(t, p.n.h.RuleAdd(probeRule("soxxxxxxa1", table(t)))) },
+		"probe rule without a device":  func(t *testing.T) { ok(t, p.n.h.RuleAdd(probeRule("", table(t)))) },
+		"probe rule before others": func(t *testing.T) {
+			r := probeRule("soxxxxxxa2", table(t))
+			r.Priority = 5
+			ok(t, p.n.h.RuleAdd(r))
+		},
+		"unused probe rule": func(t *testing.T) { ok(t, p.n.h.RuleAdd(probeRule("soxxxxxxa1", table(t)+1))) },
+		"second probe route": func(t *testing.T) {
+			ok(t, p.n.h.RouteReplace(toPeer(spot{table(t), rogue}, probed.Attrs().Index)))
+		},
+		"probe route into another device": func(t *testing.T) {
+			ok(t, p.n.h.RouteReplace(toPeer(spot{table(t), friend}, other.Attrs().Index)))
+		},
+		"route in nobody's table": func(t *testing.T) {
+			ok(t, p.n.h.RouteReplace(toPeer(spot{table(t) + 7, friend}, probed.Attrs().Index)))
 		},
 		"no default v6":  func(t *testing.T) { ok(t, p.n.h.RouteDel(unreachable(unix.AF_INET6))) },
 		"no default v4":  func(t *testing.T) { ok(t, p.n.h.RouteDel(unreachable(unix.AF_INET))) },
 		"lo down":        func(t *testing.T) { ok(t, p.n.h.LinkSetDown(lo)) },
 		"no address":     func(t *testing.T) { ok(t, p.n.setInner(ctx, netip.Addr{})) },
-		"second address": func(t *testing.T) { ok(t, p.n.h.AddrAdd(lo, &netlink.Addr{IPNet: toPeer(rogue, 0).Dst})) },
+		"second address": func(t *testing.T) { ok(t, p.n.h.AddrAdd(lo, &netlink.Addr{IPNet: toPeer(at(rogue), 0).Dst})) },
 		"forwarding on": func(t *testing.T) {
 			_, err := p.n.ns.SetSysctls([]nl.Sysctl{{Key: "ipv6/conf/all/forwarding", Value: "1"}})
 			ok(t, err)
@@ -324,8 +365,8 @@ func TestNoFirewallNoTraffic(t *testing.T) {
 		t.Errorf("set = %v", err)
 	}
 	got := must(p.n.Observe(ctx))(t)
-	if len(got.Inner) != 0 || len(got.Routes) != 0 {
-		t.Errorf("still reachable at %v, still sending to %v", got.Inner, got.Routes)
+	if len(got.Inner) != 0 || len(got.Routes) != 0 || len(got.Probes) != 0 {
+		t.Errorf("still reachable at %v, still sending to %v, %v", got.Inner, got.Routes, got.Probes)
 	}
 	p.n.fw = real
 	ok(t, p.n.Set(ctx, spec()))
@@ -355,6 +396,11 @@ func TestBadSpecsChangeNothing(t *testing.T) {
 		"IPv4 inner":   func(s *Spec) { s.Inner = netip.MustParseAddr("10.0.0.1") },
 		"no port":      func(s *Spec) { s.VXLANPort = 0 },
 		"two routes":   func(s *Spec) { s.Routes = append(s.Routes, s.Routes[0]) },
+		"two probes":   func(s *Spec) { s.Probes = append(s.Probes, s.Probes[0]) },
+		"own probe":    func(s *Spec) { s.Probes[0].Peer = self },
+		"lo probe":     func(s *Spec) { s.Probes[0].Device = "lo" },
+		"any probe":    func(s *Spec) { s.Probes[0].Device = "" },
+		"IPv4 probe":   func(s *Spec) { s.Probes[0].Peer = netip.MustParseAddr("10.0.0.1") },
 		"own route":    func(s *Spec) { s.Routes[0].Peer = self },
 		"lo route":     func(s *Spec) { s.Routes[0].Device = "lo" },
 		"IPv4 peer":    func(s *Spec) { s.Routes[0].Peer = netip.MustParseAddr("10.0.0.1") },

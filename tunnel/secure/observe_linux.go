@@ -83,10 +83,28 @@ func (n *Namespace) observeRoutes(s *State) error {
 	if err != nil {
 		return err
 	}
-	for _, r := range routes {
-		s.Routes = append(s.Routes, Route{Peer: r.peer, Device: names[r.link]})
+	tables, wrong, err := n.probeTables()
+	if err != nil {
+		return err
 	}
+	s.Strays = len(wrong)
+	used := map[string]bool{}
+	for _, r := range routes {
+		device := names[r.link]
+		table, probed := tables[device]
+		switch {
+		case r.table == unix.RT_TABLE_MAIN:
+			s.Routes = append(s.Routes, Route{Peer: r.peer, Device: device})
+		case probed && table == r.table:
+			s.Probes = append(s.Probes, Route{Peer: r.peer, Device: device})
+			used[device] = true
+		default:
+			s.Strays++
+		}
+	}
+	s.Strays += len(tables) - len(used)
 	slices.SortFunc(s.Routes, compareRoutes)
+	slices.SortFunc(s.Probes, compareRoutes)
 	return nil
 }
 
@@ -127,13 +145,19 @@ func (n *Namespace) Verify(ctx context.Context) error {
 	drift(s.Port == want.VXLANPort, "VXLAN port of the firewall")
 	members := slices.Compact(slices.SortedFunc(slices.Values(want.Members), compareMembers))
 	drift(slices.Equal(s.Members, members), "members")
-	for _, r := range want.Routes {
-		if !slices.Contains(s.Routes, r) {
-			errs = append(errs, n.routeFault(r))
+	drift(s.Strays == 0, "routes or routing rules of ours that mean nothing")
+	for _, k := range []struct {
+		what       string
+		want, have []Route
+	}{{"route to", want.Routes, s.Routes}, {"probe of", want.Probes, s.Probes}} {
+		for _, r := range k.want {
+			if !slices.Contains(k.have, r) {
+				errs = append(errs, n.routeFault(r))
+			}
 		}
-	}
-	for _, r := range s.Routes {
-		drift(slices.Contains(want.Routes, r), "route to "+r.Peer.String()+" through "+r.Device)
+		for _, r := range k.have {
+			drift(slices.Contains(k.want, r), k.what+" "+r.Peer.String()+" through "+r.Device)
+		}
 	}
 	return errors.Join(errs...)
 }

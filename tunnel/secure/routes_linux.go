@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -63,7 +64,7 @@ func (n *Namespace) blocked(family int) (bool, error) {
 }
 
 func isBlock(r netlink.Route) bool {
-	if r.Type != unix.RTN_UNREACHABLE || r.Priority != 1 {
+	if r.Type != unix.RTN_UNREACHABLE || r.Priority != 1 || r.Table != unix.RT_TABLE_MAIN {
 		return false
 	}
 	if r.Dst == nil {
@@ -73,9 +74,10 @@ func isBlock(r netlink.Route) bool {
 	return ones == 0
 }
 
-// ours lists the routes in the main table that carry our protocol number.
+// ours lists the routes of a family that carry our protocol number, of all
+// tables.
 func (n *Namespace) ours(family int) ([]netlink.Route, error) {
-	filter := &netlink.Route{Protocol: nl.RouteProtocol, Table: unix.RT_TABLE_MAIN}
+	filter := &netlink.Route{Protocol: nl.RouteProtocol, Table: unix.RT_TABLE_UNSPEC}
 	routes, err := n.h.RouteListFiltered(family, filter, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
@@ -83,9 +85,15 @@ func (n *Namespace) ours(family int) ([]netlink.Route, error) {
 	return routes, nil
 }
 
+// spot is where a route to a peer belongs.
+type spot struct {
+	table int
+	peer  netip.Addr
+}
+
 // peerRoute is one of our routes to a peer as the kernel has it.
 type peerRoute struct {
-	peer netip.Addr
+	spot
 	link int // 0 unless it leads to exactly one device
 	raw  netlink.Route
 }
@@ -100,7 +108,7 @@ func (n *Namespace) peerRoutes() ([]peerRoute, error) {
 		if isBlock(r) {
 			continue
 		}
-		p := peerRoute{raw: r}
+		p := peerRoute{spot: spot{table: r.Table}, raw: r}
 		if r.Dst != nil {
 			if ones, _ := r.Dst.Mask.Size(); ones == 128 && r.Type == unix.RTN_UNICAST && r.Gw == nil {
 				p.peer, _ = netip.AddrFromSlice(r.Dst.IP)
@@ -112,57 +120,94 @@ func (n *Namespace) peerRoutes() ([]peerRoute, error) {
 	return out, nil
 }
 
-// setRoutes makes the routes to peers exactly want. A route that differs is
-// replaced, not deleted and added, so that there is no instant without one.
-func (n *Namespace) setRoutes(want []Route) error {
+// devices lists the links that routes may lead into, by name: tunnel devices
+// that are up, never some other link that happens to have the name.
+func (n *Namespace) devices() (map[string]int, error) {
 	links, err := n.h.LinkList()
 	if err != nil {
-		return fmt.Errorf("list links: %w", err)
+		return nil, fmt.Errorf("list links: %w", err)
 	}
+	out := make(map[string]int, len(links))
+	for _, l := range links {
+		if isTunnel(l) && l.Attrs().Flags&net.FlagUp != 0 {
+			out[l.Attrs().Name] = l.Attrs().Index
+		}
+	}
+	return out, nil
+}
+
+// setRoutes makes the routes to peers, and those for probes, exactly as given.
+func (n *Namespace) setRoutes(main, probes []Route) error {
+	devices, err := n.devices()
+	if err != nil {
+		return err
+	}
+	errs := make([]error, 0, 4)
+	tables, err := n.dropRules(probes, devices)
+	errs = append(errs, err)
+	want := make(map[spot]Route, len(main)+len(probes))
+	for _, r := range main {
+		want[spot{unix.RT_TABLE_MAIN, r.Peer}] = r
+	}
+	for _, r := range probes {
+		if table, ok := tables[r.Device]; ok {
+			want[spot{table, r.Peer}] = r
+		} else {
+			errs = append(errs, &RouteError{Route: r, Err: ErrNoDevice})
+		}
+	}
+	errs = append(errs, n.putRoutes(want, devices), n.addRules(tables))
+	return errors.Join(errs...)
+}
+
+// putRoutes makes our routes to peers exactly want. A route that differs is
+// replaced, not deleted and added, so that there is no instant without one.
+func (n *Namespace) putRoutes(want map[spot]Route, devices map[string]int) error {
 	have, err := n.peerRoutes()
 	if err != nil {
 		return err
 	}
-	byName := make(map[string]netlink.Link, len(links))
-	for _, l := range links {
-		byName[l.Attrs().Name] = l
-	}
-	byPeer := make(map[netip.Addr]peerRoute, len(have))
+	old := make(map[spot]int, len(have))
 	for _, r := range have {
-		byPeer[r.peer] = r
+		old[r.spot] = r.link
 	}
+	alive := slices.Collect(maps.Values(devices))
 	var errs []error
-	keep := make(map[netip.Addr]int, len(want))
-	for _, r := range want {
-		link := byName[r.Device]
-		// A route may lead into a tunnel device only, never into some other
-		// link that happens to have the name.
-		if link == nil || !isTunnel(link) || link.Attrs().Flags&net.FlagUp == 0 {
-			errs = append(errs, &RouteError{Route: r, Err: ErrNoDevice})
-			continue // the old route, if any, is removed below: unreachable
-		}
-		index := link.Attrs().Index
-		if old, ok := byPeer[r.Peer]; !ok || old.link != index {
-			if err := n.h.RouteReplace(toPeer(r.Peer, index)); err != nil {
-				errs = append(errs, &RouteError{Route: r, Err: err})
-				continue
+	keep := make(map[spot]int, len(want))
+	for at, r := range want {
+		index, ok := devices[r.Device]
+		was, had := old[at]
+		err := ErrNoDevice
+		if ok {
+			err = nil
+			if !had || was != index {
+				err = n.h.RouteReplace(toPeer(at, index))
 			}
 		}
-		keep[r.Peer] = index
+		if err == nil {
+			keep[at] = index
+			continue
+		}
+		errs = append(errs, &RouteError{Route: r, Err: err})
+		if had && slices.Contains(alive, was) {
+			// It led into a tunnel and still does: a new way that does not
+			// come about must not cost the old one.
+			keep[at] = was
+		}
 	}
 	return errors.Join(append(errs, n.dropRoutes(keep))...)
 }
 
 // dropRoutes removes the routes of ours that do not lead to a kept peer
 // through its device.
-func (n *Namespace) dropRoutes(keep map[netip.Addr]int) error {
+func (n *Namespace) dropRoutes(keep map[spot]int) error {
 	have, err := n.peerRoutes()
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, r := range have {
-		if index, ok := keep[r.peer]; ok && r.link == index {
+		if index, ok := keep[r.spot]; ok && r.link == index {
 			continue
 		}
 		if err := n.h.RouteDel(&r.raw); err != nil && !nl.IsNotExist(err) {
@@ -172,11 +217,12 @@ func (n *Namespace) dropRoutes(keep map[netip.Addr]int) error {
 	return errors.Join(errs...)
 }
 
-func toPeer(peer netip.Addr, link int) *netlink.Route {
+func toPeer(at spot, link int) *netlink.Route {
 	return &netlink.Route{
 		Family:    unix.AF_INET6,
-		Dst:       &net.IPNet{IP: peer.AsSlice(), Mask: net.CIDRMask(128, 128)},
+		Dst:       &net.IPNet{IP: at.peer.AsSlice(), Mask: net.CIDRMask(128, 128)},
 		LinkIndex: link,
+		Table:     at.table,
 		Protocol:  nl.RouteProtocol,
 		Scope:     netlink.SCOPE_UNIVERSE,
 	}

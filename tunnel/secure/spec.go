@@ -8,12 +8,17 @@ import (
 )
 
 // Spec is the complete desired content of the secure namespace: what it does
-// not name goes away. The order of Routes and Members has no meaning.
+// not name goes away. The order of Routes, Probes and Members has no meaning.
 type Spec struct {
-	Inner     netip.Addr // this node's inner address (IPv6), on lo with /128
-	Routes    []Route    // at most one for each peer
-	Members   []Member   // who may send into which network
-	VXLANPort uint16     // UDP destination port of VXLAN
+	Inner  netip.Addr // this node's inner address (IPv6), on lo with /128
+	Routes []Route    // at most one for each peer
+	// Probes are further ways to peers, at most one for each peer and device,
+	// whether the peer has a route or not. They carry what is bound for the
+	// device, such as a Prober's packets and the answers to those that came
+	// through it, and nothing else: without a route a peer is unreachable.
+	Probes    []Route
+	Members   []Member // who may send into which network
+	VXLANPort uint16   // UDP destination port of VXLAN
 }
 
 // Route says through which tunnel device packets to a peer leave.
@@ -35,6 +40,8 @@ type State struct {
 	Blocked bool          // lo is up and both unreachable defaults are there
 	Inner   []netip.Addr  // addresses on lo, loopback addresses left out
 	Routes  []Route       // of ours, sorted by peer
+	Probes  []Route       // of ours, sorted by peer and device
+	Strays  int           // routes and routing rules of ours that mean nothing
 	Foreign []ForeignLink // links that have no business here, sorted by name
 	// Intact reports whether the nftables table is exactly ours, for Port;
 	// Members are what its set allows, sorted.
@@ -59,7 +66,8 @@ var (
 	// secure namespace.
 	ErrForeignLink = errors.New("foreign link in the secure namespace")
 	// ErrNoDevice: a route names a tunnel device that does not exist or is
-	// down; the peer is unreachable until it is there.
+	// down. Until it is there the peer's route stays in the tunnel device that
+	// it has led to, if that lives, and the peer is unreachable if not.
 	ErrNoDevice = errors.New("tunnel device does not exist or is down")
 	// ErrDrift: Verify found the namespace different from the last Spec.
 	ErrDrift = errors.New("secure namespace differs from what was set")

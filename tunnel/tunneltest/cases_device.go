@@ -2,6 +2,7 @@ package tunneltest
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"net/netip"
 	"testing"
@@ -25,13 +26,9 @@ func testProbe(t *testing.T, h Harness) {
 		t.Fatalf("probe: %v", err)
 	}
 	m.checkNothingLeft()
-	for _, c := range []struct {
-		underlay string
-		want     int
-	}{{"198.18.0.1", 60}, {"::ffff:198.18.0.1", 60}, {"fd00::1", 80}} {
-		if got := h.Kind.Overhead(netip.MustParseAddr(c.underlay)); got != c.want {
-			t.Errorf("overhead on %s = %d, want %d", c.underlay, got, c.want)
-		}
+	v4, v6 := h.Kind.Overhead(netip.MustParseAddr("198.18.0.1")), h.Kind.Overhead(netip.MustParseAddr("fd00::1"))
+	if mapped := h.Kind.Overhead(netip.MustParseAddr("::ffff:198.18.0.1")); v4 < 20 || v6 != v4+20 || mapped != v4 {
+		t.Errorf("overhead = %d on IPv4, %d mapped into IPv6, %d on IPv6", v4, mapped, v6)
 	}
 }
 
@@ -55,12 +52,12 @@ func testPlacement(t *testing.T, h Harness) {
 		}
 		d := m.device(i, 1)
 		want := tunnel.DeviceState{
-			Name: m.name(i, 1), Epoch: 1, Public: d.Public, Port: firstPort, MTU: 1400, Up: true, Peers: d.Peers,
+			Name: m.name(i, 1), Epoch: 1, Public: d.Public, Port: m.port(1), MTU: 1400, Up: true, Peers: d.Peers,
 		}
 		if diff := cmp.Diff(want, d, byValue...); diff != "" {
 			t.Errorf("device (-want +got):\n%s", diff)
 		}
-		if d.Public.IsZero() || seen[d.Public] {
+		if h.Keyless != d.Public.IsZero() || !h.Keyless && seen[d.Public] {
 			t.Errorf("public key %s is not the device's own", d.Public)
 		}
 		seen[d.Public] = true
@@ -107,23 +104,30 @@ func testDeletedDevice(t *testing.T, h Harness) {
 	m := newTunnels(t, h, 2)
 	a, b := m.listen(0), m.listen(1)
 	a.deliver(b, []byte("before"))
-	old := m.device(1, 1).Public
+	old, link := m.device(1, 1).Public, m.link(1, 1)
 	if err := m.hosts[1].Net.DeleteLink(m.name(1, 1)); err != nil {
 		t.Fatal(err)
 	}
 	if s := m.state(1); len(s.Devices) != 0 {
 		t.Errorf("state after the deletion: %+v", s)
 	}
-	m.set(1)
+	// The agent has not kept the secret, and the driver may have lost it.
+	m.forgetSecrets(1)
+	if err := m.drivers[1].Set(m.ctx, m.specs[1]); err != nil && !errors.Is(err, tunnel.ErrSecretGone) {
+		t.Fatalf("set: %v", err)
+	}
 	d := m.device(1, 1)
-	if d.Public.IsZero() || d.Public == old {
+	if !h.Keyless && (d.Public.IsZero() || d.Public == old) || m.link(1, 1) == link {
 		t.Errorf("restored with key %s, the old one was %s", d.Public, old)
 	}
-	if !d.Up || d.Port != firstPort || len(d.Peers) != 1 {
+	if !d.Up || d.Port != m.port(1) || d.MTU != 1400 {
 		t.Errorf("restored device is incomplete: %+v", d)
 	}
 	m.exchangeKeys(1)
 	m.setAll()
+	if n := len(m.device(1, 1).Peers); n != 1 {
+		t.Errorf("%d peers on the restored device", n)
+	}
 	m.routeAll(1)
 	a.deliver(b, []byte("after"))
 	b.deliver(a, []byte("and back"))
@@ -198,14 +202,7 @@ func testMTU(t *testing.T, h Harness) {
 func testBadPeer(t *testing.T, h Harness) {
 	m := newTunnels(t, h, 2)
 	good := m.specs[0].Peers[0]
-	stranger := Nodes(5)
-	bad := []tunnel.Peer{
-		{ID: stranger[0], Inner: stranger[0].InnerAddr(), Keys: []tunnel.PeerKey{{Epoch: 1}}},
-		{ID: stranger[1], Inner: netip.MustParseAddr("198.18.0.9"), Keys: []tunnel.PeerKey{{Epoch: 1, Public: keys.TunnelPublic{1}}}},
-		{ID: stranger[2], Inner: good.Inner, Keys: []tunnel.PeerKey{{Epoch: 1, Public: keys.TunnelPublic{2}}}},
-		{ID: stranger[3], Inner: stranger[3].InnerAddr(), Keys: []tunnel.PeerKey{{Epoch: 9, Public: keys.TunnelPublic{3}}}},
-		{ID: stranger[4], Inner: stranger[4].InnerAddr(), Keys: []tunnel.PeerKey{{Epoch: 1, Public: m.device(0, 1).Public}}},
-	}
+	bad := m.badPeers(good)
 	a, b := m.listen(0), m.listen(1)
 	a.deliver(b, []byte("before"))
 	for _, p := range bad {
@@ -214,7 +211,7 @@ func testBadPeer(t *testing.T, h Harness) {
 		err := m.drivers[0].Set(m.ctx, spec)
 		var pe *tunnel.PeerError
 		if !errors.As(err, &pe) || pe.Peer != p.ID {
-			t.Errorf("peer %+v: error %v", p, err)
+			t.Errorf("peer %s at %s: error %v", p.ID, p.Inner, err)
 		}
 		a.deliver(b, []byte("during"))
 	}
@@ -223,13 +220,57 @@ func testBadPeer(t *testing.T, h Harness) {
 		t.Errorf("%d peers are left", n)
 	}
 	// A bad device costs only itself, and one that exists stays.
-	spec := m.specs[0]
-	spec.Devices = []tunnel.Device{{Epoch: 1, Port: 0, MTU: 1400}, {Epoch: 2, Port: firstPort + 1, MTU: 1400}}
-	if err := m.drivers[0].Set(m.ctx, spec); err == nil {
-		t.Error("a device without a port was taken")
+	spoilt := []tunnel.Device{{Epoch: 1, Port: m.port(1), MTU: 1279}}
+	if !h.Keyless {
+		spoilt = append(spoilt, tunnel.Device{Epoch: 1, MTU: 1400}) // has no port
 	}
-	m.device(0, 2)
-	a.deliver(b, []byte("after"))
+	for _, d := range spoilt {
+		spec := m.specs[0]
+		spec.Devices = []tunnel.Device{d, {Epoch: 2, Port: m.port(2), MTU: 1400}}
+		if err := m.drivers[0].Set(m.ctx, spec); err == nil {
+			t.Errorf("device %+v was taken", d)
+		}
+		m.device(0, 2)
+		a.deliver(b, []byte("after"))
+	}
+}
+
+// badPeers makes peers that no spec may have beside a good one.
+func (m *mesh) badPeers(good tunnel.Peer) []tunnel.Peer {
+	m.t.Helper()
+	var out []tunnel.Peer
+	add := func(spoil func(*tunnel.Peer)) {
+		id := Nodes(1)[0]
+		k := tunnel.PeerKey{Epoch: 1, Secret: m.randomSecret()}
+		k.Key = k.Secret.ID()
+		if m.h.Keyless {
+			k.ESP = good.Keys[0].ESP
+			k.ESP.In, k.ESP.Out = randomSPI(), randomSPI()
+		} else {
+			_, _ = rand.Read(k.Public[:])
+		}
+		p := tunnel.Peer{ID: id, Inner: id.InnerAddr(), Keys: []tunnel.PeerKey{k}}
+		spoil(&p)
+		out = append(out, p)
+	}
+	add(func(p *tunnel.Peer) { p.Inner = netip.MustParseAddr("198.18.0.9") })
+	add(func(p *tunnel.Peer) { p.Inner = good.Inner })
+	add(func(p *tunnel.Peer) { p.Keys[0].Epoch = 9 })
+	add(func(p *tunnel.Peer) { p.Keys[0].Key++ })
+	add(func(p *tunnel.Peer) { p.Keys[0].Public, p.Keys[0].ESP = keys.TunnelPublic{}, tunnel.ESP{} })
+	if m.h.Keyless {
+		add(func(p *tunnel.Peer) { p.Keys[0].ESP.Local = netip.MustParseAddr("fd00::9") })
+		add(func(p *tunnel.Peer) { p.Keys[0].ESP.In = good.Keys[0].ESP.In })
+		add(func(p *tunnel.Peer) { p.Keys[0].Key, p.Keys[0].Secret = 0, keys.TunnelSecret{} })
+		return out
+	}
+	add(func(p *tunnel.Peer) { p.Keys[0].Public = m.device(0, 1).Public }) // the host's own
+	add(func(p *tunnel.Peer) { p.Keys[0].Public = good.Keys[0].Public })
+	add(func(p *tunnel.Peer) { // of another protocol
+		p.Keys[0].Public = keys.TunnelPublic{}
+		p.Keys[0].ESP = tunnel.ESP{Local: m.hosts[0].Underlay[0], Remote: m.hosts[1].Underlay[0], In: randomSPI()}
+	})
+	return out
 }
 
 func testRemove(t *testing.T, h Harness) {

@@ -50,37 +50,18 @@ func (c *fakeConn) WriteTo(p []byte, to net.Addr) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	dst := to.(*net.UDPAddr).AddrPort()
-	device := c.host.devices[c.host.routes[dst.Addr()]]
-	if device == nil {
+	link := c.host.links[c.host.routes[dst.Addr()]]
+	if link == nil {
 		return 0, unix.ENETUNREACH
 	}
 	size := len(p) + headers
-	if size > device.mtu {
+	if size > link.base().mtu {
 		return 0, unix.EMSGSIZE
 	}
-	peer := device.peerFor(dst.Addr())
-	if peer == nil || !peer.hasSession() {
-		return len(p), nil
-	}
-	padded := min((size+15)/16*16, device.mtu)
-	peer.tx += int64(padded + dataOverhead)
-	far := peer.other()
-	if !far.alive() || far.session != peer.session {
-		return len(p), nil
-	}
-	far.rx += int64(padded + dataOverhead)
-	// WireGuard's second check: the source must be one that the key may use.
-	if far.allows(c.local.Addr()) {
-		far.device.host.deliver(dst, packet{from: c.local, data: append([]byte(nil), p...)})
+	if far := link.send(c.local.Addr(), dst.Addr(), size); far != nil {
+		far.deliver(dst, packet{from: c.local, data: append([]byte(nil), p...)})
 	}
 	return len(p), nil
-}
-
-// hasSession makes sure that p has something to encrypt with. As in real life
-// that may be a session which the other end has forgotten; then the packet is
-// lost, and only who knows an endpoint can make a new one.
-func (p *fakePeer) hasSession() bool {
-	return p.connect() || p.session != nil
 }
 
 // deliver puts a packet into a socket's queue. fabric.mu is held.

@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
-	"github.com/secure-overlay/secure-overlay/tunnel"
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/wg"
 )
 
@@ -23,19 +22,16 @@ const (
 // fakeDevice is a WireGuard device as the kernel keeps it. The fabric's mutex
 // guards it.
 type fakeDevice struct {
-	host   *FakeHost
-	name   string
-	index  int
-	mark   tunnel.Mark
+	linkBase
 	public wgtypes.Key
 	port   int
-	mtu    int
 	peers  map[wgtypes.Key]*fakePeer
 }
 
 type fakePeer struct {
 	device    *fakeDevice
 	key       wgtypes.Key
+	preshared wgtypes.Key
 	allowed   []netip.Prefix
 	endpoint  netip.AddrPort
 	keepalive time.Duration
@@ -68,12 +64,45 @@ func (d *fakeDevice) configure(cfg wgtypes.Config) error {
 }
 
 func (h *FakeHost) portTaken(port int, except *fakeDevice) bool {
-	for _, d := range h.devices {
-		if d != except && d.port == port {
-			return true
+	return slices.ContainsFunc(h.devices(), func(d *fakeDevice) bool { return d != except && d.port == port })
+}
+
+// devices lists the host's WireGuard devices.
+func (h *FakeHost) devices() []*fakeDevice {
+	var out []*fakeDevice
+	for _, l := range h.links {
+		if d, ok := l.(*fakeDevice); ok {
+			out = append(out, d)
 		}
 	}
-	return false
+	return out
+}
+
+// send implements fakeLink.
+func (d *fakeDevice) send(from, to netip.Addr, size int) *FakeHost {
+	peer := d.peerFor(to)
+	if peer == nil || !peer.hasSession() {
+		return nil
+	}
+	padded := min((size+15)/16*16, d.mtu)
+	peer.tx += int64(padded + dataOverhead)
+	far := peer.other()
+	if !far.alive() || far.session != peer.session {
+		return nil
+	}
+	far.rx += int64(padded + dataOverhead)
+	// WireGuard's second check: the source must be one that the key may use.
+	if !far.allows(from) {
+		return nil
+	}
+	return far.device.host
+}
+
+// hasSession makes sure that p has something to encrypt with. As in real life
+// that may be a session which the other end has forgotten; then the packet is
+// lost, and only who knows an endpoint can make a new one.
+func (p *fakePeer) hasSession() bool {
+	return p.connect() || p.session != nil
 }
 
 func (d *fakeDevice) configurePeer(c wgtypes.PeerConfig) {
@@ -91,6 +120,9 @@ func (d *fakeDevice) configurePeer(c wgtypes.PeerConfig) {
 		}
 		p = &fakePeer{device: d, key: c.PublicKey}
 		d.peers[c.PublicKey] = p
+	}
+	if c.PresharedKey != nil { // as in the kernel, a session stays
+		p.preshared = *c.PresharedKey
 	}
 	if c.Endpoint != nil {
 		a := c.Endpoint.AddrPort()
@@ -138,7 +170,7 @@ func (p *fakePeer) allows(a netip.Addr) bool {
 // alive says whether a peer entry is still the one in its device, and the
 // device still there.
 func (p *fakePeer) alive() bool {
-	return p.device.peers[p.key] == p && p.device.host.devices[p.device.name] == p.device
+	return p.device.peers[p.key] == p && p.device.host.links[p.device.name] == fakeLink(p.device)
 }
 
 // connect makes sure of a session: it keeps a living one or makes a handshake
@@ -152,17 +184,22 @@ func (p *fakePeer) connect() bool {
 		return false
 	}
 	p.tx += initiationSize
-	for _, d := range there.devices {
+	for _, d := range there.devices() {
 		other := d.peers[p.device.public]
 		if d.port != int(p.endpoint.Port()) || d.public != p.key || other == nil {
 			continue
+		}
+		other.rx += initiationSize
+		other.tx += responseSize
+		if other.preshared != p.preshared {
+			// The preshared key goes into the response, so it is the initiator
+			// who notices.
+			return false
 		}
 		s := &fakeSession{ends: [2]*fakePeer{p, other}, made: time.Now()}
 		p.session, other.session = s, s
 		// The responder learns where the initiator is.
 		other.endpoint = netip.AddrPortFrom(from, uint16(p.device.port))
-		other.rx += initiationSize
-		other.tx += responseSize
 		p.rx += responseSize
 		return true
 	}
@@ -206,7 +243,7 @@ func (d *fakeDevice) read() *wgtypes.Device {
 	out := &wgtypes.Device{Name: d.name, PublicKey: d.public, ListenPort: d.port}
 	for _, p := range d.peers {
 		q := wgtypes.Peer{
-			PublicKey: p.key, PersistentKeepaliveInterval: p.keepalive, ReceiveBytes: p.rx, TransmitBytes: p.tx,
+			PublicKey: p.key, PresharedKey: p.preshared, PersistentKeepaliveInterval: p.keepalive, ReceiveBytes: p.rx, TransmitBytes: p.tx,
 		}
 		if p.endpoint.IsValid() {
 			q.Endpoint = net.UDPAddrFromAddrPort(p.endpoint)

@@ -3,6 +3,7 @@ package tunneltest
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -11,8 +12,11 @@ import (
 	"github.com/secure-overlay/secure-overlay/tunnel"
 )
 
-// FakeName is the name of the fake's kind and the driver in its marks.
-const FakeName = "fake"
+// Names of the fakes' kinds, and the drivers in their marks.
+const (
+	FakeName    = "fake"
+	FakeESPName = "fake-esp"
+)
 
 // Fabric is an in-memory network that fake drivers share. Its methods may be
 // called from any goroutine.
@@ -50,7 +54,7 @@ func (f *Fabric) host(node ids.NodeID) *FakeHost {
 	h := f.hosts[node]
 	if h == nil {
 		h = &FakeHost{
-			fabric: f, node: node, devices: map[string]*fakeDevice{}, routes: map[netip.Addr]string{},
+			fabric: f, node: node, links: map[string]fakeLink{}, routes: map[netip.Addr]string{},
 			sockets: map[netip.AddrPort]*fakeConn{},
 		}
 		f.hosts[node] = h
@@ -58,20 +62,30 @@ func (f *Fabric) host(node ids.NodeID) *FakeHost {
 	return h
 }
 
-// Kind returns a driver kind named "fake" whose devices live in the fabric,
-// keyed by Env.Node: they outlive Close and are adopted by the next Open. It
-// uses nothing of Env but Node.
+// Kind returns a driver kind named "fake" that stands for WireGuard. Its
+// devices live in the fabric, keyed by Env.Node: they outlive Close and are
+// adopted by the next Open. It uses nothing of Env but Node.
 func (f *Fabric) Kind() tunnel.Kind {
+	return f.kind(FakeName, "wireguard", func(h *FakeHost) tunnel.Driver { return newFake(h) })
+}
+
+// ESPKind returns a driver kind named "fake-esp" that stands for ESP, in the
+// same fabric: a node may have devices of both.
+func (f *Fabric) ESPKind() tunnel.Kind {
+	return f.kind(FakeESPName, "esp", func(h *FakeHost) tunnel.Driver { return newFakeESP(h) })
+}
+
+func (f *Fabric) kind(name, compatible string, open func(*FakeHost) tunnel.Driver) tunnel.Kind {
 	return tunnel.Kind{
-		Name:  FakeName,
+		Name:  name,
 		Probe: func(context.Context, tunnel.Env) error { return nil },
 		Open: func(_ context.Context, env tunnel.Env) (tunnel.Driver, error) {
 			f.mu.Lock()
 			defer f.mu.Unlock()
-			return newFake(f.host(env.Node)), nil
+			return open(f.host(env.Node)), nil
 		},
 		Overhead:   tunnel.WireGuardOverhead,
-		Compatible: "wireguard",
+		Compatible: compatible,
 	}
 }
 
@@ -80,17 +94,62 @@ type FakeHost struct {
 	fabric   *Fabric
 	node     ids.NodeID
 	underlay []netip.Addr
-	devices  map[string]*fakeDevice
+	links    map[string]fakeLink   // tunnel devices by name
 	routes   map[netip.Addr]string // device by peer
 	sockets  map[netip.AddrPort]*fakeConn
 	lastPort uint16
+}
+
+// fakeLink is a tunnel device in a fabric. The fabric's mutex guards it.
+type fakeLink interface {
+	base() *linkBase
+	// send takes an inner packet of a size and returns the host that gets it,
+	// or nil where it is lost.
+	send(from, to netip.Addr, size int) *FakeHost
+}
+
+// linkBase is what all tunnel devices have.
+type linkBase struct {
+	host  *FakeHost
+	name  string
+	index int
+	mark  tunnel.Mark
+	mtu   int
+}
+
+func (l *linkBase) base() *linkBase { return l }
+
+// newLink begins a device of a driver. fabric.mu is held.
+func (h *FakeHost) newLink(protocol, driver string, d tunnel.Device) linkBase {
+	h.fabric.index++
+	return linkBase{
+		host: h, name: tunnel.DeviceName(h.node, d.Epoch, d.Lane), index: h.fabric.index, mtu: d.MTU,
+		mark: tunnel.Mark{Node: h.node, Protocol: protocol, Driver: driver, Epoch: d.Epoch, Lane: d.Lane},
+	}
+}
+
+// prune deletes a driver's devices that a spec does not name, and returns
+// their names. fabric.mu is held.
+func (h *FakeHost) prune(driver string, devices []tunnel.Device) []string {
+	var gone []string
+	for name, l := range h.links {
+		m := l.base().mark
+		named := slices.ContainsFunc(devices, func(d tunnel.Device) bool {
+			return d.Epoch == m.Epoch && d.Lane == m.Lane
+		})
+		if m.Driver == driver && !named {
+			h.deleteLink(name)
+			gone = append(gone, name)
+		}
+	}
+	return gone
 }
 
 // Route implements Net.
 func (h *FakeHost) Route(peer netip.Addr, device string) error {
 	h.fabric.mu.Lock()
 	defer h.fabric.mu.Unlock()
-	if h.devices[device] == nil {
+	if h.links[device] == nil {
 		return unix.ENODEV
 	}
 	h.routes[peer] = device
@@ -102,8 +161,8 @@ func (h *FakeHost) Links() (host, secure map[string]int, err error) {
 	h.fabric.mu.Lock()
 	defer h.fabric.mu.Unlock()
 	secure = map[string]int{}
-	for name, d := range h.devices {
-		secure[name] = d.index
+	for name, l := range h.links {
+		secure[name] = l.base().index
 	}
 	return nil, secure, nil
 }
@@ -112,17 +171,17 @@ func (h *FakeHost) Links() (host, secure map[string]int, err error) {
 func (h *FakeHost) DeleteLink(device string) error {
 	h.fabric.mu.Lock()
 	defer h.fabric.mu.Unlock()
-	if h.devices[device] == nil {
+	if h.links[device] == nil {
 		return unix.ENODEV
 	}
-	h.deleteDevice(device)
+	h.deleteLink(device)
 	return nil
 }
 
-// deleteDevice also takes the routes into the device, as the kernel does.
+// deleteLink also takes the routes into the device, as the kernel does.
 // fabric.mu is held.
-func (h *FakeHost) deleteDevice(name string) {
-	delete(h.devices, name)
+func (h *FakeHost) deleteLink(name string) {
+	delete(h.links, name)
 	for peer, dev := range h.routes {
 		if dev == name {
 			delete(h.routes, peer)

@@ -31,31 +31,21 @@ func newFake(h *FakeHost) *fake {
 
 // Set implements tunnel.Driver.
 func (f *fake) Set(ctx context.Context, spec tunnel.Spec) error {
-	usable, err := spec.Usable()
+	usable, err := wg.Usable(spec)
 	if ctxErr := ctx.Err(); ctxErr != nil {
 		return errors.Join(err, ctxErr)
 	}
 	f.host.fabric.mu.Lock()
 	defer f.host.fabric.mu.Unlock()
 	errs := []error{err}
-	f.prune(spec)
+	for _, name := range f.host.prune(FakeName, spec.Devices) {
+		delete(f.applied, name)
+	}
 	f.owners = map[keys.TunnelPublic]ids.NodeID{}
 	for _, d := range usable.Devices {
 		errs = append(errs, f.setDevice(d, usable.Peers))
 	}
 	return errors.Join(errs...)
-}
-
-func (f *fake) prune(spec tunnel.Spec) {
-	for name, dev := range f.host.devices {
-		named := slices.ContainsFunc(spec.Devices, func(d tunnel.Device) bool {
-			return d.Epoch == dev.mark.Epoch && d.Lane == dev.mark.Lane
-		})
-		if !named {
-			f.host.deleteDevice(name)
-			delete(f.applied, name)
-		}
-	}
 }
 
 func (f *fake) setDevice(d tunnel.Device, peers []tunnel.Peer) error {
@@ -75,16 +65,21 @@ func (f *fake) setDevice(d tunnel.Device, peers []tunnel.Peer) error {
 				continue
 			}
 			f.owners[k.Public] = p.ID
-			want.Peers = append(want.Peers, wg.Peer{ID: p.ID, Key: k.Public, Inner: p.Inner, Endpoint: k.Endpoint})
+			want.Peers = append(want.Peers, wg.PeerOf(p, k))
 		}
 	}
-	cfg, _ := wg.Plan(want, dev.read(), wg.Past{Applied: f.applied[dev.name]}, time.Now())
-	if err := dev.configure(cfg); err != nil {
+	change := wg.Plan(want, dev.read(), wg.Past{Applied: f.applied[dev.name]}, time.Now())
+	defer change.Wipe()
+	if err := dev.configure(change.Config); err != nil {
 		return errors.Join(append(errs, fmt.Errorf("configure device %s: %w", dev.name, err))...)
 	}
 	applied := wg.Applied{}
 	for _, p := range want.Peers {
-		applied[p.Key] = p.Endpoint
+		applied[p.Public] = p.Endpoint
+	}
+	for _, p := range change.Gone {
+		delete(applied, p.Public)
+		errs = append(errs, wg.GoneError(p, dev.name))
 	}
 	f.applied[dev.name] = applied
 	dev.mtu = d.MTU
@@ -94,7 +89,11 @@ func (f *fake) setDevice(d tunnel.Device, peers []tunnel.Peer) error {
 // ensure returns the device and makes it, with a key, if it is not there.
 func (f *fake) ensure(d tunnel.Device) (*fakeDevice, error) {
 	name := tunnel.DeviceName(f.host.node, d.Epoch, d.Lane)
-	if dev := f.host.devices[name]; dev != nil {
+	if l := f.host.links[name]; l != nil {
+		dev, ok := l.(*fakeDevice)
+		if !ok {
+			return nil, fmt.Errorf("create device %s: %w", name, unix.EEXIST)
+		}
 		return dev, nil
 	}
 	if f.host.portTaken(int(d.Port), nil) {
@@ -104,13 +103,11 @@ func (f *fake) ensure(d tunnel.Device) (*fakeDevice, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create device %s: %w", name, err)
 	}
-	f.host.fabric.index++
 	dev := &fakeDevice{
-		host: f.host, name: name, index: f.host.fabric.index, port: int(d.Port), mtu: d.MTU,
-		mark:   tunnel.Mark{Node: f.host.node, Protocol: "wg", Driver: FakeName, Epoch: d.Epoch, Lane: d.Lane},
+		linkBase: f.host.newLink("wg", FakeName, d), port: int(d.Port),
 		public: private.PublicKey(), peers: map[wgtypes.Key]*fakePeer{},
 	}
-	f.host.devices[name] = dev
+	f.host.links[name] = dev
 	delete(f.applied, name)
 	return dev, nil
 }
@@ -123,7 +120,7 @@ func (f *fake) State(ctx context.Context) (tunnel.State, error) {
 	f.host.fabric.mu.Lock()
 	defer f.host.fabric.mu.Unlock()
 	var out tunnel.State
-	for _, dev := range f.host.devices {
+	for _, dev := range f.host.devices() {
 		// Keepalives go on whether anybody looks or not; looking is when it
 		// shows.
 		for _, p := range dev.peers {
@@ -141,16 +138,22 @@ func (f *fake) State(ctx context.Context) (tunnel.State, error) {
 		slices.SortFunc(s.Peers, func(a, b tunnel.PeerState) int { return slices.Compare(a.Public[:], b.Public[:]) })
 		out.Devices = append(out.Devices, s)
 	}
-	slices.SortFunc(out.Devices, func(a, b tunnel.DeviceState) int {
-		return cmp.Or(cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.Lane, b.Lane))
-	})
+	slices.SortFunc(out.Devices, compareDevices)
 	return out, nil
+}
+
+func compareDevices(a, b tunnel.DeviceState) int {
+	return cmp.Or(cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.Lane, b.Lane))
 }
 
 func (p *fakePeer) state(owners map[keys.TunnelPublic]ids.NodeID) tunnel.PeerState {
 	key := keys.TunnelPublic(p.key)
 	s := tunnel.PeerState{
 		ID: owners[key], Public: key, Endpoint: p.endpoint, RxBytes: uint64(p.rx), TxBytes: uint64(p.tx),
+		Key: wg.KeyIDOf(&wgtypes.Peer{PresharedKey: p.preshared}),
+	}
+	if len(p.allowed) == 1 && p.allowed[0].IsSingleIP() {
+		s.Inner = p.allowed[0].Addr()
 	}
 	if p.session != nil {
 		s.LastHandshake = p.session.made
@@ -162,9 +165,7 @@ func (p *fakePeer) state(owners map[keys.TunnelPublic]ids.NodeID) tunnel.PeerSta
 func (f *fake) Remove(context.Context) error {
 	f.host.fabric.mu.Lock()
 	defer f.host.fabric.mu.Unlock()
-	for name := range f.host.devices {
-		f.host.deleteDevice(name)
-	}
+	f.host.prune(FakeName, nil)
 	clear(f.applied)
 	return nil
 }

@@ -14,21 +14,28 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestFakeConformance(t *testing.T) {
 	f := tunneltest.NewFabric()
+	tunneltest.Run(t, tunneltest.Harness{Kind: f.Kind(), Hosts: hosts(f), InProcess: true})
+}
+
+func TestFakeESPConformance(t *testing.T) {
+	f := tunneltest.NewFabric()
+	tunneltest.Run(t, tunneltest.Harness{Kind: f.ESPKind(), Hosts: hosts(f), Keyless: true, NoPort: true, InProcess: true})
+}
+
+// hosts makes hosts in a fabric.
+func hosts(f *tunneltest.Fabric) func(*testing.T, int) []*tunneltest.Host {
 	next := netip.MustParseAddr("198.18.0.0")
 	next6 := netip.MustParseAddr("fd00:198:18::")
-	tunneltest.Run(t, tunneltest.Harness{
-		Kind: f.Kind(),
-		Hosts: func(_ *testing.T, n int) []*tunneltest.Host {
-			var hosts []*tunneltest.Host
-			for _, node := range tunneltest.Nodes(n) {
-				next, next6 = next.Next(), next6.Next()
-				hosts = append(hosts, &tunneltest.Host{
-					Env:      tunnel.Env{Node: node},
-					Underlay: []netip.Addr{next, next6},
-					Net:      f.AddHost(node, next, next6),
-				})
-			}
-			return hosts
-		},
-	})
+	return func(_ *testing.T, n int) []*tunneltest.Host {
+		var out []*tunneltest.Host
+		for _, node := range tunneltest.Nodes(n) {
+			next, next6 = next.Next(), next6.Next()
+			out = append(out, &tunneltest.Host{
+				Env:      tunnel.Env{Node: node},
+				Underlay: []netip.Addr{next, next6},
+				Net:      f.AddHost(node, next, next6),
+			})
+		}
+		return out
+	}
 }

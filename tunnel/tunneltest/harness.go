@@ -18,6 +18,18 @@ type Harness struct {
 	// processes, sockets, files. Nil means that a driver of this kind has
 	// nothing else.
 	Leftovers func(hosts []*Host) ([]string, error)
+	// Keyless says that devices have no public key and make no handshake: ESP.
+	// Peers then get outer addresses and SPIs in place of public key and
+	// endpoint.
+	Keyless bool
+	// Loosen makes a host's device send whatever inner source a packet has, as
+	// a member with a changed program would: whether the receiver drops it is
+	// what a case tests. Nil means that devices do so anyway.
+	Loosen func(t *testing.T, h *Host, device string)
+	// InProcess says that the devices are in this process, hence their secrets.
+	InProcess bool
+	// NoPort says that devices have no outer UDP port.
+	NoPort bool
 }
 
 // Host is one machine of the world.

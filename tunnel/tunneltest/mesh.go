@@ -2,13 +2,13 @@ package tunneltest
 
 import (
 	"context"
-	"net/netip"
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
-	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/tunnel"
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/wg"
 )
 
 // patience bounds every wait of the suite. It is long because kernels under
@@ -25,7 +25,8 @@ type mesh struct {
 	hosts   []*Host
 	drivers []tunnel.Driver
 	specs   []tunnel.Spec
-	family  int // index into Host.Underlay for endpoints
+	agreed  map[pairEpoch]*agreement
+	family  int // index into Host.Underlay for outer addresses
 }
 
 // newMesh makes n hosts without devices, and checks when the test ends that
@@ -33,7 +34,7 @@ type mesh struct {
 func newMesh(t *testing.T, h Harness, n int) *mesh {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	m := &mesh{t: t, ctx: ctx, h: h, hosts: h.Hosts(t, n)}
+	m := &mesh{t: t, ctx: ctx, h: h, hosts: h.Hosts(t, n), agreed: map[pairEpoch]*agreement{}}
 	t.Cleanup(func() {
 		m.removeAll()
 		cancel()
@@ -96,8 +97,20 @@ func (m *mesh) checkNothingLeft() {
 func (m *mesh) set(i int) {
 	m.t.Helper()
 	m.specs[i].Revision++
-	if err := m.drivers[i].Set(m.ctx, m.specs[i]); err != nil {
-		m.t.Fatalf("host %d: set: %v", i, err)
+	m.clear(i, "set", func() error { return m.drivers[i].Set(m.ctx, m.specs[i]) })
+}
+
+// clear repeats a call as long as the driver answers that it cannot tell yet
+// whether a device works, as it may on a busy machine.
+func (m *mesh) clear(i int, what string, call func() error) {
+	m.t.Helper()
+	var err error
+	m.waitFor("a clear answer", func() bool {
+		err = call()
+		return !errors.Is(err, wg.ErrUnclear)
+	})
+	if err != nil {
+		m.t.Fatalf("host %d: %s: %v", i, what, err)
 	}
 }
 
@@ -112,10 +125,11 @@ func (m *mesh) setAll() {
 
 func (m *mesh) state(i int) tunnel.State {
 	m.t.Helper()
-	s, err := m.drivers[i].State(m.ctx)
-	if err != nil {
-		m.t.Fatalf("host %d: state: %v", i, err)
-	}
+	var s tunnel.State
+	m.clear(i, "state", func() (err error) {
+		s, err = m.drivers[i].State(m.ctx)
+		return err
+	})
 	return s
 }
 
@@ -148,73 +162,38 @@ func (m *mesh) name(i int, epoch ids.Epoch) string {
 	return tunnel.DeviceName(m.hosts[i].Env.Node, epoch, 0)
 }
 
-// addEpoch makes a device of an epoch on each host and joins them, as agents
-// do: devices first, then their public keys to all others.
-func (m *mesh) addEpoch(epoch ids.Epoch) {
+// addDevices makes a device of an epoch on each host, without peers.
+func (m *mesh) addDevices(epoch ids.Epoch) {
 	m.t.Helper()
 	for i := range m.hosts {
-		dev := tunnel.Device{Epoch: epoch, Port: firstPort + uint16(epoch) - 1, MTU: 1400}
+		dev := tunnel.Device{Epoch: epoch, Port: m.port(epoch), MTU: 1400}
 		m.specs[i].Devices = append(m.specs[i].Devices, dev)
 		m.set(i)
 	}
+}
+
+// addEpoch makes a device of an epoch on each host and joins them, as agents
+// do: devices first, then what the others need to know of them to all others.
+func (m *mesh) addEpoch(epoch ids.Epoch) {
+	m.t.Helper()
+	m.addDevices(epoch)
 	m.exchangeKeys(epoch)
 	m.setAll()
 }
 
-// exchangeKeys puts each host's present key into the others' specs.
-func (m *mesh) exchangeKeys(epoch ids.Epoch) {
-	m.t.Helper()
-	for i := range m.hosts {
-		dev := m.device(i, epoch)
-		for j := range m.hosts {
-			if i != j {
-				m.putKey(j, i, epoch, dev.Public, dev.Port)
-			}
-		}
-	}
-}
-
-// putKey makes host j's spec know a key of host i. Only the host with the
-// lower ID gets an endpoint.
-func (m *mesh) putKey(j, i int, epoch ids.Epoch, public keys.TunnelPublic, port uint16) {
-	key := tunnel.PeerKey{Epoch: epoch, Public: public}
-	if j < i { // hosts are in ascending order of ID
-		key.Endpoint = netip.AddrPortFrom(m.hosts[i].Underlay[m.family], port)
-	}
-	p := m.specPeer(j, i)
-	for k := range p.Keys {
-		if p.Keys[k].Epoch == epoch {
-			p.Keys[k] = key
-			return
-		}
-	}
-	p.Keys = append(p.Keys, key)
-}
-
-// specPeer returns host i's entry in host j's spec.
-func (m *mesh) specPeer(j, i int) *tunnel.Peer {
-	id := m.hosts[i].Env.Node
+// specPeer returns host j's entry in host i's spec.
+func (m *mesh) specPeer(i, j int) *tunnel.Peer {
+	id := m.hosts[j].Env.Node
 	at := 0
-	for at < len(m.specs[j].Peers) && m.specs[j].Peers[at].ID.Compare(id) < 0 {
+	for at < len(m.specs[i].Peers) && m.specs[i].Peers[at].ID.Compare(id) < 0 {
 		at++
 	}
-	if at == len(m.specs[j].Peers) || m.specs[j].Peers[at].ID != id {
+	if at == len(m.specs[i].Peers) || m.specs[i].Peers[at].ID != id {
 		p := tunnel.Peer{ID: id, Inner: id.InnerAddr()}
-		rest := append([]tunnel.Peer{p}, m.specs[j].Peers[at:]...)
-		m.specs[j].Peers = append(m.specs[j].Peers[:at:at], rest...)
+		rest := append([]tunnel.Peer{p}, m.specs[i].Peers[at:]...)
+		m.specs[i].Peers = append(m.specs[i].Peers[:at:at], rest...)
 	}
-	return &m.specs[j].Peers[at]
-}
-
-// dropPeer takes host i out of host j's spec.
-func (m *mesh) dropPeer(j, i int) {
-	var kept []tunnel.Peer
-	for _, p := range m.specs[j].Peers {
-		if p.ID != m.hosts[i].Env.Node {
-			kept = append(kept, p)
-		}
-	}
-	m.specs[j].Peers = kept
+	return &m.specs[i].Peers[at]
 }
 
 // routeAll sends everything through the devices of an epoch.

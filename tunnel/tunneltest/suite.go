@@ -4,18 +4,20 @@ import (
 	"testing"
 )
 
+// testCase is one case of the suite.
+type testCase struct {
+	name string
+	run  func(*testing.T, Harness)
+}
+
 // Run checks that a driver keeps its contract. Each case is a subtest with
 // hosts of its own, and each checks in the end that Remove leaves nothing.
 func Run(t *testing.T, h Harness) {
-	cases := []struct {
-		name string
-		run  func(*testing.T, Harness)
-	}{
+	cases := []testCase{
 		{"Probe", testProbe},
 		{"DevicesOnlyInSecureNamespace", testPlacement},
 		{"TrafficBothWays", testTraffic},
 		{"TrafficOverIPv6Underlay", testTrafficIPv6},
-		{"InitiatorComesFirst", testInitiatorFirst},
 		{"RepeatedSetChangesNothing", testRepeat},
 		{"OtherPeersUndisturbed", testOtherPeers},
 		{"RemovedPeerIsRefused", testRemovedPeer},
@@ -23,11 +25,27 @@ func Run(t *testing.T, h Harness) {
 		{"DeletedDeviceComesBack", testDeletedDevice},
 		{"NewKeyOfPeer", testNewKey},
 		{"NextDriverAdopts", testAdopt},
+		{"NextDriverKnowsKeys", testKnowsKeys},
 		{"TwoEpochs", testTwoEpochs},
-		{"PortChange", testPort},
+		{"Rotation", testRotation},
+		{"DroppedPeerIsGone", testDropped},
+		{"LowerReceivesBeforeItSends", testLowerReceives},
+		{"HigherReceivesBeforeItSends", testHigherReceives},
+		{"SecretIsNotKept", testSecretNotKept},
+		{"SecretGone", testSecretGone},
+		{"OtherSecretIsRefused", testOtherSecret},
 		{"MTUChange", testMTU},
 		{"BadPeer", testBadPeer},
 		{"RemoveTwice", testRemove},
+	}
+	if !h.Keyless {
+		cases = append(cases, testCase{"InitiatorComesFirst", testInitiatorFirst}, testCase{"PeersWithoutSecret", testNoSecret})
+	}
+	if !h.InProcess {
+		cases = append(cases, testCase{"SecretLeavesNoCopies", testNoCopies})
+	}
+	if !h.NoPort {
+		cases = append(cases, testCase{"PortChange", testPort})
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) { c.run(t, h) })

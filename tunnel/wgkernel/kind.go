@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/vishvananda/netlink"
-	"golang.zx2c4.com/wireguard/wgctrl"
 
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/tunnel"
@@ -113,23 +112,6 @@ func (m *maker) Check(context.Context, string) error { return nil }
 
 // Delete implements wg.Maker. The kernel wipes the device's keys.
 func (m *maker) Delete(_ context.Context, name string) error { return wg.DeleteLink(m.secure, name) }
-
-// Control opens a WireGuard control socket in the secure namespace, where the
-// links are. wgctrl has no argument for the namespace: its socket belongs to
-// the namespace of the thread that opens it, for good. It is opened for each
-// use, since a client that was opened before the module was loaded never
-// finds kernel devices.
-func (m *maker) Control() (wg.Control, error) {
-	var c *wgctrl.Client
-	err := m.env.Secure.Do(func() (err error) {
-		c, err = wgctrl.New()
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("open WireGuard control socket: %w", err)
-	}
-	return c, nil
-}
 
 func newLink(name string) *netlink.Wireguard {
 	a := netlink.NewLinkAttrs()

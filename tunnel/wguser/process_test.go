@@ -135,6 +135,22 @@ func TestKilledWorkerIsReplaced(t *testing.T) {
 	}
 }
 
+// stop stops a process. Its threads stop one after the other, and each could
+// still answer, so it waits for all of them.
+func stop(t *testing.T, pid int) {
+	t.Helper()
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "all threads to stop", func() bool {
+		stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		return err == nil && len(stats) > 0 && !slices.ContainsFunc(stats, func(path string) bool {
+			stat, err := os.ReadFile(path)
+			return err != nil || !bytes.Contains(stat, []byte(") T "))
+		})
+	})
+}
+
 func TestStuckWorkerIsReplaced(t *testing.T) {
 	n := newNode(t)
 	n.set()
@@ -143,9 +159,7 @@ func TestStuckWorkerIsReplaced(t *testing.T) {
 	impatient := options()
 	impatient.Patience = time.Second
 	n.open(impatient)
-	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	stop(t, pid)
 	// A context that ends says nothing about the worker: it must survive.
 	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -175,25 +189,7 @@ func TestSlowWorker(t *testing.T) {
 	n := newNode(t)
 	n.set()
 	old, pid := n.public(), n.worker()
-	signal := func(s unix.Signal) {
-		t.Helper()
-		if err := unix.Kill(pid, s); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// Threads stop one after the other, and each could still answer.
-	stop := func() {
-		t.Helper()
-		signal(unix.SIGSTOP)
-		waitFor(t, "all threads to stop", func() bool {
-			stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-			return err == nil && len(stats) > 0 && !slices.ContainsFunc(stats, func(path string) bool {
-				stat, err := os.ReadFile(path)
-				return err != nil || !bytes.Contains(stat, []byte(") T "))
-			})
-		})
-	}
-	stop()
+	stop(t, pid)
 	const deadline = 15 * time.Second
 	round := func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), deadline)
@@ -208,7 +204,9 @@ func TestSlowWorker(t *testing.T) {
 	if err := round(); err == nil || n.worker() != pid {
 		t.Errorf("round with a slow worker: %v, worker %d, was %d", err, n.worker(), pid)
 	}
-	signal(unix.SIGCONT)
+	if err := unix.Kill(pid, unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
 	waitFor(t, "the worker to answer", func() bool { return round() == nil })
 	if n.public() != old || n.worker() != pid {
 		t.Error("a worker that was only slow was replaced")
@@ -218,7 +216,7 @@ func TestSlowWorker(t *testing.T) {
 	impatient := options()
 	impatient.Patience = deadline / 5
 	n.open(impatient)
-	stop()
+	stop(t, pid)
 	waitFor(t, "a new worker", func() bool { return round() == nil })
 	if n.public() == old || n.worker() == pid {
 		t.Error("a stuck worker was not replaced")

@@ -1,6 +1,7 @@
 package wguser
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -14,8 +15,10 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/ipc"
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/secure-overlay/secure-overlay/internal/nl"
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/worker"
 )
 
 // The files that a worker is started with, beside the standard three.
@@ -24,12 +27,8 @@ const (
 	readyFD  = 4 // the pipe that says ready, or what went wrong
 )
 
-// readyWord is what a worker writes when its control socket answers.
-const readyWord = "ready"
-
 // workerArgs are a worker's parameters. Nothing in them is secret: everybody
-// on the machine can read a command line. The private key comes through the
-// control socket.
+// on the machine can read a command line.
 type workerArgs struct {
 	device string
 	mark   string // shows in ps, and tells whose worker it is
@@ -63,29 +62,23 @@ func RunWorker(ctx context.Context, args []string) error {
 	ready := os.NewFile(readyFD, "ready")
 	w, err := startWorker(args)
 	if err != nil {
-		if ready != nil {
-			_, _ = fmt.Fprintf(ready, "%v", err)
-			_ = ready.Close()
-		}
+		worker.Report(ready, err)
 		return err
 	}
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM)
 	defer stop()
-	// An agent that died since the start reads no more; that is no reason to
-	// end, the next one will adopt this worker. Go turns a broken pipe on
-	// this descriptor into an error, not into a signal.
-	_, _ = fmt.Fprint(ready, readyWord)
-	_ = ready.Close()
+	worker.Report(ready, nil)
 	return w.serve(ctx)
 }
 
-// worker is one device in this process.
-type worker struct {
+// server is one device in this process.
+type server struct {
 	dev     *device.Device
+	public  wgtypes.Key
 	control net.Listener
 }
 
-func startWorker(args []string) (*worker, error) {
+func startWorker(args []string) (*server, error) {
 	var a workerArgs
 	if err := a.flags().Parse(args); err != nil {
 		return nil, fmt.Errorf("start worker: %w", err)
@@ -108,36 +101,47 @@ func startWorker(args []string) (*worker, error) {
 	// The sockets are opened by this process's ordinary threads, which are in
 	// the host namespace: only the TUN is in the secure one.
 	dev := device.NewDevice(link, conn.NewDefaultBind(), logger(a.device))
-	control, err := openDevice(dev, a)
-	if err != nil {
+	w := &server{dev: dev}
+	if err := w.open(a); err != nil {
 		dev.Close()
 		return nil, err
 	}
-	return &worker{dev: dev, control: control}, nil
+	return w, nil
 }
 
-// openDevice binds the UDP port and opens the control socket.
-func openDevice(dev *device.Device, a workerArgs) (net.Listener, error) {
-	if err := dev.IpcSet(fmt.Sprintf("listen_port=%d\n", a.port)); err != nil {
-		return nil, fmt.Errorf("start worker: %w", err)
+// open makes the device's key, binds the UDP port and opens the control
+// socket. The key is made here, in the only process that needs it, and ends
+// with it: it is in no file, and nobody else has ever had it.
+func (w *server) open(a workerArgs) error {
+	private, err := wgtypes.GeneratePrivateKey()
+	if err != nil {
+		return fmt.Errorf("start worker: make key: %w", err)
 	}
-	if err := dev.Up(); err != nil {
-		return nil, fmt.Errorf("open udp port %d: %w", a.port, err)
+	w.public = private.PublicKey()
+	port := int(a.port)
+	request := encodeSet(wgtypes.Config{PrivateKey: &private, ListenPort: &port})
+	err = w.dev.IpcSetOperation(bytes.NewReader(request[len("set=1\n"):]))
+	clear(request)
+	clear(private[:])
+	if err != nil {
+		return fmt.Errorf("start worker: %w", err)
+	}
+	if err := w.dev.Up(); err != nil {
+		return fmt.Errorf("open udp port %d: %w", a.port, err)
 	}
 	file, err := ipc.UAPIOpen(a.device)
 	if err != nil {
-		return nil, fmt.Errorf("open control socket of %s: %w", a.device, err)
+		return fmt.Errorf("open control socket of %s: %w", a.device, err)
 	}
 	defer func() { _ = file.Close() }()
-	control, err := ipc.UAPIListen(a.device, file)
-	if err != nil {
-		return nil, fmt.Errorf("listen on control socket of %s: %w", a.device, err)
+	if w.control, err = ipc.UAPIListen(a.device, file); err != nil {
+		return fmt.Errorf("listen on control socket of %s: %w", a.device, err)
 	}
-	return control, nil
+	return nil
 }
 
 // serve answers on the control socket until something ends the worker.
-func (w *worker) serve(ctx context.Context) error {
+func (w *server) serve(ctx context.Context) error {
 	lost := make(chan error, 1)
 	go func() {
 		for {
@@ -146,7 +150,7 @@ func (w *worker) serve(ctx context.Context) error {
 				lost <- err
 				return
 			}
-			go w.dev.IpcHandle(c)
+			go w.answer(c)
 		}
 	}()
 	var err error
@@ -161,6 +165,44 @@ func (w *worker) serve(ctx context.Context) error {
 	_ = w.control.Close()
 	w.dev.Close()
 	return err
+}
+
+// answer serves a connection: identityRequest itself, anything else as
+// WireGuard's own protocol.
+func (w *server) answer(c net.Conn) {
+	head := make([]byte, len(identityRequest))
+	got := 0
+	for got < len(head) && bytes.HasPrefix([]byte(identityRequest), head[:got]) {
+		n, err := c.Read(head[got:])
+		got += n
+		if err != nil {
+			_ = c.Close()
+			return
+		}
+	}
+	if string(head[:got]) == identityRequest {
+		_, _ = c.Write(append(appendKey(nil, "public_key", &w.public), "errno=0\n\n"...))
+		_ = c.Close()
+		return
+	}
+	w.dev.IpcHandle(&begunConn{Conn: c, head: head[:got]})
+}
+
+// begunConn is a connection of which the beginning has been read.
+type begunConn struct {
+	net.Conn
+	head []byte
+}
+
+// Read implements net.Conn.
+func (c *begunConn) Read(b []byte) (int, error) {
+	if len(c.head) == 0 {
+		return c.Conn.Read(b)
+	}
+	n := copy(b, c.head)
+	clear(c.head[:n])
+	c.head = c.head[n:]
+	return n, nil
 }
 
 // hide keeps the keys in this process's memory out of reach: no core file, no

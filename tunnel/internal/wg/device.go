@@ -3,6 +3,7 @@ package wg
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -12,39 +13,60 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/tunnel"
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/links"
 )
 
-// device is a device as read back, without its secrets.
+// device is a device as read back.
 type device struct {
 	*wgtypes.Device
 	keyed bool // it has a private key
 }
 
-// readDevice reads a device and wipes the secrets that come with it: the
-// driver has no use for them, and the kernel or the worker keeps its own.
+// readDevice reads a device. The caller wipes the preshared keys when it has
+// named them.
 func readDevice(ctl Control, name string) (device, error) {
 	dev, err := ctl.Device(name)
 	if err != nil {
 		return device{}, fmt.Errorf("read device %s: %w", name, err)
 	}
-	out := device{Device: dev, keyed: dev.PrivateKey != wgtypes.Key{}}
-	clear(dev.PrivateKey[:])
-	for i := range dev.Peers {
-		clear(dev.Peers[i].PresharedKey[:])
+	return device{Device: dev, keyed: dev.PublicKey != wgtypes.Key{}}, nil
+}
+
+// wipe clears the preshared keys.
+func (d device) wipe() { WipePeers(d.Peers) }
+
+// WipePeers clears the preshared keys of peers as read back.
+func WipePeers(peers []wgtypes.Peer) {
+	for i := range peers {
+		clear(peers[i].PresharedKey[:])
 	}
-	return out, nil
+}
+
+// GrowPeers returns peers with one more, which is zero, and clears the
+// preshared keys in the memory that they leave.
+func GrowPeers(peers []wgtypes.Peer) []wgtypes.Peer {
+	if len(peers) == cap(peers) {
+		larger := append(make([]wgtypes.Peer, 0, 2*len(peers)+8), peers...)
+		WipePeers(peers)
+		peers = larger
+	}
+	peers = peers[:len(peers)+1]
+	peers[len(peers)-1] = wgtypes.Peer{}
+	return peers
 }
 
 // makeKey gives a device a fresh private key. It is made here, handed to the
 // device and forgotten: no file, no spec and no log ever holds it, so a key
 // epoch ends for good when its device is deleted.
 func makeKey(ctl Control, name string) error {
-	key, err := wgtypes.GeneratePrivateKey()
-	if err != nil {
-		return fmt.Errorf("make key of device %s: %w", name, err)
-	}
+	// wgtypes.GeneratePrivateKey would leave a copy.
+	key := new(wgtypes.Key)
 	defer clear(key[:])
-	if err := ctl.ConfigureDevice(name, wgtypes.Config{PrivateKey: &key}); err != nil {
+	_, _ = rand.Read(key[:]) // cannot fail
+	// The form of a private key (RFC 7748 section 5).
+	key[0] &= 248
+	key[31] = key[31]&127 | 64
+	if err := ctl.ConfigureDevice(name, wgtypes.Config{PrivateKey: key}); err != nil {
 		return fmt.Errorf("set key of device %s: %w", name, err)
 	}
 	return nil
@@ -64,16 +86,16 @@ func (d *Driver) State(ctx context.Context) (tunnel.State, error) {
 	defer func() { _ = ctl.Close() }()
 	var out tunnel.State
 	var errs []error
-	for _, name := range sortedNames(have) {
+	for _, name := range links.Names(have) {
 		l := have[name]
-		if l.mark == (tunnel.Mark{}) {
+		if l.Mark == (tunnel.Mark{}) {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
 			return out, err
 		}
 		s := tunnel.DeviceState{
-			Name: name, Epoch: l.mark.Epoch, Lane: l.mark.Lane,
+			Name: name, Epoch: l.Mark.Epoch, Lane: l.Mark.Lane,
 			MTU: l.Attrs().MTU, Up: l.Attrs().Flags&net.FlagUp != 0,
 		}
 		errs = append(errs, d.readState(ctx, ctl, &s))
@@ -94,6 +116,7 @@ func (d *Driver) readState(ctx context.Context, ctl Control, s *tunnel.DeviceSta
 	if err != nil {
 		return err
 	}
+	defer dev.wipe()
 	if dev.keyed {
 		s.Public = keys.TunnelPublic(dev.PublicKey)
 	}
@@ -102,7 +125,7 @@ func (d *Driver) readState(ctx context.Context, ctl Control, s *tunnel.DeviceSta
 		p := &dev.Peers[i]
 		key := keys.TunnelPublic(p.PublicKey)
 		s.Peers = append(s.Peers, tunnel.PeerState{
-			ID: d.owners[key], Public: key, Endpoint: endpointOf(p),
+			ID: d.owners[key], Inner: InnerOf(p), Public: key, Key: KeyIDOf(p), Endpoint: endpointOf(p),
 			LastHandshake: p.LastHandshakeTime,
 			RxBytes:       uint64(p.ReceiveBytes), TxBytes: uint64(p.TransmitBytes),
 		})

@@ -9,10 +9,11 @@
 // wguser's.
 //
 // Invariants: an unchanged peer is never touched and the peer list is never
-// replaced, since both drop sessions. A peer's only allowed address is its
-// inner address. A private key lives in this package only between reading
-// the random source and handing it to the device; keys read back with a
-// device are wiped at once.
+// replaced, since both drop sessions; but a peer whose preshared key is another
+// than the wanted one is made anew. A peer's only allowed address is its inner
+// address. A private key lives in this package only between reading the random
+// source and handing it to the device; preshared keys are cleared as soon as
+// they have been named or handed over, and leave no copies.
 //
 // Start with Plan and Driver.Set.
 package wg

@@ -16,6 +16,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/tunnel"
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/links"
 )
 
 // Maker makes and ends devices: what differs between kernel and user space.
@@ -37,7 +38,10 @@ type Maker interface {
 // neither used nor given up.
 var ErrUnclear = errors.New("unclear whether the device works")
 
-// Control configures devices; *wgctrl.Client is one.
+// Control configures devices. Device leaves the private key out, and the public
+// one if there is no private key; the caller clears the preshared keys that it
+// returns. ConfigureDevice applies the peers of cfg in order; neither keeps
+// anything of what it is given, nor a copy of it.
 type Control interface {
 	Device(name string) (*wgtypes.Device, error)
 	ConfigureDevice(name string, cfg wgtypes.Config) error
@@ -96,14 +100,14 @@ func (d *Driver) targets(spec tunnel.Spec) []target {
 	for _, dev := range spec.Devices {
 		t := target{
 			name:   tunnel.DeviceName(d.o.Env.Node, dev.Epoch, dev.Lane),
-			mark:   d.markOf(dev),
+			mark:   d.owner().Mark(dev),
 			device: dev,
 			want:   Want{Port: dev.Port},
 		}
 		for _, p := range spec.Peers {
 			for _, k := range p.Keys {
 				if k.Epoch == dev.Epoch && k.Lane == dev.Lane {
-					t.want.Peers = append(t.want.Peers, Peer{ID: p.ID, Key: k.Public, Inner: p.Inner, Endpoint: k.Endpoint})
+					t.want.Peers = append(t.want.Peers, PeerOf(p, k))
 				}
 			}
 		}
@@ -112,13 +116,14 @@ func (d *Driver) targets(spec tunnel.Spec) []target {
 	return out
 }
 
-func (d *Driver) markOf(dev tunnel.Device) tunnel.Mark {
-	return tunnel.Mark{Node: d.o.Env.Node, Protocol: protocol, Driver: d.o.Driver, Epoch: dev.Epoch, Lane: dev.Lane}
+// PeerOf describes a peer of a spec on the device of one of its keys.
+func PeerOf(p tunnel.Peer, k tunnel.PeerKey) Peer {
+	return Peer{ID: p.ID, Public: k.Public, Inner: p.Inner, Endpoint: k.Endpoint, Key: k.Key, Secret: k.Secret}
 }
 
 // Set implements tunnel.Driver.
 func (d *Driver) Set(ctx context.Context, spec tunnel.Spec) error {
-	usable, err := spec.Usable()
+	usable, err := Usable(spec)
 	errs := []error{err}
 	have, err := d.links()
 	if err != nil {
@@ -132,7 +137,7 @@ func (d *Driver) Set(ctx context.Context, spec tunnel.Spec) error {
 			break
 		}
 		for _, p := range t.want.Peers {
-			d.owners[p.Key] = p.ID
+			d.owners[p.Public] = p.ID
 		}
 		_, exists := have[t.name]
 		errs = append(errs, d.setDevice(ctx, t, exists))
@@ -140,20 +145,10 @@ func (d *Driver) Set(ctx context.Context, spec tunnel.Spec) error {
 	return errors.Join(errs...)
 }
 
-// prune deletes what spec does not name. A device that spec names with values
-// that cannot be used stays as it is: a mistake in a new value must not cost
-// a working tunnel.
-func (d *Driver) prune(ctx context.Context, spec tunnel.Spec, have map[string]link) error {
-	named := map[tunnel.Mark]bool{}
-	for _, dev := range spec.Devices {
-		named[d.markOf(dev)] = true
-	}
+// prune deletes what spec does not name.
+func (d *Driver) prune(ctx context.Context, spec tunnel.Spec, have map[string]links.Link) error {
 	var errs []error
-	for _, name := range sortedNames(have) {
-		l := have[name]
-		if named[l.mark] && name == tunnel.DeviceName(l.mark.Node, l.mark.Epoch, l.mark.Lane) {
-			continue
-		}
+	for _, name := range d.owner().Unwanted(spec, have) {
 		errs = append(errs, d.delete(ctx, name, "not in the spec"))
 		delete(have, name)
 	}
@@ -225,6 +220,7 @@ func (d *Driver) configure(ctl Control, t target) error {
 			return err
 		}
 	}
+	defer have.wipe()
 	want, errs := refuseOwnKey(t.want, keys.TunnelPublic(have.PublicKey))
 	past := d.past[t.name]
 	if past == nil {
@@ -233,21 +229,31 @@ func (d *Driver) configure(ctl Control, t target) error {
 	}
 	now := time.Now()
 	anew := past.knocks.due(want, have.Peers, now)
-	cfg, changed := Plan(want, have.Device, Past{Applied: past.applied, Anew: anew}, now)
+	change := Plan(want, have.Device, Past{Applied: past.applied, Anew: anew}, now)
+	defer change.Wipe()
 	failed := map[keys.TunnelPublic]bool{}
-	if changed {
-		errs = append(errs, d.apply(ctl, t, cfg, failed)...)
+	if !change.Empty() {
+		errs = append(errs, d.apply(ctl, t, change.Config, failed)...)
+	}
+	for _, p := range change.Gone {
+		failed[p.Public] = true
+		errs = append(errs, GoneError(p, t.name))
 	}
 	past.applied = Applied{}
 	for _, p := range want.Peers {
-		if !failed[p.Key] {
-			past.applied[p.Key] = p.Endpoint
+		if !failed[p.Public] {
+			past.applied[p.Public] = p.Endpoint
 		}
 	}
 	if err := d.raise(t.name, t.device.MTU); err != nil {
 		errs = append(errs, portError(err, t.device.Port))
 	}
 	return errors.Join(errs...)
+}
+
+// GoneError says that a peer is not on a device because nobody has its secret.
+func GoneError(p Peer, device string) error {
+	return &tunnel.PeerError{Peer: p.ID, Err: fmt.Errorf("device %s: %w", device, tunnel.ErrSecretGone)}
 }
 
 // apply sends a plan as one change. If that fails it sends the parts one by
@@ -264,11 +270,16 @@ func (d *Driver) apply(ctl Control, t target, cfg wgtypes.Config, failed map[key
 		}
 	}
 	for _, p := range cfg.Peers {
+		key := keys.TunnelPublic(p.PublicKey)
+		if failed[key] {
+			// An entry that did not go must not get another preshared key in
+			// place: its session would live on under the old one.
+			continue
+		}
 		err := ctl.ConfigureDevice(t.name, wgtypes.Config{Peers: []wgtypes.PeerConfig{p}})
 		if err == nil {
 			continue
 		}
-		key := keys.TunnelPublic(p.PublicKey)
 		failed[key] = true
 		if id, ok := d.owners[key]; ok {
 			err = &tunnel.PeerError{Peer: id, Err: fmt.Errorf("configure on device %s: %w", t.name, err)}
@@ -285,11 +296,11 @@ func (d *Driver) apply(ctl Control, t target, cfg wgtypes.Config, failed map[key
 func refuseOwnKey(want Want, own keys.TunnelPublic) (Want, []error) {
 	var errs []error
 	for _, p := range want.Peers {
-		if p.Key == own {
+		if p.Public == own {
 			errs = append(errs, &tunnel.PeerError{Peer: p.ID, Err: errors.New("the key is this node's own")})
 		}
 	}
-	want.Peers = slices.DeleteFunc(slices.Clone(want.Peers), func(p Peer) bool { return p.Key == own })
+	want.Peers = slices.DeleteFunc(slices.Clone(want.Peers), func(p Peer) bool { return p.Public == own })
 	return want, errs
 }
 
@@ -300,7 +311,7 @@ func (d *Driver) Remove(ctx context.Context) error {
 		return err
 	}
 	var errs []error
-	for _, name := range sortedNames(have) {
+	for _, name := range links.Names(have) {
 		errs = append(errs, d.delete(ctx, name, "remove"))
 	}
 	return errors.Join(errs...)
@@ -312,15 +323,6 @@ func (d *Driver) Close() error {
 	return nil
 }
 
-func sortedNames(m map[string]link) []string {
-	names := make([]string, 0, len(m))
-	for n := range m {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	return names
-}
-
 // portError says in words that a port is taken.
 func portError(err error, port uint16) error {
 	if errors.Is(err, unix.EADDRINUSE) {
@@ -328,5 +330,3 @@ func portError(err error, port uint16) error {
 	}
 	return err
 }
-
-func unshareNet() error { return unix.Unshare(unix.CLONE_NEWNET) }

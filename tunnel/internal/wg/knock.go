@@ -28,6 +28,7 @@ const (
 type knocking struct {
 	since time.Time // the peer entry was made, or first seen
 	count int
+	key   keys.KeyID // under which it was made
 }
 
 // knocker decides which peer entries of one device to make anew. It is empty
@@ -44,18 +45,18 @@ func (k knocker) due(want Want, have []wgtypes.Peer, now time.Time) map[keys.Tun
 	due := map[keys.TunnelPublic]bool{}
 	seen := make(map[keys.TunnelPublic]bool, len(want.Peers))
 	for _, p := range want.Peers {
-		silent, exists := waiting[p.Key]
+		silent, exists := waiting[p.Public]
 		if !p.Endpoint.IsValid() || exists && !silent {
 			continue
 		}
-		seen[p.Key] = true
-		w, known := k[p.Key]
+		seen[p.Public] = true
+		w, known := k[p.Public]
 		switch {
-		case !known || !exists:
-			k[p.Key] = knocking{since: now}
+		case !known || !exists || w.key != p.Key:
+			k[p.Public] = knocking{since: now, key: p.Key}
 		case w.count < maxKnocks && now.Sub(w.since) >= firstKnock<<w.count:
-			due[p.Key] = true
-			k[p.Key] = knocking{since: now, count: w.count + 1}
+			due[p.Public] = true
+			k[p.Public] = knocking{since: now, count: w.count + 1, key: p.Key}
 		}
 	}
 	for key := range k {

@@ -37,9 +37,13 @@ type Want struct {
 // Peer is one wanted peer of a device.
 type Peer struct {
 	ID       ids.NodeID
-	Key      keys.TunnelPublic
+	Public   keys.TunnelPublic
 	Inner    netip.Addr
 	Endpoint netip.AddrPort // zero on the responding side
+	// Key names the preshared key, zero: none. Secret is that key, or empty if
+	// what is installed under Key is to stay.
+	Key    keys.KeyID
+	Secret keys.TunnelSecret
 }
 
 // Applied remembers, by peer key, the endpoint that the last Set wanted. It is
@@ -54,49 +58,96 @@ type Past struct {
 	Anew map[keys.TunnelPublic]bool
 }
 
+// Change is what makes a device as it should be.
+type Change struct {
+	// Config names the peers to remove first, so that an inner address goes
+	// straight from a peer's old key to its new one, and an entry that is made
+	// anew is gone before it comes back. It holds copies of preshared keys: Wipe
+	// clears them.
+	Config wgtypes.Config
+	// Gone are wanted peers that cannot be there: nobody has their secret.
+	Gone []Peer
+}
+
+// Empty reports whether nothing is to do.
+func (c *Change) Empty() bool {
+	return c.Config.ListenPort == nil && len(c.Config.Peers) == 0
+}
+
+// Wipe clears the preshared keys.
+func (c *Change) Wipe() {
+	for _, p := range c.Config.Peers {
+		if p.PresharedKey != nil {
+			clear(p.PresharedKey[:])
+		}
+	}
+}
+
 // Plan returns the change that makes have match want, as a difference: peers
-// that are right do not appear in it. It reports false if nothing is to do.
-// Peers to remove come first, so that an inner address goes straight from a
-// peer's old key to its new one.
-func Plan(want Want, have *wgtypes.Device, past Past, now time.Time) (wgtypes.Config, bool) {
-	var cfg wgtypes.Config
+// that are right do not appear in it. have must still hold the preshared keys:
+// an entry that is made anew keeps its own where want brings none.
+//
+// An entry under another preshared key than the wanted one is made anew and not
+// changed: WireGuard would go on with the session under the old key for up to
+// three minutes.
+func Plan(want Want, have *wgtypes.Device, past Past, now time.Time) Change {
+	var c Change
 	if have.ListenPort != int(want.Port) {
 		port := int(want.Port)
-		cfg.ListenPort = &port
+		c.Config.ListenPort = &port
 	}
 	existing := make(map[keys.TunnelPublic]*wgtypes.Peer, len(have.Peers))
 	for i := range have.Peers {
 		existing[keys.TunnelPublic(have.Peers[i].PublicKey)] = &have.Peers[i]
 	}
-	wanted := make(map[keys.TunnelPublic]bool, len(want.Peers))
+	stays := make(map[keys.TunnelPublic]bool, len(want.Peers))
 	var changes []wgtypes.PeerConfig
 	for _, p := range want.Peers {
-		wanted[p.Key] = true
-		was := existing[p.Key]
-		if was == nil || past.Anew[p.Key] {
-			changes = append(changes, newPeer(p))
-			continue
-		}
-		last, known := past.Applied[p.Key]
-		if c, ok := changePeer(p, was, known && last != p.Endpoint, now); ok {
-			changes = append(changes, c)
+		was := existing[p.Public]
+		installed := was != nil && KeyIDOf(was) == p.Key
+		switch {
+		case installed && !past.Anew[p.Public]:
+			stays[p.Public] = true
+			last, known := past.Applied[p.Public]
+			if change, ok := changePeer(p, was, known && last != p.Endpoint, now); ok {
+				changes = append(changes, change)
+			}
+		case p.Key == 0 || !p.Secret.IsZero():
+			changes = append(changes, newPeer(p, nil))
+		case installed:
+			changes = append(changes, newPeer(p, &was.PresharedKey))
+		default:
+			c.Gone = append(c.Gone, p)
 		}
 	}
 	for key := range existing {
-		if !wanted[key] || past.Anew[key] {
-			cfg.Peers = append(cfg.Peers, wgtypes.PeerConfig{PublicKey: wgtypes.Key(key), Remove: true})
+		if !stays[key] {
+			c.Config.Peers = append(c.Config.Peers, wgtypes.PeerConfig{PublicKey: wgtypes.Key(key), Remove: true})
 		}
 	}
 	byKey := func(a, b wgtypes.PeerConfig) int { return bytes.Compare(a.PublicKey[:], b.PublicKey[:]) }
-	slices.SortFunc(cfg.Peers, byKey)
+	slices.SortFunc(c.Config.Peers, byKey)
 	slices.SortFunc(changes, byKey)
-	cfg.Peers = append(cfg.Peers, changes...)
-	return cfg, cfg.ListenPort != nil || len(cfg.Peers) > 0
+	c.Config.Peers = append(c.Config.Peers, changes...)
+	return c
 }
 
-func newPeer(p Peer) wgtypes.PeerConfig {
+// KeyIDOf names the preshared key of a peer as read back.
+func KeyIDOf(p *wgtypes.Peer) keys.KeyID {
+	// The error says that all bytes are zero, which is WireGuard's "none".
+	secret, err := keys.TunnelSecretFromRaw32(p.PresharedKey[:])
+	if err != nil {
+		return 0
+	}
+	defer secret.Wipe()
+	return secret.ID()
+}
+
+// newPeer describes a peer that is not there. Its preshared key is the peer's
+// secret, or kept.
+func newPeer(p Peer, kept *wgtypes.Key) wgtypes.PeerConfig {
 	c := wgtypes.PeerConfig{
-		PublicKey:         wgtypes.Key(p.Key),
+		PublicKey:         wgtypes.Key(p.Public),
 		ReplaceAllowedIPs: true,
 		AllowedIPs:        []net.IPNet{hostNet(p.Inner)},
 		// Always named, also where it is zero: see keepaliveFor.
@@ -105,6 +156,15 @@ func newPeer(p Peer) wgtypes.PeerConfig {
 	if p.Endpoint.IsValid() {
 		c.Endpoint = net.UDPAddrFromAddrPort(unmap(p.Endpoint))
 	}
+	if p.Key == 0 {
+		return c
+	}
+	c.PresharedKey = new(wgtypes.Key)
+	if kept != nil {
+		copy(c.PresharedKey[:], kept[:])
+	} else {
+		p.Secret.Expose(func(raw []byte) { copy(c.PresharedKey[:], raw) })
+	}
 	return c
 }
 
@@ -112,14 +172,14 @@ func newPeer(p Peer) wgtypes.PeerConfig {
 // endpoint than the last Set did.
 func changePeer(p Peer, was *wgtypes.Peer, moved bool, now time.Time) (wgtypes.PeerConfig, bool) {
 	c := wgtypes.PeerConfig{
-		PublicKey: wgtypes.Key(p.Key), UpdateOnly: true, PersistentKeepaliveInterval: keepaliveFor(p),
+		PublicKey: wgtypes.Key(p.Public), UpdateOnly: true, PersistentKeepaliveInterval: keepaliveFor(p),
 	}
 	changed := false
 	// Exactly one allowed address. WireGuard drops a decrypted packet whose
 	// source is not allowed for its key, so this line is what keeps a member
 	// from speaking with another's inner address.
-	if inner := hostNet(p.Inner); len(was.AllowedIPs) != 1 || was.AllowedIPs[0].String() != inner.String() {
-		c.ReplaceAllowedIPs, c.AllowedIPs, changed = true, []net.IPNet{inner}, true
+	if InnerOf(was) != p.Inner {
+		c.ReplaceAllowedIPs, c.AllowedIPs, changed = true, []net.IPNet{hostNet(p.Inner)}, true
 	}
 	changed = changed || *c.PersistentKeepaliveInterval != was.PersistentKeepaliveInterval
 	if p.Endpoint.IsValid() && endpointOf(was) != unmap(p.Endpoint) {
@@ -158,7 +218,20 @@ func endpointOf(p *wgtypes.Peer) netip.AddrPort {
 	return unmap(p.Endpoint.AddrPort())
 }
 
-// unmap gives an address one form: wgctrl reports IPv4 endpoints in 16 bytes.
+// InnerOf returns the one inner address that a peer may use, or the zero value
+// if it is not exactly one.
+func InnerOf(p *wgtypes.Peer) netip.Addr {
+	if len(p.AllowedIPs) != 1 {
+		return netip.Addr{}
+	}
+	a, _ := netip.AddrFromSlice(p.AllowedIPs[0].IP)
+	if only := hostNet(a); p.AllowedIPs[0].String() != only.String() {
+		return netip.Addr{}
+	}
+	return a
+}
+
+// unmap gives an address one form: IPv4 endpoints may come in 16 bytes.
 func unmap(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }

@@ -1,6 +1,8 @@
 package wg
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -11,7 +13,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
+	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/tunnel"
 )
 
 var (
@@ -42,12 +46,30 @@ func has(n byte, inner netip.Addr, endpoint string, keepalive, handshakeAge time
 	return p
 }
 
+func secret(n byte) keys.TunnelSecret {
+	s, err := keys.TunnelSecretFromRaw32(bytes.Repeat([]byte{n}, 32))
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
+// under makes an existing peer have a preshared key.
+func under(n byte, p wgtypes.Peer) wgtypes.Peer {
+	secret(n).Expose(func(raw []byte) { copy(p.PresharedKey[:], raw) })
+	return p
+}
+
 // show writes a change down, one line for each part.
-func show(cfg wgtypes.Config, changed bool) string {
-	if !changed {
+func show(c Change) string {
+	if c.Empty() && len(c.Gone) == 0 {
 		return "nothing"
 	}
 	var lines []string
+	for _, p := range c.Gone {
+		lines = append(lines, fmt.Sprintf("gone peer %d", p.Public[0]))
+	}
+	cfg := c.Config
 	if cfg.PrivateKey != nil || cfg.ReplacePeers || cfg.FirewallMark != nil {
 		lines = append(lines, "FORBIDDEN")
 	}
@@ -77,7 +99,10 @@ func show(cfg wgtypes.Config, changed bool) string {
 			l += fmt.Sprintf(" keepalive %v", *p.PersistentKeepaliveInterval)
 		}
 		if p.PresharedKey != nil {
-			l += " FORBIDDEN"
+			l += fmt.Sprintf(" secret %d", p.PresharedKey[0])
+			if p.UpdateOnly {
+				l += " FORBIDDEN"
+			}
 		}
 		lines = append(lines, l)
 	}
@@ -86,8 +111,8 @@ func show(cfg wgtypes.Config, changed bool) string {
 
 func TestPlan(t *testing.T) {
 	const young, old = time.Minute, 4 * time.Minute
-	initiator := []Peer{{Key: key(1), Inner: addrA, Endpoint: epA}}
-	responder := []Peer{{Key: key(1), Inner: addrA}}
+	initiator := []Peer{{Public: key(1), Inner: addrA, Endpoint: epA}}
+	responder := []Peer{{Public: key(1), Inner: addrA}}
 	for _, c := range []struct {
 		name string
 		want []Peer
@@ -97,16 +122,16 @@ func TestPlan(t *testing.T) {
 	}{
 		{name: "empty", plan: "nothing"},
 		{
-			name: "new peers", want: []Peer{{Key: key(2), Inner: addrB}, {Key: key(1), Inner: addrA, Endpoint: epA}},
+			name: "new peers", want: []Peer{{Public: key(2), Inner: addrB}, {Public: key(1), Inner: addrA, Endpoint: epA}},
 			plan: "add peer 1 endpoint 198.18.0.1:51871 only fd00::a/128 keepalive 10s\n" +
 				"add peer 2 only fd00::b/128 keepalive 0s",
 		},
 		{
-			name: "new peer on IPv6", want: []Peer{{Key: key(1), Inner: addrA, Endpoint: ep6}},
+			name: "new peer on IPv6", want: []Peer{{Public: key(1), Inner: addrA, Endpoint: ep6}},
 			plan: "add peer 1 endpoint [fd00:198:18::1]:51871 only fd00::a/128 keepalive 10s",
 		},
 		{
-			name: "endpoint mapped into IPv6", want: []Peer{{Key: key(1), Inner: addrA,
+			name: "endpoint mapped into IPv6", want: []Peer{{Public: key(1), Inner: addrA,
 				Endpoint: netip.MustParseAddrPort("[::ffff:198.18.0.1]:51871")}},
 			plan: "add peer 1 endpoint 198.18.0.1:51871 only fd00::a/128 keepalive 10s",
 		},
@@ -129,7 +154,7 @@ func TestPlan(t *testing.T) {
 		},
 		{
 			name: "others are not mentioned",
-			want: []Peer{{Key: key(1), Inner: addrA, Endpoint: epA}, {Key: key(2), Inner: addrB}},
+			want: []Peer{{Public: key(1), Inner: addrA, Endpoint: epA}, {Public: key(2), Inner: addrB}},
 			have: []wgtypes.Peer{has(1, addrA, "198.18.0.1:51871", Keepalive, young)},
 			plan: "add peer 2 only fd00::b/128 keepalive 0s",
 		},
@@ -192,12 +217,74 @@ func TestPlan(t *testing.T) {
 			past: Past{Anew: map[keys.TunnelPublic]bool{key(1): true}},
 			plan: "remove peer 1\nadd peer 1 endpoint 198.18.0.1:51871 only fd00::a/128 keepalive 10s",
 		},
+		{
+			name: "new peer with a secret", want: []Peer{{Public: key(1), Inner: addrA, Key: secret(7).ID(), Secret: secret(7)}},
+			plan: "add peer 1 only fd00::a/128 keepalive 0s secret 7",
+		},
+		{
+			name: "secret installed and forgotten", want: []Peer{{Public: key(1), Inner: addrA, Key: secret(7).ID()}},
+			have: []wgtypes.Peer{under(7, has(1, addrA, "", 0, young))}, plan: "nothing",
+		},
+		{
+			name: "secret installed and repeated",
+			want: []Peer{{Public: key(1), Inner: addrA, Key: secret(7).ID(), Secret: secret(7)}},
+			have: []wgtypes.Peer{under(7, has(1, addrA, "", 0, young))}, plan: "nothing",
+		},
+		{
+			name: "another secret", want: []Peer{{Public: key(1), Inner: addrA, Key: secret(8).ID(), Secret: secret(8)}},
+			have: []wgtypes.Peer{under(7, has(1, addrA, "", 0, young))},
+			plan: "remove peer 1\nadd peer 1 only fd00::a/128 keepalive 0s secret 8",
+		},
+		{
+			name: "a secret for one that had none",
+			want: []Peer{{Public: key(1), Inner: addrA, Key: secret(8).ID(), Secret: secret(8)}},
+			have: []wgtypes.Peer{has(1, addrA, "", 0, young)},
+			plan: "remove peer 1\nadd peer 1 only fd00::a/128 keepalive 0s secret 8",
+		},
+		{
+			name: "a secret that nobody has", want: []Peer{{Public: key(1), Inner: addrA, Key: secret(8).ID()}},
+			have: []wgtypes.Peer{under(7, has(1, addrA, "", 0, young))}, plan: "gone peer 1\nremove peer 1",
+		},
+		{
+			name: "a secret that nobody has, of a new peer", want: []Peer{{Public: key(1), Inner: addrA, Key: secret(8).ID()}},
+			plan: "gone peer 1",
+		},
+		{
+			name: "no secret any more", want: responder, have: []wgtypes.Peer{under(7, has(1, addrA, "", 0, young))},
+			plan: "remove peer 1\nadd peer 1 only fd00::a/128 keepalive 0s",
+		},
+		{
+			name: "sending half after the receiving half",
+			want: []Peer{{Public: key(1), Inner: addrA, Key: secret(7).ID(), Endpoint: epA}},
+			have: []wgtypes.Peer{under(7, has(1, addrA, "", 0, 0))},
+			plan: "change peer 1 endpoint 198.18.0.1:51871 keepalive 10s",
+		},
+		{
+			name: "made anew with the secret it has",
+			want: []Peer{{Public: key(1), Inner: addrA, Key: secret(7).ID(), Endpoint: epA}},
+			have: []wgtypes.Peer{under(7, has(1, addrA, "198.18.0.1:51871", Keepalive, 0))},
+			past: Past{Anew: map[keys.TunnelPublic]bool{key(1): true}},
+			plan: "remove peer 1\nadd peer 1 endpoint 198.18.0.1:51871 only fd00::a/128 keepalive 10s secret 7",
+		},
+		{
+			name: "made anew, but nobody has the secret",
+			want: []Peer{{Public: key(1), Inner: addrA, Key: secret(8).ID(), Endpoint: epA}},
+			have: []wgtypes.Peer{under(7, has(1, addrA, "198.18.0.1:51871", Keepalive, 0))},
+			past: Past{Anew: map[keys.TunnelPublic]bool{key(1): true}},
+			plan: "gone peer 1\nremove peer 1",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			have := &wgtypes.Device{ListenPort: 51871, Peers: c.have}
-			got := show(Plan(Want{Port: 51871, Peers: c.want}, have, c.past, now))
-			if diff := cmp.Diff(c.plan, got); diff != "" {
+			change := Plan(Want{Port: 51871, Peers: c.want}, have, c.past, now)
+			if diff := cmp.Diff(c.plan, show(change)); diff != "" {
 				t.Errorf("plan (-want +got):\n%s", diff)
+			}
+			change.Wipe()
+			for _, p := range change.Config.Peers {
+				if p.PresharedKey != nil && *p.PresharedKey != (wgtypes.Key{}) {
+					t.Error("Wipe has left a secret")
+				}
 			}
 		})
 	}
@@ -206,8 +293,46 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+func TestInnerOf(t *testing.T) {
+	wide := hostNet(addrA)
+	wide.Mask = net.CIDRMask(64, 128)
+	for _, c := range []struct {
+		allowed []net.IPNet
+		want    netip.Addr
+	}{
+		{[]net.IPNet{hostNet(addrA)}, addrA}, {nil, netip.Addr{}}, {[]net.IPNet{wide}, netip.Addr{}},
+		{[]net.IPNet{hostNet(addrA), hostNet(addrB)}, netip.Addr{}},
+	} {
+		if got := InnerOf(&wgtypes.Peer{AllowedIPs: c.allowed}); got != c.want {
+			t.Errorf("inner of %v = %s, want %s", c.allowed, got, c.want)
+		}
+	}
+}
+
+func TestUsable(t *testing.T) {
+	node := ids.NodeIDOf([32]byte{1})
+	esp := tunnel.ESP{Local: netip.MustParseAddr("198.18.0.1"), Remote: netip.MustParseAddr("198.18.0.2"), In: 1000}
+	spec := tunnel.Spec{
+		Devices: []tunnel.Device{{Epoch: 1, Port: 51871, MTU: 1400}, {Epoch: 2, MTU: 1400}},
+		Peers: []tunnel.Peer{{ID: node, Inner: node.InnerAddr(), Keys: []tunnel.PeerKey{
+			{Epoch: 1, Key: 1, ESP: esp}, {Epoch: 2, Public: key(1)},
+		}}},
+	}
+	got, err := Usable(spec)
+	var pe *tunnel.PeerError
+	if !errors.As(err, &pe) || pe.Peer != node || !strings.Contains(err.Error(), "device of epoch 2 lane 0: has no port") {
+		t.Errorf("usable: %v", err)
+	}
+	if len(got.Devices) != 1 || len(got.Peers) != 1 || len(got.Peers[0].Keys) != 1 || got.Peers[0].Keys[0].Epoch != 2 {
+		t.Errorf("usable: %+v", got)
+	}
+	if len(spec.Peers[0].Keys) != 2 || len(spec.Devices) != 2 {
+		t.Error("the spec itself was changed")
+	}
+}
+
 func TestKnocker(t *testing.T) {
-	want := Want{Peers: []Peer{{Key: key(1), Inner: addrA, Endpoint: epA}, {Key: key(2), Inner: addrB}}}
+	want := Want{Peers: []Peer{{Public: key(1), Inner: addrA, Endpoint: epA}, {Public: key(2), Inner: addrB}}}
 	silent := []wgtypes.Peer{has(1, addrA, "198.18.0.1:51871", Keepalive, 0), has(2, addrB, "", 0, 0)}
 	k := knocker{}
 	knocks := func(after time.Duration, have []wgtypes.Peer) bool {
@@ -235,6 +360,11 @@ func TestKnocker(t *testing.T) {
 		if got := knocks(c.after, c.have); got != c.want {
 			t.Errorf("after %v: knock = %v, want %v", c.after, got, c.want)
 		}
+	}
+	// Another secret is another entry, so the knocking starts again.
+	want.Peers[0].Key = secret(1).ID()
+	if knocks(time.Minute, silent) || !knocks(time.Minute+800*time.Millisecond, silent) {
+		t.Error("does not knock under another secret")
 	}
 	// A session ends it for good, also when the session dies of age.
 	answered := []wgtypes.Peer{has(1, addrA, "198.18.0.1:51871", Keepalive, time.Hour)}

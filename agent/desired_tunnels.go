@@ -1,0 +1,289 @@
+package agent
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/keys/rotate"
+	"github.com/secure-overlay/secure-overlay/membership/record"
+	"github.com/secure-overlay/secure-overlay/tunnel"
+)
+
+// buildTunnels writes the spec of each driver: the devices that the rotation
+// machine wants, and on each of them the pairs that it wants there.
+func (b *build) buildTunnels() {
+	b.out.Tunnels = map[string]tunnel.Spec{}
+	mtu := b.deviceMTU()
+	ports := b.takenPorts()
+	for _, e := range b.in.Tunnels.Plan.Devices {
+		driver, port := b.deviceOf(e, ports)
+		if driver == "" {
+			continue // no driver works; reported
+		}
+		ports[port] = true
+		spec := b.out.Tunnels[driver]
+		spec.Devices = append(spec.Devices, tunnel.Device{Epoch: e, Lane: lane, Port: port, MTU: mtu})
+		b.out.Tunnels[driver] = spec
+	}
+	for driver, spec := range b.out.Tunnels {
+		spec.Peers = b.peersOn(spec.Devices)
+		b.out.Tunnels[driver] = spec
+	}
+}
+
+// deviceMTU is what every tunnel device takes: the largest frame that any node
+// may send into one of this node's networks. A smaller mtu in this node's own
+// configuration does not count, since the others do not know it. What is too
+// large for one peer is kept back by the networks shared with that peer.
+func (b *build) deviceMTU() int {
+	mtu := tunnel.MinMTU
+	for _, n := range b.nets {
+		if n.Encrypted && n.wanted {
+			mtu = max(mtu, n.fits+vxlanOverheadV6)
+		}
+	}
+	return min(mtu, tunnel.MaxMTU)
+}
+
+// frameTo is the largest packet that goes through the tunnel to a peer. Both
+// sides derive it from the records of the networks that they share.
+func (b *build) frameTo(p *peer) int {
+	size := 0
+	for _, n := range b.nets {
+		if n.Encrypted && n.wanted && slices.Contains(n.agreed, p) {
+			size = max(size, n.fits+vxlanOverheadV6)
+		}
+	}
+	// Where the underlay is too narrow for a network, which is reported, the
+	// pair proves what there is room for.
+	return min(size, p.link.mtu-tunnel.Overhead(p.link.to.Control.Addr()), tunnel.MaxMTU)
+}
+
+// takenPorts are the ports of the devices that stay.
+func (b *build) takenPorts() map[uint16]bool {
+	taken := map[uint16]bool{}
+	for _, d := range b.in.Tunnels.Devices {
+		if slices.Contains(b.in.Tunnels.Plan.Devices, d.Epoch) {
+			taken[d.Port] = true
+		}
+	}
+	return taken
+}
+
+// deviceOf returns the driver and the port of an epoch's device: those it has,
+// or for a new one the driver of the target epoch and the first free of the
+// MaxEpochs ports from data.port on.
+func (b *build) deviceOf(e ids.Epoch, taken map[uint16]bool) (driver string, port uint16) {
+	base := b.in.Config.Data.Port
+	inRange := func(p uint16) bool { return p >= base && p-base < rotate.MaxEpochs }
+	if i := slices.IndexFunc(b.in.Tunnels.Devices, func(d OwnDevice) bool { return d.Epoch == e && d.Lane == lane }); i >= 0 {
+		d := b.in.Tunnels.Devices[i]
+		driver = d.Driver
+		if inRange(d.Port) {
+			port = d.Port
+		}
+	}
+	if driver == "" || e == b.in.Tunnels.Target && b.in.Tunnels.Replace {
+		driver = b.in.Tunnels.Driver
+	}
+	for p := base; port == 0 && inRange(p); p++ {
+		if !taken[p] {
+			port = p
+		}
+	}
+	return driver, port
+}
+
+// peersOn lists the peers that the rotation machine wants on devices.
+func (b *build) peersOn(devices []tunnel.Device) []tunnel.Peer {
+	peers := map[ids.NodeID]*tunnel.Peer{}
+	for _, pair := range b.in.Tunnels.Plan.Pairs {
+		if !slices.ContainsFunc(devices, func(d tunnel.Device) bool { return d.Epoch == pair.Epoch }) {
+			continue
+		}
+		key, ok := b.peerKey(pair)
+		if !ok {
+			continue // its secret is gone; the machine notices, and the pair agrees on another
+		}
+		p := peers[pair.Peer]
+		if p == nil {
+			p = &tunnel.Peer{ID: pair.Peer, Inner: pair.Peer.InnerAddr()}
+			peers[pair.Peer] = p
+		}
+		p.Keys = append(p.Keys, key)
+	}
+	var out []tunnel.Peer
+	for _, p := range peers {
+		out = append(out, *p)
+	}
+	slices.SortFunc(out, func(x, y tunnel.Peer) int { return x.ID.Compare(y.ID) })
+	return out
+}
+
+// peerKey is what a device holds for a pair. It reports false if that cannot
+// be said: the pair's secret is neither installed nor held, or its peer's
+// record does not name the device (any more) that the secret is for.
+func (b *build) peerKey(pair rotate.Pair) (tunnel.PeerKey, bool) {
+	key := tunnel.PeerKey{Epoch: pair.Epoch, Lane: lane, Key: pair.Key}
+	device, ok := b.in.Tunnels.device(pair.Epoch)
+	if !ok {
+		return key, false
+	}
+	have, installed := b.in.Tunnels.installed(pair.Peer, pair.Epoch)
+	installed = installed && have.Key == pair.Key
+	held, isHeld := b.in.Tunnels.Held[heldKey{pair.Peer, pair.Epoch}]
+	isHeld = isHeld && held.Key == pair.Key
+	if !installed && !isHeld {
+		return key, false
+	}
+	if isHeld {
+		key.Secret = held.Secret
+	}
+	way, known := b.wayTo(pair)
+	if device.Wire.ESP() {
+		key.ESP = espOf(pair, way, have, held, isHeld)
+		return key, key.ESP.Local.IsValid() && key.ESP.Remote.IsValid()
+	}
+	initiates := b.in.Self.ID.Compare(pair.Peer) < 0 && !pair.Draining
+	switch {
+	case known:
+		key.Public = way.Public
+		// The lower ID initiates: its entry alone carries an endpoint, from
+		// when the peer is ready to answer until nobody sends here.
+		if initiates && pair.Send {
+			key.Endpoint = netip.AddrPortFrom(way.Remote, way.Port)
+		}
+	case installed:
+		// What the records do not say (any more) stays as it is.
+		key.Public = have.Public
+		if initiates {
+			key.Endpoint = have.Endpoint
+		}
+	}
+	return key, !key.Public.IsZero()
+}
+
+// way is where a pair's packets go on the underlay, and to which device.
+type way struct {
+	Local, Remote netip.Addr
+	record.Tunnel
+	locals, remotes []netip.Addr // every address that either side has
+}
+
+// keeps reports whether associations stay where they are: their addresses
+// still are addresses of the two nodes. Associations that move are made anew,
+// so a further address, which changes what a pair would choose, moves none.
+func (w way) keeps(have tunnel.PeerState) bool {
+	return slices.Contains(w.locals, have.Local) && slices.Contains(w.remotes, have.Endpoint.Addr())
+}
+
+// wayTo finds the device of a peer that a pair is about, in the peer's record.
+func (b *build) wayTo(pair rotate.Pair) (way, bool) {
+	i, ok := slices.BinarySearchFunc(b.peers, pair.Peer, func(p *peer, id ids.NodeID) int { return p.ID.Compare(id) })
+	if !ok || b.peers[i].link == nil {
+		return way{}, false
+	}
+	p := b.peers[i]
+	w := way{Local: b.in.Underlay.Own[p.link.own].Control.Addr(), Remote: p.link.to.Control.Addr()}
+	for _, o := range b.in.Underlay.Own {
+		w.locals = append(w.locals, o.Control.Addr())
+	}
+	for _, u := range p.Record.Underlay {
+		w.remotes = append(w.remotes, u.Control.Addr())
+	}
+	for _, t := range p.tunnels {
+		if t.Epoch == pair.Epoch {
+			w.Tunnel = t
+			return w, true
+		}
+	}
+	return w, false
+}
+
+// espOf describes the associations of a pair. The sending half comes with
+// pair.Send and stays from then on.
+func espOf(pair rotate.Pair, w way, have tunnel.PeerState, held Held, isHeld bool) tunnel.ESP {
+	esp := tunnel.ESP{In: have.In, Out: have.Out, Local: cmpAddr(w.Local, have.Local), Remote: cmpAddr(w.Remote, have.Endpoint.Addr())}
+	if w.keeps(have) {
+		esp.Local, esp.Remote = have.Local, have.Endpoint.Addr()
+	}
+	if isHeld {
+		esp.In, esp.Out = held.In, held.Out
+		if !pair.Send && have.Out != held.Out {
+			esp.Out = 0
+		}
+	}
+	return esp
+}
+
+// cmpAddr returns the first address that is one.
+func cmpAddr(a, b netip.Addr) netip.Addr {
+	if a.IsValid() {
+		return a
+	}
+	return b
+}
+
+// observe writes down for the rotation machine what this node has and wants.
+// What a device holds for a peer counts only if its public key is the one that
+// the peer's record names: a peer that was made anew holds nothing yet.
+func (in Input) observe(out Output, target rotate.Observation) rotate.Observation {
+	o := target
+	o.Peers = out.Pairs
+	for _, n := range in.Config.Networks {
+		o.Enabled = o.Enabled || n.Encrypted
+	}
+	inner := map[netip.Addr]ids.NodeID{}
+	for addr, id := range in.Tunnels.Former {
+		inner[addr] = id
+	}
+	records := map[ids.NodeID]record.Node{}
+	for _, m := range in.Members {
+		inner[m.ID.InnerAddr()], records[m.ID] = m.ID, m.Record
+	}
+	for _, d := range in.Tunnels.Devices {
+		if _, ok := in.Tunnels.device(d.Epoch); !ok {
+			continue
+		}
+		own := rotate.Device{Epoch: d.Epoch, Instance: instance(in.Self.Previous, d), Wire: uint8(d.Wire)}
+		o.Devices = append(o.Devices, own)
+		for _, p := range d.Peers {
+			id, known := inner[p.Inner]
+			if !known {
+				continue // of nobody; the driver removes it
+			}
+			theirs, ok := instanceOf(records, id, d, p.Public)
+			if !ok || in.half(id, d, p) {
+				continue
+			}
+			o.Installed = append(o.Installed, rotate.Installed{
+				Peer: id, Device: own, Theirs: theirs, Key: p.Key, RxBytes: p.RxBytes,
+				Sends: p.Out != 0 || d.Wire == record.WireWireGuard && (in.Self.ID.Compare(id) > 0 || p.Endpoint.IsValid()),
+			})
+		}
+	}
+	slices.SortFunc(o.Devices, func(x, y rotate.Device) int { return cmp.Compare(x.Epoch, y.Epoch) })
+	return o
+}
+
+// half reports whether a pair's ESP can receive and never will send: its secret
+// was lost, with a former agent, between the two halves.
+func (in Input) half(id ids.NodeID, d OwnDevice, p tunnel.PeerState) bool {
+	held, ok := in.Tunnels.Held[heldKey{id, d.Epoch}]
+	return d.Wire.ESP() && p.Out == 0 && (!ok || held.Key != p.Key)
+}
+
+// instanceOf returns the instance of a peer's device to which an installed key
+// belongs, 0 if its record is not known or does not list the epoch. It reports
+// false if the record lists another key.
+func instanceOf(records map[ids.NodeID]record.Node, id ids.NodeID, d OwnDevice, public keys.TunnelPublic) (uint32, bool) {
+	for _, t := range theirTunnels(records[id]) {
+		if t.Epoch == d.Epoch && t.Lane == d.Lane {
+			return t.Instance, t.Public == public && t.Wire == d.Wire
+		}
+	}
+	return 0, true
+}

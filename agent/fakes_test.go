@@ -1,0 +1,240 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/membership"
+	"github.com/secure-overlay/secure-overlay/membership/item"
+	"github.com/secure-overlay/secure-overlay/membership/noisenet"
+	"github.com/secure-overlay/secure-overlay/membership/record"
+	"github.com/secure-overlay/secure-overlay/tunnel"
+)
+
+// board is where every node's newest record hangs.
+type board struct {
+	mu      sync.Mutex // guards all below
+	members map[ids.NodeID]membership.Member
+	wakes   map[ids.NodeID]chan struct{}
+	hidden  bool       // readers see their own record only
+	lonely  ids.NodeID // a reader that sees its own record only
+	unsync  bool       // no member confirms anything
+	target  item.Target
+	agents  map[ids.NodeID]*Agent // that run
+	// cut are nodes that nobody can talk to, with what they saw last.
+	cut map[ids.NodeID]membership.Snapshot
+	// published are all records, in the order in which they came.
+	published []record.Node
+}
+
+// agent returns the running agent of a node, if from can talk to it.
+func (b *board) agent(from, to ids.NodeID) (*Agent, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	a := b.agents[to]
+	_, fromCut := b.cut[from]
+	_, toCut := b.cut[to]
+	if a == nil || fromCut || toCut {
+		return nil, noisenet.ErrUnreachable
+	}
+	return a, nil
+}
+
+// isolate cuts a node off.
+func (b *board) isolate(id ids.NodeID) {
+	seen := (&fakeGossip{board: b, self: membership.Member{ID: id}}).Snapshot()
+	b.set(func() { b.cut[id] = seen })
+}
+
+func (b *board) set(fn func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	fn()
+	b.wake()
+}
+
+// wake tells everybody to look. b.mu is held.
+func (b *board) wake() {
+	for _, w := range b.wakes {
+		select {
+		case w <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// aim makes an epoch the cluster's target.
+func (b *board) aim(e ids.Epoch, driver string) {
+	b.set(func() {
+		b.target = item.Target{Epoch: e, Driver: driver, Reason: item.ReasonManual, Created: time.Now()}
+	})
+}
+
+// publishedBy returns how often a node has published, and its records from
+// the n-th on.
+func (b *board) publishedBy(id ids.NodeID, n int) (all int, records []record.Node) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, r := range b.published {
+		if r.ID != id {
+			continue
+		}
+		if all++; all > n {
+			records = append(records, r)
+		}
+	}
+	return all, records
+}
+
+func (b *board) record(id ids.NodeID) record.Node {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.members[id].Record
+}
+
+// fakeGossip is one node's view of the board.
+type fakeGossip struct {
+	board *board
+	self  membership.Member
+}
+
+func (g *fakeGossip) Publish(n record.Node) {
+	g.board.mu.Lock()
+	defer g.board.mu.Unlock()
+	if _, cut := g.board.cut[g.self.ID]; cut {
+		return
+	}
+	m := g.self
+	m.Record, m.Record.ID = n, g.self.ID
+	if fmt.Sprint(g.board.members[m.ID].Record) != fmt.Sprint(m.Record) {
+		g.board.members[m.ID] = m
+		g.board.published = append(g.board.published, m.Record)
+		g.board.wake()
+	}
+}
+
+func (g *fakeGossip) Changes() <-chan struct{} {
+	g.board.mu.Lock()
+	defer g.board.mu.Unlock()
+	return g.board.wakes[g.self.ID]
+}
+
+func (g *fakeGossip) Snapshot() membership.Snapshot {
+	g.board.mu.Lock()
+	defer g.board.mu.Unlock()
+	if seen, cut := g.board.cut[g.self.ID]; cut {
+		return seen
+	}
+	s := membership.Snapshot{Self: g.self.ID, Target: g.board.target}
+	for id, m := range g.board.members {
+		if id != g.self.ID && (g.board.hidden || g.board.lonely == g.self.ID) {
+			continue
+		}
+		m.Synced = !g.board.unsync
+		s.Members = append(s.Members, m)
+	}
+	slices.SortFunc(s.Members, func(a, b membership.Member) int { return a.ID.Compare(b.ID) })
+	return s
+}
+
+// Pair implements pairs.
+func (g *fakeGossip) Pair(ctx context.Context, to ids.NodeID, msg []byte) ([]byte, error) {
+	a, err := g.board.agent(g.self.ID, to)
+	if err != nil {
+		return nil, err
+	}
+	return a.pair(ctx, g.self.ID, msg)
+}
+
+// Agree implements pairs: both ends get the same new secret.
+func (g *fakeGossip) Agree(ctx context.Context, to ids.NodeID, req []byte) ([]byte, keys.TunnelSecret, bool, error) {
+	a, err := g.board.agent(g.self.ID, to)
+	if err != nil {
+		return nil, keys.TunnelSecret{}, false, err
+	}
+	resp, take, err := a.agree(ctx, g.self.ID, true, req)
+	if err != nil {
+		return nil, keys.TunnelSecret{}, false, err
+	}
+	var raw [32]byte
+	_, _ = rand.Read(raw[:])
+	secret, err := keys.TunnelSecretFromRaw32(raw[:])
+	if err != nil {
+		return nil, secret, false, err
+	}
+	take(secret.Clone())
+	return resp, secret, true, nil
+}
+
+// Rotate implements pairs.
+func (g *fakeGossip) Rotate(_ context.Context, after ids.Epoch, driver string, reason item.Reason) (item.Target, error) {
+	var t item.Target
+	g.board.set(func() {
+		if g.board.target.Epoch <= after {
+			g.board.target = item.Target{Epoch: after + 1, Driver: driver, Reason: reason, Created: time.Now()}
+		}
+		t = g.board.target
+	})
+	return t, nil
+}
+
+// fakeProber finds out whether both ends of a pair hold one key on the
+// devices of one epoch, and both devices take packets of the size, which is
+// what an echo would show.
+type fakeProber struct{ w *world }
+
+func (p fakeProber) Probe(_ context.Context, device string, from, to netip.Addr, size int) error {
+	here, fits := p.key(from, to, device)
+	there, fitsThere := p.key(to, from, "so"+idOf(to).Short()+device[len("so")+6:])
+	if here == 0 || here != there || size > min(fits, fitsThere) {
+		return os.ErrDeadlineExceeded
+	}
+	return nil
+}
+
+// idOf is right for the IDs of machines, whose last byte is zero.
+func idOf(inner netip.Addr) (id ids.NodeID) {
+	b := inner.As16()
+	copy(id[:], b[1:])
+	return id
+}
+
+// key returns what a device holds for a peer, and its MTU.
+func (p fakeProber) key(own, peer netip.Addr, device string) (id keys.KeyID, mtu int) {
+	for _, kind := range []tunnel.Kind{p.w.fabric.Kind(), p.w.fabric.ESPKind()} {
+		d, err := kind.Open(context.Background(), tunnel.Env{Node: idOf(own)})
+		if err != nil {
+			return 0, 0
+		}
+		s, err := d.State(context.Background())
+		if err != nil {
+			return 0, 0
+		}
+		for _, dev := range s.Devices {
+			for _, q := range dev.Peers {
+				// ESP answers only with its sending half.
+				if dev.Name == device && q.Inner == peer && (q.In == 0 || q.Out != 0) {
+					return q.Key, dev.MTU
+				}
+			}
+		}
+	}
+	return 0, 0
+}
+
+func (g *fakeGossip) Leave(context.Context) error {
+	g.board.set(func() {
+		m := g.board.members[g.self.ID]
+		m.State = membership.StateDead
+		g.board.members[g.self.ID] = m
+	})
+	return nil
+}

@@ -1,0 +1,4 @@
+package ipsec
+
+// DeriveIfID is deriveIfID.
+var DeriveIfID = deriveIfID
