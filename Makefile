@@ -4,7 +4,7 @@
 GOLANGCI = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 200000x
 
-.PHONY: demo build test check vm-test fuzz bench lint
+.PHONY: demo build test check vm-test rotations fuzz bench lint
 
 demo: ## show encrypted and plaintext networks on this machine (root)
 	go run ./cmd/secure-overlay demo
@@ -26,8 +26,15 @@ vm-test: ## the suites that need a real kernel, in a virtual machine (root)
 fuzz: ## every fuzz target, FUZZTIME inputs each
 	FUZZTIME=$(FUZZTIME) test/all fuzz
 
-bench: ## throughput, compared within one run (root)
+rotations: ## the tests that rotate keys, at their full size; hours (root)
+	SECURE_OVERLAY_TEST_ROTATIONS=200 SECURE_OVERLAY_TEST_REQUIRE=netns \
+		go test -v -timeout 4h ./test/e2e -run 'Test(Rotation|TwoRotations|KillAt|CutOff|Scheduled|Replay|OldKeys)'
+	SECURE_OVERLAY_TEST_ROTATIONS=200 SECURE_OVERLAY_TEST_REQUIRE=netns,vm \
+		go test -v -timeout 12h ./test/vm -run TestVM -suites test/e2e-
+
+bench: ## throughput, compared within one run, and phases of a rotation (root)
 	go run ./test/bench throughput
+	go run ./test/bench rotate
 
 lint:
 	$(GOLANGCI) run ./...

@@ -1,6 +1,6 @@
 // Package demo shows the product on one machine: hosts made of network
 // namespaces, real agents on them, containers on an encrypted and on a
-// plaintext network, and a sniffer on every wire.
+// plaintext network, a sniffer on every wire, and keys that rotate under load.
 //
 // It owns the script and its findings. Hosts, wires and captures are
 // test/netlab's, agents as processes are test/fleet's; what is printed is the

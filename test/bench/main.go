@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+
+	"github.com/secure-overlay/secure-overlay/tunnel/wguser"
 )
 
 const usage = `usage: bench COMMAND
 
   throughput   TCP through raw veth, plain VXLAN, wireguard-go alone and ours
+  rotate       phases of a key rotation by driver and number of nodes
 `
 
 func main() {
@@ -29,6 +32,10 @@ func run(ctx context.Context, args []string) error {
 	switch args[0] {
 	case "throughput":
 		return throughput(ctx, args[1:])
+	case "rotate":
+		return rotateBench(ctx, args[1:])
+	case "worker": // of the userspace driver
+		return wguser.RunWorker(context.Background(), args[1:])
 	case "wireguard-go": // the worker of a set-up, see wireguardgo.go
 		return wireguardGo(ctx, args[1:])
 	default:

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -36,16 +34,11 @@ func throughput(ctx context.Context, args []string) (err error) {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "secure-overlay-bench-")
+	bin, clean, err := buildProgram(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	bin := filepath.Join(dir, "secure-overlay")
-	build := exec.CommandContext(ctx, "go", "build", "-o", bin, "./cmd/secure-overlay")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build the program (run this from the top of the tree): %w\n%s", err, out)
-	}
+	defer clean()
 	f, err := fleet.New(fleet.Options{
 		Name: "bench", Binary: bin, Nodes: 2, Networks: networks(),
 		Host: []netlab.HostOption{netlab.WithMTU(*mtu)},

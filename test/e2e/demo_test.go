@@ -36,4 +36,8 @@ func TestDemo(t *testing.T) {
 			t.Errorf("network %s: encrypted %v, readable %d", n.Name, n.Encrypted, n.WireReadable)
 		}
 	}
+	t.Logf("%+v", r.Rotation)
+	if ro := r.Rotation; ro.Rotations < 3 || ro.Sent < 1000 || ro.Lost != 0 || ro.Seconds <= 0 {
+		t.Errorf("rotation: %+v", ro)
+	}
 }

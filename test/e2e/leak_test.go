@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,21 +30,37 @@ func secureNS(t *testing.T, n *fleet.Node) *nl.Namespace {
 
 // tunnelLink finds the index of the tunnel device in a secure namespace.
 func tunnelLink(ns *nl.Namespace) (index int, found bool, err error) {
+	links, err := tunnelLinks(ns)
+	for index = range links {
+		return index, true, nil
+	}
+	return 0, false, err
+}
+
+// tunnelNames lists the names of the tunnel devices in a secure namespace.
+func tunnelNames(ns *nl.Namespace) ([]string, error) {
+	links, err := tunnelLinks(ns)
+	return slices.Sorted(maps.Values(links)), err
+}
+
+// tunnelLinks lists the tunnel devices in a secure namespace, names by index.
+func tunnelLinks(ns *nl.Namespace) (map[int]string, error) {
 	h, err := ns.Handle()
 	if err != nil {
-		return 0, false, err
+		return nil, err
 	}
 	defer h.Close()
-	links, err := h.LinkList()
+	list, err := h.LinkList()
 	if err != nil {
-		return 0, false, err
+		return nil, err
 	}
-	for _, l := range links {
+	links := map[int]string{}
+	for _, l := range list {
 		if strings.HasPrefix(l.Attrs().Alias, "secure-overlay/") {
-			return l.Attrs().Index, true, nil
+			links[l.Attrs().Index] = l.Attrs().Name
 		}
 	}
-	return 0, false, nil
+	return links, nil
 }
 
 func flow(t *testing.T, ctx context.Context, from, to fleet.Attached, dst netip.Addr, marker []byte) *netlab.Flow {

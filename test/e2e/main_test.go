@@ -62,6 +62,9 @@ func run(m *testing.M) (int, error) {
 // timeout bounds one scenario; an emulated machine needs most of it.
 const timeout = 4 * time.Minute
 
+// lastWords is how long a failed scenario may take to say why and to clean up.
+const lastWords = 40 * time.Second
+
 // Networks of most scenarios, dual stack.
 func bothNetworks() []fleet.Network {
 	return []fleet.Network{
@@ -81,13 +84,22 @@ func prefixes(text ...string) []netip.Prefix {
 // prepare makes a fleet whose agents do not run yet.
 func prepare(t *testing.T, nodes int, networks []fleet.Network, host ...netlab.HostOption) (context.Context, *fleet.Fleet) {
 	t.Helper()
+	return prepareWith(t, timeout, fleet.Options{Nodes: nodes, Networks: networks, Host: host})
+}
+
+// prepareWith is prepare with a limit of its own and any options; name and
+// program are filled in.
+func prepareWith(t *testing.T, limit time.Duration, o fleet.Options) (context.Context, *fleet.Fleet) {
+	t.Helper()
 	netlab.Require(t, netlab.FeatureNetns)
-	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	if end, ok := t.Deadline(); ok {
+		// A test that fails says what it saw; one that is ended does not.
+		limit = min(limit, time.Until(end)-lastWords)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
-	f, err := fleet.New(fleet.Options{
-		Name: "e2e", Binary: os.Getenv(binaryEnv), Nodes: nodes, Networks: networks, Host: host,
-		Step: func(what string) { t.Log(what) },
-	})
+	o.Name, o.Binary, o.Step = "e2e", os.Getenv(binaryEnv), func(what string) { t.Log(what) }
+	f, err := fleet.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}

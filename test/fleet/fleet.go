@@ -30,6 +30,9 @@ type Options struct {
 	Nodes    int    // 1..16
 	Networks []Network
 	Host     []netlab.HostOption // for every host
+	// Config is further text for every node's config file: whole top-level
+	// keys, such as "keys:\n  rotate_every: 5s\n".
+	Config string
 	// Step is told what happens, for people; nil: nobody.
 	Step func(what string)
 	// Log receives the agents' logs; nil: one file per node in the lab's folder.
@@ -76,8 +79,9 @@ func (f *Fleet) AddNode(name string, opts ...netlab.HostOption) (*Node, error) {
 	n := &Node{
 		Host: host, Name: name,
 		dir:    filepath.Join(f.Lab.Dir(), name),
-		binary: f.o.Binary, log: f.o.Log,
+		binary: f.o.Binary, log: f.o.Log, config: f.o.Config,
 	}
+	n.client = api.NewClient(filepath.Join(n.RuntimeDir(), "agent.sock"))
 	if err := os.Mkdir(n.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("add node %s: %w", name, err)
 	}
@@ -260,5 +264,6 @@ func configText(n *Node, networks []Network) string {
 			fmt.Fprintf(&b, "    driver: %s\n", nw.Driver)
 		}
 	}
+	b.WriteString(n.config)
 	return b.String()
 }

@@ -25,6 +25,7 @@ type Node struct {
 
 	dir    string
 	binary string
+	config string
 	log    io.Writer
 	client *api.Client
 	proc   *process
@@ -205,11 +206,12 @@ func (n *Node) end(sig os.Signal) error {
 
 // Status asks the agent through its socket.
 func (n *Node) Status(ctx context.Context) (api.Status, error) {
-	if n.client == nil {
-		n.client = api.NewClient(filepath.Join(n.RuntimeDir(), "agent.sock"))
-	}
 	return n.client.Status(ctx)
 }
+
+// Client talks to the agent's socket without the program in between. It may be
+// used by several goroutines and ends with the fleet.
+func (n *Node) Client() *api.Client { return n.client }
 
 // WaitStatus asks until cond holds. When ctx ends first, or the agent's
 // process does, the error shows the last answer and the end of the log.
@@ -235,7 +237,7 @@ func (n *Node) WaitStatus(ctx context.Context, what string, cond func(api.Status
 	}
 }
 
-func (n *Node) waitError(what string, last api.Status, lastErr, cause error) error {
+func (n *Node) waitError(what string, last any, lastErr, cause error) error {
 	text, _ := json.Marshal(last)
 	return fmt.Errorf("wait for %s on %s: %w; last status %s (%v); log ends:\n%s",
 		what, n.Name, cause, text, lastErr, n.LogTail(30))
@@ -269,9 +271,7 @@ func (n *Node) Down(ctx context.Context) error {
 
 // cleanUp takes the node down if it ever came up.
 func (n *Node) cleanUp(ctx context.Context) error {
-	if n.client != nil {
-		defer n.client.Close()
-	}
+	defer n.client.Close()
 	if n.proc == nil {
 		return nil
 	}

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// bootLimit ends a machine that never finishes.
-const bootLimit = 15 * time.Minute
+// bootLimit ends a machine that never finishes; see limit.
+const bootLimit = 25 * time.Minute
 
 // Options says what Run does.
 type Options struct {
@@ -27,9 +27,9 @@ type Options struct {
 
 // Outcome is what came back from one suite.
 type Outcome struct {
-	Package string
-	Exit    string // "0", another exit code, "timeout", "unstarted", or "" if it never ended
-	Output  []byte // of the test binary, in the form go tool test2json reads
+	Suite  string // its name
+	Exit   string // "0", another exit code, "timeout", "unstarted", or "" if it never ended
+	Output []byte // of the test binary, in the form go tool test2json reads
 }
 
 // Run does everything: kernel, binaries, initramfs, boot. An error means that
@@ -69,6 +69,8 @@ func Run(ctx context.Context, o Options) ([]Outcome, error) {
 		return nil, err
 	}
 	progress("%d modules, %d suites built; booting", len(modules), len(o.Suites))
+	ctx, cancel := context.WithTimeout(ctx, limit(o.Suites))
+	defer cancel()
 	outcomes, err := boot(ctx, dir, k.image, image, progress)
 	progress("machine off")
 	return outcomes, err
@@ -76,8 +78,6 @@ func Run(ctx context.Context, o Options) ([]Outcome, error) {
 
 // boot runs qemu until the machine is off.
 func boot(ctx context.Context, dir, kernelImage, initramfs string, progress func(string, ...any)) ([]Outcome, error) {
-	ctx, cancel := context.WithTimeout(ctx, bootLimit)
-	defer cancel()
 	console := filepath.Join(dir, "console")
 	cmd := exec.CommandContext(ctx, qemuProgram,
 		// Emulation, never KVM: it must behave the same everywhere.
@@ -124,15 +124,19 @@ func collect(r io.Reader, progress func(string, ...any)) (outcomes []Outcome, do
 		switch {
 		case word == "@@begin":
 			progress("begin %s", rest)
-			outcomes = append(outcomes, Outcome{Package: rest})
+			outcomes = append(outcomes, Outcome{Suite: rest})
 			cur = &outcomes[len(outcomes)-1]
 		case word == "@@end" && cur != nil:
 			cur.Exit = rest[strings.LastIndexByte(rest, ' ')+1:]
-			progress("end   %s: exit %s", cur.Package, cur.Exit)
+			progress("end   %s: exit %s", cur.Suite, cur.Exit)
 			cur = nil
 		case word == "@@done":
 			done = true
 		case cur != nil && raw != "":
+			// A test that has ended shows that the machine gets on.
+			if result := strings.TrimPrefix(line, "\x16"); strings.HasPrefix(result, "--- ") {
+				progress("      %s", result)
+			}
 			cur.Output = append(append(cur.Output, line...), '\n')
 		}
 		if err != nil {

@@ -40,7 +40,9 @@ func buildBinaries(ctx context.Context, root, dir string, suites []Suite) error 
 	args := slices.Concat([]string{"test", "-c"}, flags, []string{"-o", dir + string(filepath.Separator)})
 	for _, s := range suites {
 		product = product || s.Product
-		args = append(args, "./"+s.Package)
+		if pkg := "./" + s.Package; !slices.Contains(args, pkg) {
+			args = append(args, pkg)
+		}
 	}
 	if err := build(args...); err != nil {
 		return fmt.Errorf("build test binaries: %w", err)
@@ -91,17 +93,22 @@ func fillImage(a *archive, root, dir string, modules []module, suites []Suite) e
 		Suites []guestSuite
 	}{Env: GuestEnv()}
 	product := false
+	packed := map[string]bool{}
 	for _, s := range suites {
 		product = product || s.Product
 		home := path.Join("suites", s.Package)
 		binary := path.Join(home, testBinary(s))
+		plan.Suites = append(plan.Suites, planned(s, "/"+home, "/"+binary))
+		if packed[s.Package] {
+			continue
+		}
+		packed[s.Package] = true
 		if err := a.file(binary, filepath.Join(dir, testBinary(s))); err != nil {
 			return fmt.Errorf("suite %s has no tests: %w", s.Package, err)
 		}
 		if err := a.tree(path.Join(home, "testdata"), filepath.Join(root, s.Package, "testdata")); err != nil {
 			return err
 		}
-		plan.Suites = append(plan.Suites, planned(s, "/"+home, "/"+binary))
 	}
 	if product {
 		if err := a.file(guestBinary[1:], filepath.Join(dir, path.Base(guestBinary))); err != nil {
@@ -122,7 +129,7 @@ func planned(s Suite, home, binary string) guestSuite {
 	}
 	argv := []string{binary, "-test.v=test2json", "-test.paniconexit0", fmt.Sprintf("-test.timeout=%ds", seconds)}
 	return guestSuite{
-		Name: s.Package, Dir: home, Seconds: seconds + graceSeconds,
+		Name: s.Name(), Dir: home, Seconds: seconds + graceSeconds,
 		Argv: append(argv, s.Args...),
 	}
 }

@@ -29,11 +29,11 @@ type event struct {
 
 // Results reads a suite's output. It fails if the output is no test output.
 func (o Outcome) Results() (*Result, error) {
-	cmd := exec.Command("go", "tool", "test2json", "-p", o.Package)
+	cmd := exec.Command("go", "tool", "test2json", "-p", o.Suite)
 	cmd.Stdin = bytes.NewReader(o.Output)
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("read output of %s: %w", o.Package, err)
+		return nil, fmt.Errorf("read output of %s: %w", o.Suite, err)
 	}
 	all := &Result{}
 	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
@@ -41,7 +41,7 @@ func (o Outcome) Results() (*Result, error) {
 		if err := dec.Decode(&e); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
-			return nil, fmt.Errorf("read output of %s: %w", o.Package, err)
+			return nil, fmt.Errorf("read output of %s: %w", o.Suite, err)
 		}
 		r := all.find(e.Test)
 		switch e.Action {

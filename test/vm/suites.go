@@ -1,33 +1,101 @@
 package vm
 
-// Suite is one package whose tests run inside the machine.
+import (
+	"cmp"
+	"os"
+	"strconv"
+	"time"
+)
+
+// Suite is one run of a package's tests inside the machine.
 type Suite struct {
 	Package string   // folder relative to the module's root
+	Part    string   // what of the package this is, where several suites share it; empty: all
 	Args    []string // further arguments of the test binary, such as -test.run=...
 	Product bool     // needs the program where BinaryEnv says
 	Seconds int      // limit of its run; 0 is defaultSuiteSeconds
 }
 
+// Name names the suite in results: the package, and the part of it.
+func (s Suite) Name() string {
+	if s.Part == "" {
+		return s.Package
+	}
+	return s.Package + "-" + s.Part
+}
+
 // Suites returns what runs inside the machine, in order. To add a package, add a
 // line: its tests must pass there without a skip.
 func Suites() []Suite {
-	return []Suite{
+	suites := []Suite{
 		{Package: "test/vm/probe"},
 		{Package: "test/netlab"},
 		{Package: "internal/nl"},
 		{Package: "tunnel/secure"},
 		{Package: "tunnel/wgkernel"},
-		{Package: "tunnel/wguser"},
+		{Package: "tunnel/wguser", Seconds: 480},
+		{Package: "tunnel/ipsec", Seconds: 480},
 		{Package: "vxlan"},
-		{Package: "test/e2e", Product: true, Seconds: 420},
 	}
+	return append(suites, endToEnd()...)
+}
+
+// rotating picks the tests of test/e2e that rotate keys again and again. They
+// are suites of their own: each has a limit that grows with the number of rotations, and
+// shows that the machine gets on.
+const rotating = "^Test(Rotation|TwoRotations|KillAt|CutOff|Scheduled|Replay|OldKeys)"
+
+func endToEnd() []Suite {
+	e2e := func(part string, seconds int, args ...string) Suite {
+		return Suite{Package: "test/e2e", Part: part, Product: true, Seconds: seconds, Args: args}
+	}
+	run := func(pattern string) string { return "-test.run=" + pattern }
+	return []Suite{
+		e2e("", 420, "-test.skip="+rotating),
+		e2e("load-wireguard", stretched(240), run("^TestRotationUnderLoad$/^wireguard$")),
+		e2e("load-ipsec", stretched(240), run("^TestRotationUnderLoad$/^ipsec$")),
+		e2e("load-ipsec-in-udp", stretched(240), run("^TestRotationUnderLoad$/^ipsec-in-udp$")),
+		e2e("alternate", stretched(240), run("^TestRotationAlternatesDrivers$")),
+		e2e("badlink", stretched(300), run("^TestRotationOverBadLink$")),
+		e2e("kill", stretched(300), run("^TestKillAtEachState$")),
+		e2e("cutoff", stretched(240), run("^Test(TwoRotations|CutOff|Scheduled)")),
+		e2e("secrets", stretched(240), run("^Test(Replay|OldKeys)")),
+	}
+}
+
+// rotationsEnv is test/e2e's scale, handed on into the machine; at the default
+// every limit is as it stands in the list.
+const (
+	rateEnv          = "SECURE_OVERLAY_TEST_RATE" // packets per second; empty: as the tests find right
+	rotationsEnv     = "SECURE_OVERLAY_TEST_ROTATIONS"
+	defaultRotations = 8
+)
+
+// stretched is a limit in seconds for the scale that was asked for.
+func stretched(seconds int) int {
+	n, err := strconv.Atoi(os.Getenv(rotationsEnv))
+	if err != nil || n <= defaultRotations {
+		return seconds
+	}
+	return seconds * n / defaultRotations
+}
+
+// limit bounds a whole run: every suite may need its time.
+func limit(suites []Suite) time.Duration {
+	d := bootLimit
+	for _, s := range suites {
+		d += time.Duration(max(0, s.Seconds-defaultSuiteSeconds)) * time.Second
+	}
+	return d
 }
 
 // GuestEnv is the environment of the suites, besides PATH and HOME.
 func GuestEnv() []string {
 	return []string{
+		rateEnv + "=" + os.Getenv(rateEnv),
+		rotationsEnv + "=" + cmp.Or(os.Getenv(rotationsEnv), strconv.Itoa(defaultRotations)),
 		// What the machine was booted for must be there.
-		"SECURE_OVERLAY_TEST_REQUIRE=netns,wireguard,xfrm",
+		"SECURE_OVERLAY_TEST_REQUIRE=netns,wireguard,xfrm,netem",
 		// Where end-to-end tests find the program, instead of building it.
 		BinaryEnv + "=" + guestBinary,
 	}
@@ -54,6 +122,6 @@ func wantedModules() []string {
 		// seqiv draws its salt from a generator, which says so to nobody.
 		"sha512_generic", "sha3_generic", "jitterentropy_rng", "drbg",
 		// impairments
-		"sch_netem", "sch_tbf", "sch_ingress",
+		"sch_netem", "sch_prio", "cls_u32", "sch_tbf", "sch_ingress",
 	}
 }

@@ -12,12 +12,12 @@ import (
 	"github.com/secure-overlay/secure-overlay/test/netlab"
 )
 
-var only = flag.String("suites", "", "boot with those suites only whose package contains this text")
+var only = flag.String("suites", "", "boot with those suites only whose name contains this text")
 
 // TestVM boots the machine and reports each test that ran inside as a subtest.
 func TestVM(t *testing.T) {
 	netlab.Require(t, netlab.FeatureVM)
-	suites := slices.DeleteFunc(Suites(), func(s Suite) bool { return !strings.Contains(s.Package, *only) })
+	suites := slices.DeleteFunc(Suites(), func(s Suite) bool { return !strings.Contains(s.Name(), *only) })
 	outcomes, err := Run(t.Context(), Options{
 		Root: "../..", Suites: suites, Progress: func(line string) { t.Log(line) },
 	})
@@ -25,7 +25,7 @@ func TestVM(t *testing.T) {
 		t.Error(err)
 	}
 	for i, s := range suites {
-		t.Run(s.Package, func(t *testing.T) {
+		t.Run(s.Name(), func(t *testing.T) {
 			if i >= len(outcomes) {
 				t.Fatal("never began")
 			}
@@ -59,12 +59,17 @@ func replay(t *testing.T, r *Result) {
 }
 
 func TestSuitesHaveDifferentNames(t *testing.T) {
-	seen := make(map[string]string)
+	names := make(map[string]bool)
+	binaries := make(map[string]string)
 	for _, s := range Suites() {
-		if other := seen[testBinary(s)]; other != "" {
+		if names[s.Name()] {
+			t.Errorf("two suites are called %s", s.Name())
+		}
+		names[s.Name()] = true
+		if other := binaries[testBinary(s)]; other != "" && other != s.Package {
 			t.Errorf("%s and %s both become %s: go test -c would overwrite one", other, s.Package, testBinary(s))
 		}
-		seen[testBinary(s)] = s.Package
+		binaries[testBinary(s)] = s.Package
 	}
 }
 

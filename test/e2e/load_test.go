@@ -1,0 +1,319 @@
+package e2e
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/nl"
+	"github.com/secure-overlay/secure-overlay/test/fleet"
+	"github.com/secure-overlay/secure-overlay/test/netlab"
+)
+
+// rotationsEnv scales the tests that rotate keys: it says how many rotations
+// TestRotationUnderLoad makes of each driver, and the others make as many fewer
+// or more. At fullRotations every test has the size that it is meant to have;
+// the default fits into a run of everything.
+const (
+	rateEnv          = "SECURE_OVERLAY_TEST_RATE" // packets per second of each flow
+	rotationsEnv     = "SECURE_OVERLAY_TEST_ROTATIONS"
+	fullRotations    = 200
+	defaultRotations = 8
+)
+
+// scaled says how often to do what is done `full` times at full size; at least once.
+func scaled(t *testing.T, full int) int {
+	t.Helper()
+	n := defaultRotations
+	if s := os.Getenv(rotationsEnv); s != "" {
+		var err error
+		if n, err = strconv.Atoi(s); err != nil || n < 1 {
+			t.Fatalf("%s=%q: want a number from 1 on; %d is the full size", rotationsEnv, s, fullRotations)
+		}
+	}
+	return max(1, full*n/fullRotations)
+}
+
+// emulated reports whether this is the virtual machine, which has every driver
+// and is about ten times slower.
+func emulated() bool {
+	return slices.Contains(strings.Split(os.Getenv(netlab.RequireEnv), ","), netlab.FeatureWireGuard)
+}
+
+// drivers are those that a rotation can go to on this machine.
+func drivers() []string {
+	if emulated() {
+		return []string{"wireguard", "ipsec"}
+	}
+	return []string{"userspace"}
+}
+
+// packetRate is how many numbered packets per second each node sends to each
+// other: what the machine carries with all that watches them, and beside other
+// tests. The race detector makes wireguard-go several times slower.
+func packetRate(t *testing.T) int {
+	t.Helper()
+	if s := os.Getenv(rateEnv); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 {
+			t.Fatalf("%s=%q: want a number from 1 on", rateEnv, s)
+		}
+		return n
+	}
+	switch {
+	case emulated():
+		return 300
+	case raceDetector:
+		return 200
+	default:
+		return 2000
+	}
+}
+
+// lowRate is packetRate for tests whose point is not the load.
+func lowRate(t *testing.T) int {
+	t.Helper()
+	return min(packetRate(t), 500)
+}
+
+// startFor makes a fleet for a test with so many rotations and waits until its
+// nodes are connected. config is further text for the config files, whose
+// section keys comes last.
+func startFor(t *testing.T, nodes, rotations int, config string) (context.Context, *fleet.Fleet) {
+	t.Helper()
+	each := 5 * time.Second
+	if emulated() || raceDetector {
+		each = 20 * time.Second
+	}
+	ctx, f := prepareWith(t, timeout+time.Duration(rotations)*each, fleet.Options{Nodes: nodes, Networks: bothNetworks(), Config: keysConfig(config)})
+	if err := f.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return ctx, f
+}
+
+// keysConfig adds to config how long an old epoch stays. control.profile local
+// has a third of a second, which is enough where everybody gets a turn in time.
+// Where the machine may stand still for longer, packets wait in the old device for
+// longer.
+func keysConfig(config string) string {
+	if !emulated() && !raceDetector {
+		return config
+	}
+	if !strings.Contains(config, "keys:\n") {
+		config += "keys:\n"
+	}
+	return config + "  drain: 2s\n  quiet: 1s\n"
+}
+
+// load is traffic between all nodes of a fleet, and all that watches it.
+type load struct {
+	t      *testing.T
+	f      *fleet.Fleet
+	blue   []fleet.Attached // encrypted; one per node
+	lab    []fleet.Attached // plaintext, for the positive control
+	marker []byte
+	wire   *netlab.Captures
+	mesh   *netlab.Mesh
+	stream *netlab.Stream
+	before []map[string]int64
+	queues *queues
+	busy   [2]float64 // processors' time when the load began
+	// refusals: ESP is meant to refuse packets in this test.
+	refusals bool
+}
+
+// startLoad sends numbered UDP both ways between all pairs of nodes, at rate
+// packets per second each way, and one TCP stream, over the encrypted network. It
+// returns when each flow flows.
+func startLoad(t *testing.T, ctx context.Context, f *fleet.Fleet, rate, size int) *load {
+	t.Helper()
+	l := &load{t: t, f: f, marker: []byte("keys rotate, this stays unreadable ")}
+	l.blue, l.lab = attachAll(t, ctx, f, "blue"), attachAll(t, ctx, f, "lab")
+	var err error
+	if l.wire, err = f.Lab.CaptureSent(netlab.ContainsMarker(l.marker)); err != nil {
+		t.Fatal(err)
+	}
+	l.busy = processorTimes()
+	l.before = l.counters()
+	secure := map[string]*nl.Namespace{}
+	if !emulated() { // there the kernel has the queues, and looking costs too much
+		for _, n := range f.Nodes {
+			secure[n.Name] = secureNS(t, n)
+		}
+	}
+	l.queues = watchQueues(ctx, secure)
+	t.Cleanup(func() { l.queues.stop() })
+	if l.mesh, err = netlab.StartMesh(ctx, netlab.MeshOptions{Points: points(l.blue), Rate: rate, Size: size, Marker: l.marker}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.mesh.Stop() })
+	l.more(ctx, 50, "before the first rotation")
+	return l
+}
+
+// startStream adds a TCP stream from the first node to the second.
+func (l *load) startStream(ctx context.Context) {
+	rate := 256 << 10
+	if emulated() {
+		rate = 32 << 10
+	}
+	l.stream = netlab.StartTCPStream(ctx, netlab.StreamOptions{
+		From: l.blue[0].Box.NS(), To: l.blue[1].Box.NS(), Dst: netip.AddrPortFrom(l.blue[1].V4(), 0), Rate: rate, Marker: l.marker,
+	})
+}
+
+func points(at []fleet.Attached) []netlab.Point {
+	var ps []netlab.Point
+	for _, a := range at {
+		ps = append(ps, netlab.Point{Name: a.Node.Name, NS: a.Box.NS(), Addr: a.V4()})
+	}
+	return ps
+}
+
+// more waits until each flow has received n packets more than now.
+func (l *load) more(ctx context.Context, n uint64, when string) {
+	l.t.Helper()
+	if err := l.mesh.WaitReceived(ctx, n); err != nil {
+		l.t.Fatalf("%s: %v", when, err)
+	}
+}
+
+// finish ends the load and asserts the whole promise: nothing lost, doubled or
+// changed, nothing readable, no retransmission timeout, no packet that ESP
+// refused; then that the sniffer would have seen a leak.
+func (l *load) finish(ctx context.Context) netlab.FlowResult {
+	l.t.Helper()
+	r := l.mesh.Stop()
+	if err := l.mesh.Check(); err != nil {
+		l.t.Errorf("packets of %d sent are missing or wrong:\n%v", r.Sent, err)
+	}
+	if l.stream != nil {
+		tcp, err := l.stream.Stop(ctx)
+		if err != nil {
+			l.t.Error(err)
+		}
+		l.t.Logf("TCP: %d bytes in %v", tcp.Bytes, tcp.Elapsed.Round(time.Millisecond))
+	}
+	l.checkCounters(r)
+	now := processorTimes()
+	l.t.Logf("processors: %.0f %% busy", 100*(now[0]-l.busy[0])/max(1, now[1]-l.busy[1]))
+	l.t.Logf("tunnel devices dropped, because the machine is too busy to empty their queues:%s", l.queues.stop())
+	l.t.Logf("UDP: %d sent, %d lost, %d duplicated, %d overtaken, longest gap %v, %d gaps of %v or more",
+		r.Sent, r.Lost(), r.Duplicated, r.Reordered, r.LongestGap.Round(time.Millisecond), r.Stalls, netlab.StallTime)
+	l.wantUnreadable(ctx)
+	return r
+}
+
+// wantUnreadable asserts that nothing was readable, with the positive control.
+func (l *load) wantUnreadable(ctx context.Context) {
+	l.t.Helper()
+	wantSilent(l.t, l.wire, "rotations under load")
+	control(l.t, ctx, l.wire, l.lab[0], l.lab[1], l.marker)
+}
+
+// counters reads what the kernel counts in the containers (first) and hosts.
+func (l *load) counters() []map[string]int64 {
+	l.t.Helper()
+	var all []map[string]int64
+	read := func(of func(*nl.Namespace) (map[string]int64, error), ns *nl.Namespace) {
+		c, err := of(ns)
+		if err != nil && !(errors.Is(err, fs.ErrNotExist) && !emulated()) {
+			l.t.Fatal(err)
+		}
+		all = append(all, c)
+	}
+	for _, at := range l.blue {
+		read(netlab.Counters, at.Box.NS())
+	}
+	for _, n := range l.f.Nodes[:len(l.blue)] {
+		read(netlab.XfrmCounters, n.Host.NS())
+		read(netlab.XfrmCounters, secureNS(l.t, n))
+	}
+	return all
+}
+
+// checkCounters asserts that no TCP timeout and no refusal by ESP was counted.
+// A timeout counts against the product unless the machine stood still: then the
+// numbered packets, of which none was lost, were as late as TCP's.
+func (l *load) checkCounters(r netlab.FlowResult) {
+	l.t.Helper()
+	for i, now := range l.counters() {
+		grown := netlab.Grown(l.before[i], now)
+		if i < len(l.blue) {
+			l.t.Logf("%s: %d TCP segments sent again, %d after a timeout; %d packets dropped at the socket", l.blue[i].Node.Name,
+				grown["Tcp.RetransSegs"], grown[netlab.TCPTimeouts], grown["Udp.RcvbufErrors"])
+			if n := grown[netlab.TCPTimeouts]; uint64(n) > r.Stalls {
+				l.t.Errorf("%s: %d retransmission timeouts, and the machine stood still %d times", l.blue[i].Node.Name, n, r.Stalls)
+			}
+			continue
+		}
+		n := l.f.Nodes[(i-len(l.blue))/2]
+		if l.refusals {
+			l.t.Logf("%s: ESP refused %v", n.Name, grown)
+			continue
+		}
+		for _, name := range slices.Sorted(maps.Keys(grown)) {
+			l.t.Errorf("%s: %s grew by %d", n.Name, name, grown[name])
+		}
+	}
+}
+
+// processorTimes returns the time that the machine's processors were busy, and
+// all their time (proc_stat(5)).
+func processorTimes() (busyAndAll [2]float64) {
+	raw, _ := os.ReadFile("/proc/stat") // only for people
+	first, _, _ := strings.Cut(string(raw), "\n")
+	for i, f := range strings.Fields(first) {
+		v, err := strconv.ParseFloat(f, 64)
+		if err != nil || i > 8 { // guests' time is in user time
+			continue
+		}
+		busyAndAll[1] += v
+		if i != 4 && i != 5 { // idle, waiting for a disk
+			busyAndAll[0] += v
+		}
+	}
+	return busyAndAll
+}
+
+// spans shows how long something took, again and again.
+type spans []time.Duration
+
+func (s spans) String() string {
+	if len(s) == 0 {
+		return "none"
+	}
+	sorted := slices.Sorted(slices.Values(s))
+	round := func(d time.Duration) string { return d.Round(time.Millisecond).String() }
+	return strings.Join([]string{
+		strconv.Itoa(len(s)) + " times", "least " + round(sorted[0]),
+		"median " + round(sorted[len(sorted)/2]), "most " + round(sorted[len(sorted)-1]),
+	}, ", ")
+}
+
+// lowerFirst returns two nodes in the order of their IDs: the first one dials.
+func lowerFirst(t *testing.T, ctx context.Context, a, b *fleet.Node) (lower, higher *fleet.Node) {
+	t.Helper()
+	sa, err := a.Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sb, err := b.Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cmp.Compare(sa.Node.ID.String(), sb.Node.ID.String()) < 0 {
+		return a, b
+	}
+	return b, a
+}

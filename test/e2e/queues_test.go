@@ -1,0 +1,74 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/nl"
+)
+
+// queues watches what tunnel devices throw away because nobody takes it from
+// their queue: a machine that is too busy to carry the load. It tells that apart
+// from what a rotation loses; it excuses nothing. Devices come and go, and their
+// counters with them, so it looks often enough to see the last one: nothing is sent
+// on a device in the pause before its end.
+type queues struct {
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex // guards what follows
+	dropped map[string]map[int]uint64
+}
+
+const queueLook = 50 * time.Millisecond
+
+// watchQueues looks at the tunnel devices of some secure namespaces until stop.
+func watchQueues(ctx context.Context, secure map[string]*nl.Namespace) *queues {
+	ctx, cancel := context.WithCancel(ctx)
+	q := &queues{cancel: cancel, dropped: map[string]map[int]uint64{}}
+	for name := range secure {
+		q.dropped[name] = map[int]uint64{}
+	}
+	for name, ns := range secure {
+		q.wg.Go(func() { q.watch(ctx, name, ns) })
+	}
+	return q
+}
+
+func (q *queues) watch(ctx context.Context, name string, ns *nl.Namespace) {
+	h, err := ns.Handle()
+	if err != nil {
+		return
+	}
+	defer h.Close()
+	tick := time.NewTicker(queueLook)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		links, _ := h.LinkList() // an error now is an answer at the next look
+		q.mu.Lock()
+		for _, l := range links {
+			if s := l.Attrs().Statistics; s != nil {
+				q.dropped[name][l.Attrs().Index] = s.TxDropped
+			}
+		}
+		q.mu.Unlock()
+		<-tick.C
+	}
+}
+
+// stop ends the watch and says for people what was dropped where.
+func (q *queues) stop() string {
+	q.cancel()
+	q.wg.Wait()
+	text := ""
+	for name, devices := range q.dropped {
+		sum := uint64(0)
+		for _, n := range devices {
+			sum += n
+		}
+		text += fmt.Sprintf(" %s %d", name, sum)
+	}
+	return text
+}
