@@ -187,8 +187,9 @@ type toldCause struct {
 }
 
 // nextRotation is when this node asks for the next epoch by itself; false if
-// it never does. Only issuers do. The moment is spread over a tenth of the interval by the node's
-// ID, so that two issuers seldom ask at once; if they do, it is one epoch.
+// it never does. Only issuers do. The moment is spread over a tenth of the
+// interval by the node's ID, so that two issuers seldom ask at once; if they
+// do, it is one epoch.
 func (l *loop) nextRotation() (time.Time, bool) {
 	every := l.cfg.Keys.RotateEvery
 	if every == 0 || !l.canIssue {

@@ -10,8 +10,8 @@ import (
 )
 
 // startProbe sends a pair's proof through its device: three small echoes, each
-// of which may be lost twice, and one of the
-// largest packet that the networks of the pair send.
+// of which may be lost twice, and one of the largest packet that the networks
+// of the pair send.
 func (l *loop) startProbe(ctx context.Context, p rotate.Probe) {
 	d, ok := l.facts.device(p.Epoch)
 	if !ok || l.rot.prober == nil || !l.rot.flying.begin(flight{peer: p.Peer, probe: p}) {

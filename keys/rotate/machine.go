@@ -132,11 +132,10 @@ func find(ds []Device, e ids.Epoch) *Device {
 	return nil
 }
 
-// Agreed takes a secret that was agreed on with peer, whoever dialled. It may
-// be refused, because a key that is in use is not replaced; then no Plan
-// names it, and the caller forgets it as it forgets every secret that no Plan
-// names.
-// It reports whether it takes the secret.
+// Agreed takes a secret that was agreed on with peer, whoever dialled, and
+// reports whether it does: a key that is in use is not replaced. A secret that
+// was refused is in no Plan, and the caller forgets it, as it forgets every
+// secret that no Plan names.
 func (m *Machine) Agreed(now time.Time, peer ids.NodeID, a Agreement) bool {
 	p := m.pairs[peer]
 	if p == nil || !p.listed || a.Key == 0 {
