@@ -19,10 +19,10 @@ type flight struct {
 }
 
 // flights lets one question of a kind be under way to a peer. The machine asks
-// again while there is no answer; if each time were one more exchange, a peer that
-// is too busy to answer would get more and more to do, and so would this node.
-// (Seen in an emulated machine at its limit: handshakes timed out, hundreds of
-// exchanges piled up, and no rotation ended any more.)
+// again while there is no answer; if each time were one more exchange, a peer
+// that is too busy to answer would get more and more to do, and so would this
+// node. (Seen in an emulated machine at its limit: handshakes timed out, several
+// exchanges with one peer were open at once, and no rotation ended any more.)
 type flights struct {
 	under   map[flight]bool
 	waiting map[ids.NodeID]rotate.Outgoing // the newest message that could not be sent yet
