@@ -128,6 +128,8 @@ type load struct {
 	before []map[string]int64
 	queues *queues
 	busy   [2]float64 // processors' time when the load began
+	// backlog is what the kernel had dropped by then, because no processor took it.
+	backlog uint64
 	// refusals: ESP is meant to refuse packets in this test.
 	refusals bool
 }
@@ -146,11 +148,10 @@ func startLoad(t *testing.T, ctx context.Context, f *fleet.Fleet, rate, size int
 	l.busy = processorTimes()
 	l.before = l.counters()
 	secure := map[string]*nl.Namespace{}
-	if !emulated() { // there the kernel has the queues, and looking costs too much
-		for _, n := range f.Nodes {
-			secure[n.Name] = secureNS(t, n)
-		}
+	for _, n := range f.Nodes {
+		secure[n.Name] = secureNS(t, n)
 	}
+	l.backlog = softnetDrops()
 	l.queues = watchQueues(ctx, secure)
 	t.Cleanup(func() { l.queues.stop() })
 	if l.mesh, err = netlab.StartMesh(ctx, netlab.MeshOptions{Points: points(l.blue), Rate: rate, Size: size, Marker: l.marker}); err != nil {
@@ -207,7 +208,7 @@ func (l *load) finish(ctx context.Context) netlab.FlowResult {
 	l.checkCounters(r)
 	now := processorTimes()
 	l.t.Logf("processors: %.0f %% busy", 100*(now[0]-l.busy[0])/max(1, now[1]-l.busy[1]))
-	l.t.Logf("tunnel devices dropped, because the machine is too busy to empty their queues:%s", l.queues.stop())
+	l.t.Logf("dropped for want of time: by the kernel's backlog %d; by tunnel devices%s", softnetDrops()-l.backlog, l.queues.stop())
 	l.t.Logf("UDP: %d sent, %d lost, %d duplicated, %d overtaken, longest gap %v, %d gaps of %v or more",
 		r.Sent, r.Lost(), r.Duplicated, r.Reordered, r.LongestGap.Round(time.Millisecond), r.Stalls, netlab.StallTime)
 	l.wantUnreadable(ctx)
@@ -266,24 +267,6 @@ func (l *load) checkCounters(r netlab.FlowResult) {
 			l.t.Errorf("%s: %s grew by %d", n.Name, name, grown[name])
 		}
 	}
-}
-
-// processorTimes returns the time that the machine's processors were busy, and
-// all their time (proc_stat(5)).
-func processorTimes() (busyAndAll [2]float64) {
-	raw, _ := os.ReadFile("/proc/stat") // only for people
-	first, _, _ := strings.Cut(string(raw), "\n")
-	for i, f := range strings.Fields(first) {
-		v, err := strconv.ParseFloat(f, 64)
-		if err != nil || i > 8 { // guests' time is in user time
-			continue
-		}
-		busyAndAll[1] += v
-		if i != 4 && i != 5 { // idle, waiting for a disk
-			busyAndAll[0] += v
-		}
-	}
-	return busyAndAll
 }
 
 // spans shows how long something took, again and again.

@@ -3,14 +3,17 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 )
 
-// queues watches what tunnel devices throw away because nobody takes it from
-// their queue: a machine that is too busy to carry the load. It tells that apart
+// queues watches what tunnel devices throw away, mostly because nobody takes it
+// from their queue: a machine that is too busy to carry the load. It tells that apart
 // from what a rotation loses; it excuses nothing. Devices come and go, and their
 // counters with them, so it looks often enough to see the last one: nothing is sent
 // on a device in the pause before its end.
@@ -22,7 +25,14 @@ type queues struct {
 	dropped map[string]map[int]uint64
 }
 
-const queueLook = 50 * time.Millisecond
+// queueLook is the pause between looks: well below how long an old device stays
+// silent before it ends (see keysConfig).
+func queueLook() time.Duration {
+	if emulated() {
+		return 500 * time.Millisecond
+	}
+	return 50 * time.Millisecond
+}
 
 // watchQueues looks at the tunnel devices of some secure namespaces until stop.
 func watchQueues(ctx context.Context, secure map[string]*nl.Namespace) *queues {
@@ -43,14 +53,14 @@ func (q *queues) watch(ctx context.Context, name string, ns *nl.Namespace) {
 		return
 	}
 	defer h.Close()
-	tick := time.NewTicker(queueLook)
+	tick := time.NewTicker(queueLook())
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		links, _ := h.LinkList() // an error now is an answer at the next look
 		q.mu.Lock()
 		for _, l := range links {
 			if s := l.Attrs().Statistics; s != nil {
-				q.dropped[name][l.Attrs().Index] = s.TxDropped
+				q.dropped[name][l.Attrs().Index] = s.TxDropped + s.RxDropped + s.TxErrors + s.RxErrors
 			}
 		}
 		q.mu.Unlock()
@@ -71,4 +81,36 @@ func (q *queues) stop() string {
 		text += fmt.Sprintf(" %s %d", name, sum)
 	}
 	return text
+}
+
+// processorTimes returns the time that the machine's processors were busy, and
+// all their time (proc_stat(5)).
+func processorTimes() (busyAndAll [2]float64) {
+	raw, _ := os.ReadFile("/proc/stat") // only for people
+	first, _, _ := strings.Cut(string(raw), "\n")
+	for i, f := range strings.Fields(first) {
+		v, err := strconv.ParseFloat(f, 64)
+		if err != nil || i > 8 { // guests' time is in user time
+			continue
+		}
+		busyAndAll[1] += v
+		if i != 4 && i != 5 { // idle, waiting for a disk
+			busyAndAll[0] += v
+		}
+	}
+	return busyAndAll
+}
+
+// softnetDrops is how many packets the kernel has thrown away since it booted
+// because a processor's backlog was full: the second column of
+// /proc/net/softnet_stat, hexadecimal, one line per processor.
+func softnetDrops() (sum uint64) {
+	raw, _ := os.ReadFile("/proc/net/softnet_stat") // only for people
+	for line := range strings.Lines(string(raw)) {
+		if f := strings.Fields(line); len(f) > 1 {
+			n, _ := strconv.ParseUint(f[1], 16, 64)
+			sum += n
+		}
+	}
+	return sum
 }
