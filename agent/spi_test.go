@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -76,6 +77,7 @@ func TestStolenSPIOffered(t *testing.T) {
 		r := a.rogue()
 		w.board.set(func() {
 			m := w.board.members[r.self.ID]
+			m.Record.Underlay = slices.Clone(m.Record.Underlay) // others read the former
 			m.Record.Underlay[0].Control = v4(2)
 			m.Record.Seq++
 			w.board.members[r.self.ID] = m
