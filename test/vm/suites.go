@@ -45,22 +45,29 @@ func Suites() []Suite {
 // shows that the machine gets on.
 const rotating = "^Test(Rotation|TwoRotations|KillAt|CutOff|Scheduled|Replay|OldKeys)"
 
+// endToEnd returns the suites of test/e2e. What takes long in emulation runs if
+// a number of rotations was asked for, not in a run of everything.
 func endToEnd() []Suite {
 	e2e := func(part string, seconds int, args ...string) Suite {
 		return Suite{Package: "test/e2e", Part: part, Product: true, Seconds: seconds, Args: args}
 	}
 	run := func(pattern string) string { return "-test.run=" + pattern }
-	return []Suite{
+	suites := []Suite{
 		e2e("", 420, "-test.skip="+rotating),
 		e2e("load-wireguard", stretched(240), run("^TestRotationUnderLoad$/^wireguard$")),
 		e2e("load-ipsec", stretched(240), run("^TestRotationUnderLoad$/^ipsec$")),
+	}
+	if os.Getenv(rotationsEnv) == "" {
+		return suites
+	}
+	return append(suites,
 		e2e("load-ipsec-in-udp", stretched(240), run("^TestRotationUnderLoad$/^ipsec-in-udp$")),
 		e2e("alternate", stretched(240), run("^TestRotationAlternatesDrivers$")),
 		e2e("badlink", stretched(300), run("^TestRotationOverBadLink$")),
 		e2e("kill", stretched(300), run("^TestKillAtEachState$")),
 		e2e("cutoff", stretched(240), run("^Test(TwoRotations|CutOff|Scheduled)")),
 		e2e("secrets", stretched(240), run("^Test(Replay|OldKeys)")),
-	}
+	)
 }
 
 // rotationsEnv is test/e2e's scale, handed on into the machine; at the default
