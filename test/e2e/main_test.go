@@ -170,7 +170,7 @@ func wantSilent(t *testing.T, c *netlab.Captures, when string) {
 	t.Helper()
 	n := c.Counts()
 	if n.Matched != 0 || n.Dropped != 0 {
-		t.Errorf("%s: %d readable frames on the underlay, %d not examined", when, n.Matched, n.Dropped)
+		t.Errorf("%s: %d readable frames on the underlay, %d not examined; one begins % x", when, n.Matched, n.Dropped, c.First())
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,8 @@ const (
 	// frameMax holds the largest frame the kernel can hand over: a GSO
 	// packet of a BIG TCP link is at most 512 KiB.
 	frameMax = 512 << 10
+	// headMax is how much is kept of a frame for people.
+	headMax = 128
 )
 
 // Counts is what a capture has seen.
@@ -47,6 +50,7 @@ type Capture struct {
 	done  chan struct{}
 
 	frames, bytes, matched, dropped atomic.Uint64
+	first                           atomic.Pointer[[]byte] // of the matched frames
 }
 
 // OpenCapture starts to examine the frames of a link of ns, of any link type.
@@ -117,8 +121,9 @@ func (c *Capture) read() {
 
 func (c *Capture) examine(frame []byte) {
 	c.bytes.Add(uint64(len(frame)))
-	if c.match(frame) {
-		c.matched.Add(1)
+	if c.match(frame) && c.matched.Add(1) == 1 {
+		head := slices.Clone(frame[:min(len(frame), headMax)])
+		c.first.Store(&head)
 	}
 	c.frames.Add(1)
 }
@@ -233,6 +238,17 @@ func (cs *Captures) Counts() Counts {
 		sum = sum.add(c.Counts())
 	}
 	return sum
+}
+
+// First returns the head of one frame that matched, the first of its link, nil
+// if none has: its headers say what it is.
+func (cs *Captures) First() []byte {
+	for _, c := range cs.byPort {
+		if head := c.first.Load(); head != nil {
+			return *head
+		}
+	}
+	return nil
 }
 
 // Stop ends all captures and returns the sum over all links.
