@@ -43,6 +43,12 @@ func (c Counts) add(d Counts) Counts {
 // Capture examines every frame of one link, whole, in both directions.
 // A claim that something was not on the wire holds only if Dropped is 0 and a
 // positive control has matched.
+//
+// The kernel queues references to a frame's pages, not copies. On a veth the
+// receiver has the same pages, and one that decrypts ESP in UDP does so in place:
+// a large frame that is read late may then look readable from its second page on,
+// behind a ciphertext head (see First). It errs on the loud side; a ring
+// (PACKET_RX_RING) would copy in time.
 type Capture struct {
 	file  *os.File
 	match Matcher
