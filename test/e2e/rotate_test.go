@@ -238,9 +238,14 @@ func TestDryRun(t *testing.T) {
 // TestScheduledRotation lets time pass: epochs follow each other by themselves,
 // and what they leave behind is in the history.
 func TestScheduledRotation(t *testing.T) {
+	// Longer than a rotation takes, so that each one ends before the next: a pair
+	// that is overtaken goes to the newest epoch, and skips one.
 	every := 2 * time.Second
-	if emulated() {
+	switch {
+	case emulated():
 		every = 12 * time.Second
+	case raceDetector:
+		every = 8 * time.Second
 	}
 	ctx, f := startFor(t, 3, 3, fmt.Sprintf("keys:\n  rotate_every: %s\n", every))
 	l := startLoad(t, ctx, f, lowRate(t), 200)
