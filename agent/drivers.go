@@ -35,6 +35,7 @@ type drivers struct {
 	open     map[string]tunnel.Driver
 	states   map[string]tunnel.State // as each driver said last
 	verdicts map[string]verdict
+	done     map[string]made[tunnel.Spec] // what each was set to last
 	// unread are drivers that may have devices here and have not said so yet.
 	// Until each of them has, nothing is set: a spec made without knowing a
 	// device would remove it.
@@ -51,6 +52,7 @@ func newDrivers(kinds []tunnel.Kind, env tunnel.Env, log *slog.Logger, now func(
 	return &drivers{
 		kinds: kinds, env: env, log: log, now: now,
 		open: map[string]tunnel.Driver{}, states: map[string]tunnel.State{}, verdicts: map[string]verdict{}, unread: map[string]bool{},
+		done: map[string]made[tunnel.Spec]{},
 	}
 }
 
@@ -195,9 +197,11 @@ func (d *drivers) choose(ctx context.Context, cfg config.Config, target string) 
 }
 
 // set makes the devices of every driver match its spec. Drivers that lose a
-// device come first: the one that gains it may need its name and port.
-func (d *drivers) set(ctx context.Context, specs map[string]tunnel.Spec) map[string]error {
-	errs := map[string]error{}
+// device come first: the one that gains it may need its name and port. A driver
+// that was set to the same within the last resync, and whose state showed it
+// when it was read last, is left alone; touched reports whether any was not.
+func (d *drivers) set(ctx context.Context, specs map[string]tunnel.Spec) (touched bool, errs map[string]error) {
+	errs = map[string]error{}
 	names := slices.Collect(maps.Keys(d.open))
 	for name := range specs {
 		if d.open[name] == nil {
@@ -207,15 +211,23 @@ func (d *drivers) set(ctx context.Context, specs map[string]tunnel.Spec) map[str
 	gains := func(name string) int { return len(specs[name].Devices) - len(d.states[name].Devices) }
 	slices.SortFunc(names, func(x, y string) int { return cmp.Or(cmp.Compare(gains(x), gains(y)), cmp.Compare(x, y)) })
 	for _, name := range names {
+		spec := specs[name]
+		if last := d.done[name]; d.open[name] != nil && last.recent(d.now()) && last.spec.Equal(spec) && spec.MetBy(d.states[name]) {
+			continue
+		}
+		touched = true
+		delete(d.done, name)
 		drv, err := d.use(ctx, name)
 		if err == nil {
-			err = drv.Set(ctx, specs[name])
+			err = drv.Set(ctx, spec)
 		}
 		if err != nil {
 			errs[name] = err
+			continue
 		}
+		d.done[name] = made[tunnel.Spec]{spec: spec.WithoutSecrets(), at: d.now()}
 	}
-	return errs
+	return touched, errs
 }
 
 // read asks every open driver what there is. A driver that cannot say leaves

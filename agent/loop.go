@@ -116,8 +116,8 @@ type loop struct {
 
 	lastIn    Input // of the last turn
 	out       Output
-	synced    []vxlan.Spec // what the overlay was made to be last
-	syncedAt  time.Time
+	synced    made[[]vxlan.Spec] // what the overlay was made to be last
+	guarded   made[secure.Spec]  // and the secure namespace
 	failures  []failure
 	reported  map[api.Problem]bool // in the log
 	tunnelsUp map[ids.NodeID]bool

@@ -40,7 +40,10 @@ func (l *loop) turn(ctx context.Context) time.Duration {
 	l.claims.update(l.now(), snap, in.Self.ID)
 	l.allocate(&in)
 
-	in = l.applyTunnels(ctx, in)
+	in, touched := l.applyTunnels(ctx, in)
+	if touched {
+		l.guarded.forget() // routes go with a device that is made anew
+	}
 	l.applyGuard(ctx)
 	l.applyOverlay(ctx)
 	if l.markReady(&in) {
@@ -170,26 +173,32 @@ func (l *loop) refresh(ctx context.Context) map[string]error {
 }
 
 // applyTunnels sets devices and peers and leaves l.out as it follows from
-// what exists then.
-func (l *loop) applyTunnels(ctx context.Context, in Input) Input {
+// what exists then. It reports whether any driver had something to do.
+func (l *loop) applyTunnels(ctx context.Context, in Input) (after Input, touched bool) {
 	l.out = l.desire(in)
 	in = l.poll(in)
 	l.out = l.desire(in)
 	l.rot.set = l.facts.Plan
-	for name, err := range l.tunnels.set(ctx, l.out.Tunnels) {
+	touched, errs := l.tunnels.set(ctx, l.out.Tunnels)
+	if !touched {
+		return in, false
+	}
+	for name, err := range errs {
 		l.failAll("tunnel-failed", name, err)
 	}
 	l.readTunnels(ctx)
 	in.Tunnels = l.facts
 	in = l.poll(in)
 	l.out = l.desire(in)
-	return in
+	return in, true
 }
 
+// applyGuard sets the secure namespace and looks whether it is as it was set.
 func (l *loop) applyGuard(ctx context.Context) {
-	if l.guard == nil {
+	if l.guard == nil || l.guarded.still(l.now(), l.out.Secure) {
 		return
 	}
+	l.guarded.forget()
 	l.guardFailed, l.routeFailed = false, map[secure.Route]bool{}
 	if err := l.guard.Set(ctx, l.out.Secure); err != nil {
 		for _, e := range flatten(err) {
@@ -209,22 +218,23 @@ func (l *loop) applyGuard(ctx context.Context) {
 	// with something less safe, such as moving a network elsewhere.
 	if err := l.guard.Verify(ctx); err != nil {
 		l.failAll("secure-drift", secureNetns, err)
-	}
-}
-
-// applyOverlay makes the networks. Between two resyncs a turn that changes
-// nothing of them, as most turns of a rotation, leaves them alone.
-func (l *loop) applyOverlay(ctx context.Context) {
-	if l.syncedAt.Add(resync).After(l.now()) && reflect.DeepEqual(l.synced, l.out.Networks) {
 		return
 	}
-	l.synced, l.syncedAt = nil, time.Time{}
+	l.guarded.note(l.now(), l.out.Secure)
+}
+
+// applyOverlay makes the networks.
+func (l *loop) applyOverlay(ctx context.Context) {
+	if l.synced.still(l.now(), l.out.Networks) {
+		return
+	}
+	l.synced.forget()
 	ops, err := l.overlay.Sync(ctx, l.out.Networks)
 	if len(ops) > 0 {
 		l.log.Debug("overlay networks changed", logkey.Count, len(ops))
 	}
 	if err == nil {
-		l.synced, l.syncedAt = l.out.Networks, l.now()
+		l.synced.note(l.now(), l.out.Networks)
 		return
 	}
 	l.failAll("network-failed", "", err)

@@ -93,11 +93,15 @@ func (m *mesh) checkNothingLeft() {
 	}
 }
 
-// set applies host i's spec.
+// set applies host i's spec, and wants the state to show it: by that the agent
+// sees whether there is something to repair.
 func (m *mesh) set(i int) {
 	m.t.Helper()
 	m.specs[i].Revision++
 	m.clear(i, "set", func() error { return m.drivers[i].Set(m.ctx, m.specs[i]) })
+	if s := m.state(i); !m.specs[i].MetBy(s) {
+		m.t.Errorf("host %d: after a set the state does not show what was set: %+v", i, s)
+	}
 }
 
 // clear repeats a call as long as the driver answers that it cannot tell yet
