@@ -127,7 +127,7 @@ type load struct {
 	stream *netlab.Stream
 	before []map[string]int64
 	queues *queues
-	busy   [2]float64 // processors' time when the load began
+	effort effort // when the load began
 	// backlog is what the kernel had dropped by then, because no processor took it.
 	backlog uint64
 	// refusals: ESP is meant to refuse packets in this test.
@@ -145,7 +145,7 @@ func startLoad(t *testing.T, ctx context.Context, f *fleet.Fleet, rate, size int
 	if l.wire, err = f.Lab.CaptureSent(netlab.ContainsMarker(l.marker)); err != nil {
 		t.Fatal(err)
 	}
-	l.busy = processorTimes()
+	l.effort = effortNow(f)
 	l.before = l.counters()
 	secure := map[string]*nl.Namespace{}
 	for _, n := range f.Nodes {
@@ -206,8 +206,7 @@ func (l *load) finish(ctx context.Context) netlab.FlowResult {
 		l.t.Logf("TCP: %d bytes in %v", tcp.Bytes, tcp.Elapsed.Round(time.Millisecond))
 	}
 	l.checkCounters(r)
-	now := processorTimes()
-	l.t.Logf("processors: %.0f %% busy", 100*(now[0]-l.busy[0])/max(1, now[1]-l.busy[1]))
+	l.t.Logf("processors: %s", effortNow(l.f).since(l.effort))
 	l.t.Logf("dropped for want of time: by the kernel's backlog %d; by tunnel devices%s", softnetDrops()-l.backlog, l.queues.stop())
 	l.t.Logf("UDP: %d sent, %d lost, %d duplicated, %d overtaken, longest gap %v, %d gaps of %v or more",
 		r.Sent, r.Lost(), r.Duplicated, r.Reordered, r.LongestGap.Round(time.Millisecond), r.Stalls, netlab.StallTime)

@@ -83,24 +83,6 @@ func (q *queues) stop() string {
 	return text
 }
 
-// processorTimes returns the time that the machine's processors were busy, and
-// all their time (proc_stat(5)).
-func processorTimes() (busyAndAll [2]float64) {
-	raw, _ := os.ReadFile("/proc/stat") // only for people
-	first, _, _ := strings.Cut(string(raw), "\n")
-	for i, f := range strings.Fields(first) {
-		v, err := strconv.ParseFloat(f, 64)
-		if err != nil || i > 8 { // guests' time is in user time
-			continue
-		}
-		busyAndAll[1] += v
-		if i != 4 && i != 5 { // idle, waiting for a disk
-			busyAndAll[0] += v
-		}
-	}
-	return busyAndAll
-}
-
 // softnetDrops is how many packets the kernel has thrown away since it booted
 // because a processor's backlog was full: the second column of
 // /proc/net/softnet_stat, hexadecimal, one line per processor.
