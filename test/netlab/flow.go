@@ -129,8 +129,9 @@ func (f *Flow) send(ctx context.Context) {
 	buf := make([]byte, f.o.Size)
 	fill(buf[8:], f.o.Marker)
 	start := time.Now()
-	// Where turns are dear, a slow flow does not take more of them than it needs.
-	tick := time.NewTicker(max(time.Millisecond, time.Second/time.Duration(f.o.Rate)))
+	// Where turns are dear, as in an emulated machine, a slow flow takes a third
+	// of the turns and sends three packets in each.
+	tick := time.NewTicker(max(time.Millisecond, 3*time.Second/time.Duration(f.o.Rate)))
 	defer tick.Stop()
 	for done := uint64(0); ; {
 		due := uint64(time.Since(start).Seconds() * float64(f.o.Rate))
