@@ -53,7 +53,7 @@ func TestRotationOverBadLink(t *testing.T) {
 	for _, driver := range drivers() {
 		t.Run(driver, func(t *testing.T) {
 			count := scaled(t, 50)
-			ctx, f := startFor(t, 3, 2*count, "")
+			ctx, f := startFor(t, suited(), 3, 2*count, "")
 			toDriver(t, ctx, f, driver)
 			impairAll(t, f, outerLength(driver, badLinkInner))
 			l := startLoad(t, ctx, f, lowRate(t), badLinkPayload)

@@ -32,7 +32,7 @@ const maxTries = 30
 // without it, nothing is lost then or when it is back, and the rotation completes.
 func TestKillAtEachState(t *testing.T) {
 	times := min(3, scaled(t, 75))
-	ctx, f := startFor(t, 3, maxTries*times, "")
+	ctx, f := startFor(t, suited(), 3, maxTries*times, "")
 	l := startLoad(t, ctx, f, lowRate(t), 200)
 	lower, higher := lowerFirst(t, ctx, f.Nodes[1], f.Nodes[2])
 	victims := []*fleet.Node{lower, higher, f.Nodes[0]}

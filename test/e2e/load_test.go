@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/test/fleet"
 	"github.com/secure-overlay/secure-overlay/test/netlab"
@@ -85,34 +86,51 @@ func lowRate(t *testing.T) int {
 	return min(packetRate(t), 500)
 }
 
+// suited is the timer profile for this machine. What local expects of hosts on one
+// machine, answers within a quarter of a second, an emulated one or the race
+// detector does not keep, and then nodes ask each other whether they live
+// instead of doing their work.
+func suited() string {
+	if emulated() || raceDetector {
+		return config.ProfileLAN
+	}
+	return config.ProfileLocal
+}
+
 // startFor makes a fleet for a test with so many rotations and waits until its
-// nodes are connected. config is further text for the config files, whose
+// nodes are connected. more is further text for the config files, whose
 // section keys comes last.
-func startFor(t *testing.T, nodes, rotations int, config string) (context.Context, *fleet.Fleet) {
+func startFor(t *testing.T, profile string, nodes, rotations int, more string) (context.Context, *fleet.Fleet) {
 	t.Helper()
 	each := 5 * time.Second
 	if emulated() || raceDetector {
 		each = 20 * time.Second
 	}
-	ctx, f := prepareWith(t, timeout+time.Duration(rotations)*each, fleet.Options{Nodes: nodes, Networks: bothNetworks(), Config: keysConfig(config)})
+	ctx, f := prepareWith(t, timeout+time.Duration(rotations)*each, fleet.Options{
+		Nodes: nodes, Networks: bothNetworks(), Profile: profile, Config: keysConfig(profile, more),
+	})
 	if err := f.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
 	return ctx, f
 }
 
-// keysConfig adds to config how long an old epoch stays. control.profile local
-// has a third of a second, which is enough where everybody gets a turn in time.
-// Where the machine may stand still for longer, packets wait in the old device for
-// longer.
-func keysConfig(config string) string {
-	if !emulated() && !raceDetector {
-		return config
+// keysConfig adds to config how long an old epoch stays. Profile local has a
+// third of a second, which is enough where everybody gets a turn in time. Where
+// the machine may stand still for longer, packets wait in the old device for
+// longer. The other profiles would make a test wait a minute between rotations.
+func keysConfig(profile, more string) string {
+	pauses := ""
+	if emulated() || raceDetector {
+		pauses = "  drain: 2s\n  quiet: 1s\n"
 	}
-	if !strings.Contains(config, "keys:\n") {
-		config += "keys:\n"
+	if profile != config.ProfileLocal {
+		pauses = "  drain: 2s\n  quiet: 1s\n  min_interval: 1s\n  hold_down: 1m\n"
 	}
-	return config + "  drain: 2s\n  quiet: 1s\n"
+	if pauses != "" && !strings.Contains(more, "keys:\n") {
+		more += "keys:\n"
+	}
+	return more + pauses
 }
 
 // load is traffic between all nodes of a fleet, and all that watches it.

@@ -217,7 +217,7 @@ func searchAnswers(t *testing.T, n *fleet.Node, keys []hunted) []string {
 func TestOldKeysAreGone(t *testing.T) {
 	for _, driver := range drivers() {
 		t.Run(driver, func(t *testing.T) {
-			ctx, f := startFor(t, 2, 2, "")
+			ctx, f := startFor(t, suited(), 2, 2, "")
 			toDriver(t, ctx, f, driver)
 			l := startLoad(t, ctx, f, 100, 200)
 			var old []hunted

@@ -15,7 +15,7 @@ import (
 func TestReplay(t *testing.T) {
 	for _, driver := range drivers() {
 		t.Run(driver, func(t *testing.T) {
-			ctx, f := startFor(t, 2, 6+scaled(t, 12), "")
+			ctx, f := startFor(t, suited(), 2, 6+scaled(t, 12), "")
 			toDriver(t, ctx, f, driver)
 			rate := lowRate(t)
 			l := startLoad(t, ctx, f, rate, 200)

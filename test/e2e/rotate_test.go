@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/api"
+	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/test/fleet"
 	"github.com/secure-overlay/secure-overlay/test/netlab"
@@ -63,11 +64,11 @@ func TestRotationUnderLoad(t *testing.T) {
 	if emulated() {
 		setUps["ipsec-in-udp"] = "ipsec:\n  encap: udp\n"
 	}
-	for name, config := range setUps {
+	for name, more := range setUps {
 		driver := strings.TrimSuffix(name, "-in-udp")
 		t.Run(name, func(t *testing.T) {
 			count := scaled(t, fullRotations)
-			ctx, f := startFor(t, 3, count, config)
+			ctx, f := startFor(t, suited(), 3, count, more)
 			toDriver(t, ctx, f, driver)
 			first, err := f.Nodes[0].Keys(ctx)
 			if err != nil {
@@ -104,7 +105,7 @@ func TestRotationAlternatesDrivers(t *testing.T) {
 		turns = []struct{ ask, get string }{{"ipsec", "ipsec"}, {"wireguard", "wireguard"}}
 	}
 	count := max(len(turns), scaled(t, 50))
-	ctx, f := startFor(t, 3, count, "")
+	ctx, f := startFor(t, suited(), 3, count, "")
 	l := startLoad(t, ctx, f, packetRate(t), 200)
 	l.startStream(ctx)
 	var took spans
@@ -129,7 +130,7 @@ func TestRotationAlternatesDrivers(t *testing.T) {
 // after the present one, so it is one new epoch.
 func TestTwoRotationsAtOnce(t *testing.T) {
 	count := scaled(t, 50)
-	ctx, f := startFor(t, 3, count, "")
+	ctx, f := startFor(t, suited(), 3, count, "")
 	l := startLoad(t, ctx, f, lowRate(t), 200)
 	atOnce := 0
 	for i := range count {
@@ -191,7 +192,7 @@ func together(t *testing.T, ctx context.Context, a, b *fleet.Node) (answers [2]a
 // refusal, nothing changes. Where the machine has every driver, a node whose
 // configuration pins another one must be named, and must keep its connection.
 func TestDriverNodeCannotDo(t *testing.T) {
-	ctx, f := startFor(t, 2, 1, "")
+	ctx, f := startFor(t, suited(), 2, 1, "")
 	l := startLoad(t, ctx, f, lowRate(t), 200)
 	n := f.Nodes[0]
 	before, err := n.Keys(ctx)
@@ -220,7 +221,7 @@ func TestDriverNodeCannotDo(t *testing.T) {
 
 // TestDryRun says what would happen and changes nothing.
 func TestDryRun(t *testing.T) {
-	ctx, f := startFor(t, 2, 1, "")
+	ctx, f := startFor(t, suited(), 2, 1, "")
 	n := f.Nodes[1]
 	var r api.Rotation
 	if err := n.JSON(ctx, &r, "keys", "rotate", "--dry-run"); err != nil {
@@ -247,7 +248,7 @@ func TestScheduledRotation(t *testing.T) {
 	case raceDetector:
 		every = 8 * time.Second
 	}
-	ctx, f := startFor(t, 3, 3, fmt.Sprintf("keys:\n  rotate_every: %s\n", every))
+	ctx, f := startFor(t, config.ProfileLocal, 3, 3, fmt.Sprintf("keys:\n  rotate_every: %s\n", every))
 	l := startLoad(t, ctx, f, lowRate(t), 200)
 	s, err := f.Nodes[0].Keys(ctx)
 	if err != nil {
@@ -303,7 +304,8 @@ const (
 const comeBack = 15 * time.Second
 
 func cutOff(t *testing.T, blocks []netlab.Block) {
-	ctx, f := startFor(t, 3, 6, "")
+	// With the timers that everybody has by default.
+	ctx, f := startFor(t, config.ProfileLAN, 3, 6, "")
 	lonely := f.Nodes[2]
 	blue, lab := attachAll(t, ctx, f, "blue"), attachAll(t, ctx, f, "lab")
 	marker := []byte("cut off, and still unreadable ")

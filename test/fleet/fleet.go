@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/api"
+	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/test/netlab"
 )
 
@@ -33,6 +35,8 @@ type Options struct {
 	// Config is further text for every node's config file: whole top-level
 	// keys, such as "keys:\n  rotate_every: 5s\n".
 	Config string
+	// Profile is control.profile of every node; empty: local.
+	Profile string
 	// Step is told what happens, for people; nil: nobody.
 	Step func(what string)
 	// Log receives the agents' logs; nil: one file per node in the lab's folder.
@@ -79,7 +83,7 @@ func (f *Fleet) AddNode(name string, opts ...netlab.HostOption) (*Node, error) {
 	n := &Node{
 		Host: host, Name: name,
 		dir:    filepath.Join(f.Lab.Dir(), name),
-		binary: f.o.Binary, log: f.o.Log, config: f.o.Config,
+		binary: f.o.Binary, log: f.o.Log, config: f.o.Config, profile: cmp.Or(f.o.Profile, config.ProfileLocal),
 	}
 	n.client = api.NewClient(filepath.Join(n.RuntimeDir(), "agent.sock"))
 	if err := os.Mkdir(n.dir, 0o700); err != nil {
@@ -246,7 +250,7 @@ func configText(n *Node, networks []Network) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "node:\n  name: %s\n", n.Name)
 	fmt.Fprintf(&b, "data_dir: %s\nruntime_dir: %s\n", n.DataDir(), n.RuntimeDir())
-	fmt.Fprintf(&b, "control:\n  advertise: %q\n  profile: local\n", netip.AddrPortFrom(n.Host.Addr(), 7946))
+	fmt.Fprintf(&b, "control:\n  advertise: %q\n  profile: %s\n", netip.AddrPortFrom(n.Host.Addr(), 7946), n.profile)
 	b.WriteString("log:\n  level: debug\nnetworks:\n")
 	for _, nw := range networks {
 		fmt.Fprintf(&b, "  - name: %s\n    subnets: [", nw.Name)

@@ -23,12 +23,13 @@ type Node struct {
 	Host *netlab.Host
 	Name string
 
-	dir    string
-	binary string
-	config string
-	log    io.Writer
-	client *api.Client
-	proc   *process
+	dir     string
+	binary  string
+	config  string
+	profile string
+	log     io.Writer
+	client  *api.Client
+	proc    *process
 }
 
 // process is a running agent.
