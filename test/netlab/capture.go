@@ -3,9 +3,7 @@ package netlab
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,14 +15,11 @@ import (
 )
 
 const (
-	// captureBuffer is the socket buffer of one capture in bytes: half a
-	// second of a fast veth.
-	captureBuffer = 64 << 20
-	// frameMax holds the largest frame the kernel can hand over: a GSO
-	// packet of a BIG TCP link is at most 512 KiB.
-	frameMax = 512 << 10
 	// headMax is how much is kept of a frame for people.
 	headMax = 128
+	// settleLimit bounds the wait for frames that the kernel has captured and the
+	// matcher has not seen. It takes retireAfter, and what the matcher takes.
+	settleLimit = 10 * time.Second
 )
 
 // Counts is what a capture has seen.
@@ -32,7 +27,9 @@ type Counts struct {
 	Frames  uint64 // frames examined, both directions
 	Bytes   uint64 // their length in total
 	Matched uint64 // frames for which the matcher said yes
-	Dropped uint64 // frames that came while the buffer was full: not examined
+	// Dropped is how many frames were not examined, or not whole: they came
+	// while the ring was full, or were longer than a block of it.
+	Dropped uint64
 }
 
 // add sums two counts.
@@ -44,88 +41,56 @@ func (c Counts) add(d Counts) Counts {
 // A claim that something was not on the wire holds only if Dropped is 0 and a
 // positive control has matched.
 //
-// The kernel queues references to a frame's pages, not copies. On a veth the
-// receiver has the same pages, and one that decrypts ESP in UDP does so in place:
-// a large frame that is read late may then look readable from its second page on,
-// behind a ciphertext head (see First). It errs on the loud side; a ring
-// (PACKET_RX_RING) would copy in time.
+// It sees a frame as it was on the link, however late it looks: the kernel copies
+// the frame when it taps the link (see ring). A packet socket without a ring
+// queues references to the frame's pages instead. On a veth the receiver has the
+// same pages, and one that decrypts ESP in UDP does so in place: whoever reads
+// such a queue late finds plaintext that never was on the wire.
 type Capture struct {
-	file  *os.File
-	match Matcher
-	stop  sync.Once
-	done  chan struct{}
+	ring   *ring
+	match  Matcher
+	settle time.Duration // settleLimit, but for tests
+	stop   sync.Once
+	done   chan struct{} // the reader has ended
 
-	frames, bytes, matched, dropped atomic.Uint64
-	first                           atomic.Pointer[[]byte] // of the matched frames
+	frames, bytes, matched, cut atomic.Uint64
+	first                       atomic.Pointer[[]byte] // of the matched frames
+	final                       atomic.Pointer[Counts] // once Stop has them
 }
 
 // OpenCapture starts to examine the frames of a link of ns, of any link type.
 // It has begun when OpenCapture returns. The caller calls Stop.
 func OpenCapture(ns *nl.Namespace, link string, match Matcher) (*Capture, error) {
-	return openCapture(ns, link, match, false)
+	return openCapture(ns, link, match, false, sharedRing(1))
 }
 
-func openCapture(ns *nl.Namespace, link string, match Matcher, incoming bool) (*Capture, error) {
-	var fd int
+func openCapture(ns *nl.Namespace, link string, match Matcher, incoming bool, size ringSize) (*Capture, error) {
+	c := &Capture{match: match, settle: settleLimit, done: make(chan struct{})}
 	err := ns.Do(func() error {
 		index, err := linkIndex(link)
 		if err != nil {
 			return err
 		}
-		fd, err = captureSocket(index, incoming)
+		c.ring, err = openRing(index, incoming, size)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("capture on link %s: %w", link, err)
 	}
-	c := &Capture{file: os.NewFile(uintptr(fd), "capture "+link), match: match, done: make(chan struct{})}
-	go c.read()
+	go func() {
+		defer close(c.done)
+		c.ring.read(c.examine)
+	}()
 	return c, nil
 }
 
-// captureSocket opens a packet socket on a link of the calling thread's
-// namespace, for what comes in only or for both directions.
-func captureSocket(index int, incoming bool) (int, error) {
-	// Protocol 0 receives nothing until bind names the link: no frame of
-	// another link slips in.
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return -1, fmt.Errorf("open packet socket: %w", err)
+// examine looks at one frame. It must be whole: what a frame does not hold is
+// not known from its beginning.
+func (c *Capture) examine(frame []byte, whole bool) {
+	if !whole {
+		c.cut.Add(1)
+		return
 	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, captureBuffer); err != nil {
-		_ = unix.Close(fd)
-		return -1, fmt.Errorf("size packet socket: %w", err)
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, btoi(incoming)); err != nil {
-		_ = unix.Close(fd)
-		return -1, fmt.Errorf("direct packet socket: %w", err)
-	}
-	sa := &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: index}
-	if err := unix.Bind(fd, sa); err != nil {
-		_ = unix.Close(fd)
-		return -1, fmt.Errorf("bind packet socket: %w", err)
-	}
-	return fd, nil
-}
-
-// read examines frames until Stop.
-func (c *Capture) read() {
-	defer close(c.done)
-	buf := make([]byte, frameMax)
-	for {
-		n, err := c.file.Read(buf)
-		switch {
-		case err == nil:
-			c.examine(buf[:n])
-		case errors.Is(err, unix.ENETDOWN):
-			// The link went down or away; the socket reports it once.
-		default:
-			return
-		}
-	}
-}
-
-func (c *Capture) examine(frame []byte) {
 	c.bytes.Add(uint64(len(frame)))
 	if c.match(frame) && c.matched.Add(1) == 1 {
 		head := slices.Clone(frame[:min(len(frame), headMax)])
@@ -134,24 +99,36 @@ func (c *Capture) examine(frame []byte) {
 	c.frames.Add(1)
 }
 
-// Counts returns what was seen until now.
+// Counts returns what was captured until now. It waits until the matcher has
+// seen all of that, and counts as Dropped what it does not see in time.
 func (c *Capture) Counts() Counts {
-	c.statistics()
-	return Counts{c.frames.Load(), c.bytes.Load(), c.matched.Load(), c.dropped.Load()}
+	put, _ := c.ring.arrived()
+	return c.until(put)
 }
 
-// statistics adds the kernel's drop counter, which reading resets.
-func (c *Capture) statistics() {
-	raw, err := c.file.SyscallConn()
-	if err != nil {
-		return
+// until returns the counts when the first put frames have been examined.
+func (c *Capture) until(put uint64) Counts {
+	if final := c.final.Load(); final != nil {
+		return *final
 	}
-	_ = raw.Control(func(fd uintptr) {
-		if st, err := unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil {
-			c.dropped.Add(uint64(st.Drops))
+	ctx, cancel := context.WithTimeout(context.Background(), c.settle)
+	defer cancel()
+	// Frames are read in the order in which the kernel counted them.
+	_ = waitFor(ctx, func() bool {
+		select {
+		case <-c.done: // it examines no more
+			return true
+		default:
+			return c.read() >= put
 		}
-	})
+	}, func() string { return "frames are in the ring" })
+	unseen := put - min(put, c.read())
+	_, refused := c.ring.arrived()
+	return Counts{c.frames.Load(), c.bytes.Load(), c.matched.Load(), refused + c.cut.Load() + unseen}
 }
+
+// read returns how many frames have left the ring.
+func (c *Capture) read() uint64 { return c.frames.Load() + c.cut.Load() }
 
 // WaitMatched waits until n frames have matched, or ctx ends.
 func (c *Capture) WaitMatched(ctx context.Context, n uint64) error {
@@ -159,49 +136,19 @@ func (c *Capture) WaitMatched(ctx context.Context, n uint64) error {
 		func() string { return fmt.Sprintf("%d of %d frames matched", c.matched.Load(), n) })
 }
 
-// Stop examines what is already in the buffer, ends the capture and returns
-// the final counts. It may be called more than once.
+// Stop examines what is already captured, ends the capture and returns the
+// final counts. It may be called more than once.
 func (c *Capture) Stop() Counts {
 	c.stop.Do(func() {
-		c.drain()
-		c.statistics()
-		_ = c.file.Close()
+		c.ring.detach()
+		// A frame that another processor is about to put in comes after this.
+		final := c.Counts()
+		_ = c.ring.close()
 		<-c.done
+		_ = c.ring.unmap()
+		c.final.Store(&final)
 	})
-	return Counts{c.frames.Load(), c.bytes.Load(), c.matched.Load(), c.dropped.Load()}
-}
-
-// drain lets the reader finish the frames that are queued now. The reader
-// empties the queue before it sees the deadline only if the deadline is not
-// past, so the queue length itself is watched.
-func (c *Capture) drain() {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	raw, err := c.file.SyscallConn()
-	if err != nil {
-		return
-	}
-	// The link's traffic may go on for ever: stop listening first.
-	_ = raw.Control(func(fd uintptr) { _ = detachAll(int(fd)) })
-	_ = waitFor(ctx, func() bool {
-		select {
-		case <-c.done:
-			return true
-		default:
-		}
-		queued := 0
-		_ = raw.Control(func(fd uintptr) { queued, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ) })
-		return queued == 0
-	}, func() string { return "frames are still queued" })
-}
-
-// detachAll makes the socket accept no further frame: a classic BPF program
-// that returns 0 for every one. (Binding to another link would not do: it
-// reports an error to the reader.)
-func detachAll(fd int) error {
-	reject := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
-	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
-		&unix.SockFprog{Len: 1, Filter: &reject[0]})
+	return *c.final.Load()
 }
 
 // Captures is one capture per link of the underlay.
@@ -223,7 +170,7 @@ func (l *Lab) captureAll(match Matcher, incoming bool) (*Captures, error) {
 	defer l.mu.Unlock()
 	cs := &Captures{byPort: make(map[string]*Capture)}
 	for _, h := range l.hosts {
-		c, err := openCapture(l.sw.ns, h.port, match, incoming)
+		c, err := openCapture(l.sw.ns, h.port, match, incoming, sharedRing(len(l.hosts)))
 		if err != nil {
 			cs.Stop()
 			return nil, err
@@ -237,11 +184,16 @@ func (l *Lab) captureAll(match Matcher, incoming bool) (*Captures, error) {
 // Host returns the capture of one host's port, or nil.
 func (cs *Captures) Host(name string) *Capture { return cs.byPort[name] }
 
-// Counts returns the sum over all links.
+// Counts returns the sum over all links of what was captured until now. Like
+// Capture.Counts it waits, for all links at once.
 func (cs *Captures) Counts() Counts {
-	var sum Counts
+	put := make(map[*Capture]uint64, len(cs.byPort))
 	for _, c := range cs.byPort {
-		sum = sum.add(c.Counts())
+		put[c], _ = c.ring.arrived()
+	}
+	var sum Counts
+	for c, n := range put {
+		sum = sum.add(c.until(n))
 	}
 	return sum
 }
@@ -259,6 +211,9 @@ func (cs *Captures) First() []byte {
 
 // Stop ends all captures and returns the sum over all links.
 func (cs *Captures) Stop() Counts {
+	for _, c := range cs.byPort {
+		c.ring.detach() // then the rings settle at the same time
+	}
 	var sum Counts
 	for _, c := range cs.byPort {
 		sum = sum.add(c.Stop())

@@ -12,6 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+const (
+	// recordBuffer is the socket buffer of one recorded link in bytes: half a
+	// second of a fast veth.
+	recordBuffer = 64 << 20
+	// frameMax holds the largest frame the kernel can hand over: a GSO
+	// packet of a BIG TCP link is at most 512 KiB.
+	frameMax = 512 << 10
+)
+
 // vnetHeader is the length of struct virtio_net_hdr in front of each frame: it
 // carries what the kernel left undone, checksums and segmentation, so that a
 // frame sent again is the same packets on the wire (packet(7), virtio 1.2
@@ -24,7 +33,9 @@ type Frame struct{ raw []byte }
 // Bytes returns the frame itself; the caller must not change it.
 func (f Frame) Bytes() []byte { return f.raw[vnetHeader:] }
 
-// Recording keeps what hosts send, to send it again later.
+// Recording keeps what hosts send, to send it again later. It reads a queue of
+// references to pages, not a ring of copies (see Capture): it shows frames of up to a
+// page as they were, larger ones perhaps not.
 type Recording struct {
 	match Matcher
 	files []*os.File
@@ -73,7 +84,7 @@ func vnetSocket(index int) (int, error) {
 		return -1, fmt.Errorf("open packet socket: %w", err)
 	}
 	for _, set := range []func() error{
-		func() error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, captureBuffer) },
+		func() error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, recordBuffer) },
 		func() error { return unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1) },
 		func() error { return unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1) },
 		func() error {
