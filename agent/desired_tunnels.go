@@ -124,8 +124,8 @@ func (b *build) peersOn(devices []tunnel.Device) []tunnel.Peer {
 }
 
 // peerKey is what a device holds for a pair. It reports false if that cannot
-// be said: the pair's secret is neither installed nor held, or its peer's
-// record does not name the device (any more) that the secret is for.
+// be said: the pair's secret is neither installed nor held, or it is held for a
+// device that the peer's record does not name (any more).
 func (b *build) peerKey(pair rotate.Pair) (tunnel.PeerKey, bool) {
 	key := tunnel.PeerKey{Epoch: pair.Epoch, Lane: lane, Key: pair.Key}
 	device, ok := b.in.Tunnels.device(pair.Epoch)
@@ -149,7 +149,7 @@ func (b *build) peerKey(pair rotate.Pair) (tunnel.PeerKey, bool) {
 	}
 	initiates := b.in.Self.ID.Compare(pair.Peer) < 0 && !pair.Draining
 	switch {
-	case known:
+	case known && (!installed || way.Public == have.Public):
 		key.Public = way.Public
 		// The lower ID initiates: its entry alone carries an endpoint, from
 		// when the peer is ready to answer until nobody sends here.
@@ -157,7 +157,8 @@ func (b *build) peerKey(pair rotate.Pair) (tunnel.PeerKey, bool) {
 			key.Endpoint = netip.AddrPortFrom(way.Remote, way.Port)
 		}
 	case installed:
-		// What the records do not say (any more) stays as it is.
+		// What the records do not say (any more), or not yet, stays as it is:
+		// a secret is installed with the public key that it was agreed for.
 		key.Public = have.Public
 		if initiates {
 			key.Endpoint = have.Endpoint
@@ -228,8 +229,6 @@ func cmpAddr(a, b netip.Addr) netip.Addr {
 }
 
 // observe writes down for the rotation machine what this node has and wants.
-// What a device holds for a peer counts only if its public key is the one that
-// the peer's record names: a peer that was made anew holds nothing yet.
 func (in Input) observe(out Output, target rotate.Observation) rotate.Observation {
 	o := target
 	o.Peers = out.Pairs
@@ -255,12 +254,11 @@ func (in Input) observe(out Output, target rotate.Observation) rotate.Observatio
 			if !known {
 				continue // of nobody; the driver removes it
 			}
-			theirs, ok := instanceOf(records, id, d, p.Public)
-			if !ok || in.half(id, d, p) {
+			if in.half(id, d, p) {
 				continue
 			}
 			o.Installed = append(o.Installed, rotate.Installed{
-				Peer: id, Device: own, Theirs: theirs, Key: p.Key, RxBytes: p.RxBytes,
+				Peer: id, Device: own, Theirs: instanceOf(records[id], d, p.Public), Key: p.Key, RxBytes: p.RxBytes,
 				Sends: p.Out != 0 || d.Wire == record.WireWireGuard && (in.Self.ID.Compare(id) > 0 || p.Endpoint.IsValid()),
 			})
 		}
@@ -277,13 +275,15 @@ func (in Input) half(id ids.NodeID, d OwnDevice, p tunnel.PeerState) bool {
 }
 
 // instanceOf returns the instance of a peer's device to which an installed key
-// belongs, 0 if its record is not known or does not list the epoch. It reports
-// false if the record lists another key.
-func instanceOf(records map[ids.NodeID]record.Node, id ids.NodeID, d OwnDevice, public keys.TunnelPublic) (uint32, bool) {
-	for _, t := range theirTunnels(records[id]) {
-		if t.Epoch == d.Epoch && t.Lane == d.Lane {
-			return t.Instance, t.Public == public && t.Wire == d.Wire
+// belongs, as far as the peer's record names that key; else 0. A record that
+// names another key proves nothing: after a restart it may come from the cache
+// and be older than what is installed, and what it says of a newer device is
+// for the rotation machine to judge. ESP has no public keys that would tell.
+func instanceOf(r record.Node, d OwnDevice, public keys.TunnelPublic) uint32 {
+	for _, t := range theirTunnels(r) {
+		if t.Epoch == d.Epoch && t.Lane == d.Lane && t.Wire == d.Wire && t.Public == public && !public.IsZero() {
+			return t.Instance
 		}
 	}
-	return 0, true
+	return 0
 }

@@ -166,7 +166,7 @@ func TestPeerKey(t *testing.T) {
 	if k, ok := at(lower, 2, Held{}, &tunnel.PeerState{Key: secret.ID() + 1}, send); ok {
 		t.Errorf("another secret is installed: %+v", k)
 	}
-	if k, ok := at(lower, 2, Held{}, &tunnel.PeerState{Key: secret.ID()}, send); !ok || !k.Secret.IsZero() || !k.Endpoint.IsValid() {
+	if k, ok := at(lower, 2, Held{}, &tunnel.PeerState{Key: secret.ID(), Public: keys.TunnelPublic{2, 2, 0xcc}}, send); !ok || !k.Secret.IsZero() || !k.Endpoint.IsValid() {
 		t.Errorf("installed: %+v", k)
 	}
 
@@ -182,42 +182,57 @@ func TestPeerKey(t *testing.T) {
 		t.Errorf("ESP, installed: %+v", k)
 	}
 
-	// The peer's record does not list the device any more, as after its
-	// restart: what is installed stays as it is.
-	lower.Members[0].Record.Tunnels = lower.Members[0].Record.Tunnels[:1]
+	// The peer's record names another device of the epoch, or lists none any
+	// more, as after its restart: what is installed stays as it is. A secret
+	// that is not installed is for the device that the record names.
 	was := tunnel.PeerState{Key: secret.ID(), Public: keys.TunnelPublic{9}, Endpoint: netip.MustParseAddrPort("198.18.0.2:7")}
+	if k, ok := at(lower, 2, Held{}, &was, send); !ok || k.Public != was.Public || k.Endpoint != was.Endpoint {
+		t.Errorf("another device listed: %+v", k)
+	}
+	other := was
+	other.Key++
+	if k, ok := at(lower, 2, held, &other, send); !ok || k.Public != (keys.TunnelPublic{2, 2, 0xcc}) || k.Endpoint.Port() != 51872 {
+		t.Errorf("another device listed, and a secret held for it: %+v", k)
+	}
+	lower.Members[0].Record.Tunnels = lower.Members[0].Record.Tunnels[:1]
 	if k, ok := at(lower, 2, Held{}, &was, send); !ok || k.Public != was.Public || k.Endpoint != was.Endpoint {
 		t.Errorf("device not listed any more: %+v", k)
 	}
 }
 
-// TestObserve: what a device holds counts only under the key that the peer's
-// record names.
+// TestObserve: what a device holds is reported with the instance whose key the
+// peer's record names; if it names another key, or there is none to compare,
+// with an unknown one.
 func TestObserve(t *testing.T) {
 	s := pairSim(t)
+	for _, i := range []int{1, 2} {
+		s.addDevice(i, 2, config.DriverIPsec, 51872)
+	}
 	in := s.nodes[0].in
 	peer := in.Members[0]
 	stranger := ids.NodeID{77, 1}
-	d := &in.Tunnels.Devices[0]
 	right := peer.Record.Tunnels[0].Public
 	for _, c := range []struct {
 		name   string
+		device int
 		has    tunnel.PeerState
 		want   bool
 		theirs uint32
 	}{
-		{"right", tunnel.PeerState{Inner: peer.ID.InnerAddr(), Public: right, Key: 3, RxBytes: 9}, true, 1},
-		{"key of a former device", tunnel.PeerState{Inner: peer.ID.InnerAddr(), Public: keys.TunnelPublic{1}, Key: 3}, false, 0},
-		{"of nobody", tunnel.PeerState{Inner: netip.MustParseAddr("fd99::1"), Key: 3}, false, 0},
-		{"of a former peer", tunnel.PeerState{Inner: stranger.InnerAddr(), Public: keys.TunnelPublic{4}, Key: 3}, true, 0},
+		{"right", 0, tunnel.PeerState{Inner: peer.ID.InnerAddr(), Public: right, Key: 3, RxBytes: 9}, true, 1},
+		{"key of another device", 0, tunnel.PeerState{Inner: peer.ID.InnerAddr(), Public: keys.TunnelPublic{1}, Key: 3}, true, 0},
+		{"ESP", 1, tunnel.PeerState{Inner: peer.ID.InnerAddr(), Key: 3, In: 0x1111, Out: 0x2222}, true, 0},
+		{"of nobody", 0, tunnel.PeerState{Inner: netip.MustParseAddr("fd99::1"), Key: 3}, false, 0},
+		{"of a former peer", 0, tunnel.PeerState{Inner: stranger.InnerAddr(), Public: keys.TunnelPublic{4}, Key: 3}, true, 0},
 	} {
-		d.Peers = []tunnel.PeerState{c.has}
+		in.Tunnels.Devices[0].Peers, in.Tunnels.Devices[1].Peers = nil, nil
+		in.Tunnels.Devices[c.device].Peers = []tunnel.PeerState{c.has}
 		in.Tunnels.Former = map[netip.Addr]ids.NodeID{stranger.InnerAddr(): stranger}
 		o := in.observe(Desired(in), rotate.Observation{Target: 4})
 		if len(o.Installed) == 1 != c.want || c.want && (o.Installed[0].Theirs != c.theirs || o.Installed[0].Key != 3) {
 			t.Errorf("%s: installed %+v", c.name, o.Installed)
 		}
-		if !o.Enabled || o.Target != 4 || len(o.Devices) != 1 || len(o.Peers) != 1 {
+		if !o.Enabled || o.Target != 4 || len(o.Devices) != 2 || len(o.Peers) != 1 {
 			t.Errorf("%s: observation %+v", c.name, o)
 		}
 	}

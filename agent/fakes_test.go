@@ -27,8 +27,10 @@ type board struct {
 	hidden  bool       // readers see their own record only
 	lonely  ids.NodeID // a reader that sees its own record only
 	unsync  bool       // no member confirms anything
-	target  item.Target
-	agents  map[ids.NodeID]*Agent // that run
+	// aged are old records that others see in place of a node's newest.
+	aged   map[ids.NodeID]record.Node
+	target item.Target
+	agents map[ids.NodeID]*Agent // that run
 	// cut are nodes that nobody can talk to, with what they saw last.
 	cut map[ids.NodeID]membership.Snapshot
 	// published are all records, in the order in which they came.
@@ -137,6 +139,9 @@ func (g *fakeGossip) Snapshot() membership.Snapshot {
 	for id, m := range g.board.members {
 		if id != g.self.ID && (g.board.hidden || g.board.lonely == g.self.ID) {
 			continue
+		}
+		if old, ok := g.board.aged[id]; ok && id != g.self.ID {
+			m.Record = old
 		}
 		m.Synced = !g.board.unsync
 		s.Members = append(s.Members, m)

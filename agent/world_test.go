@@ -20,6 +20,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/membership"
 	"github.com/secure-overlay/secure-overlay/membership/item"
+	"github.com/secure-overlay/secure-overlay/membership/record"
 	"github.com/secure-overlay/secure-overlay/tunnel"
 	"github.com/secure-overlay/secure-overlay/tunnel/secure"
 	"github.com/secure-overlay/secure-overlay/tunnel/tunneltest"
@@ -58,7 +59,7 @@ func newBoard() *board {
 	return &board{
 		members: map[ids.NodeID]membership.Member{}, wakes: map[ids.NodeID]chan struct{}{},
 		target: item.Target{Epoch: 1, Driver: config.DriverAuto},
-		agents: map[ids.NodeID]*Agent{}, cut: map[ids.NodeID]membership.Snapshot{},
+		agents: map[ids.NodeID]*Agent{}, cut: map[ids.NodeID]membership.Snapshot{}, aged: map[ids.NodeID]record.Node{},
 	}
 }
 

@@ -34,13 +34,13 @@ type EventKind string
 
 // The kinds of events.
 const (
-	EventRotationRequested EventKind = "rotation-requested" // a new target epoch; Node: who asked
+	EventRotationRequested EventKind = "rotation-requested" // a new target epoch; Text: why it was made
 	EventEpochStarted      EventKind = "epoch-started"      // this node made its device of Epoch
 	EventSwitched          EventKind = "switched"           // the pair with Node sends on Epoch, Seconds after it was asked for
 	EventEpochEnded        EventKind = "epoch-ended"        // this node removed its device of Epoch, Seconds after it was made
-	EventRotationRefused   EventKind = "rotation-refused"   // a request of this node's user, or a target item of Node
-	EventPairRefused       EventKind = "pair-refused"       // the pair with Node has no device in common, or lacks what policy demands
-	EventBlocked           EventKind = "blocked"            // this node cannot start Epoch
+	EventRotationRefused   EventKind = "rotation-refused"   // this node cannot follow the cluster to Epoch
+	EventPairRefused       EventKind = "pair-refused"       // the pair with Node, last on Epoch, has no tunnel any more
+	EventBlocked           EventKind = "blocked"            // this node does not start Epoch yet: something holds it up
 	EventAgentStarted      EventKind = "agent-started"
 	EventAgentStopped      EventKind = "agent-stopped"
 )

@@ -1,7 +1,7 @@
 // Package keys says what a secret is and what a signature proves.
 //
 // It owns the key types (root, issuer, node identity, Noise static, cluster
-// access key, token secret, tunnel preshared key), the signed objects that
+// access key, token secret, tunnel secret of a pair), the signed objects that
 // admit a node (Delegation, Cert), the join token, and their byte formats. It
 // does no I/O: files are keys/keystore's, the wire is membership/noisenet's.
 //

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/secure-overlay/secure-overlay/membership/internal/wire"
 	"github.com/secure-overlay/secure-overlay/membership/item"
 	"github.com/secure-overlay/secure-overlay/membership/noisenet"
 )
@@ -149,35 +150,13 @@ func appendItems(b []byte, raws [][]byte) []byte {
 // parseItems reads a list of items that fills b. They alias b and are not
 // verified.
 func parseItems(b []byte) ([][]byte, error) {
-	if len(b) < 2 {
-		return nil, errMessage
-	}
-	n, b := int(binary.BigEndian.Uint16(b)), b[2:]
-	if n > item.MaxItems {
-		return nil, fmt.Errorf("%w: %d items", errMessage, n)
-	}
+	r := wire.NewReader(b, errMessage)
 	var out [][]byte
-	for range n {
-		raw, rest, err := cutItem(b)
-		if err != nil {
-			return nil, err
-		}
-		out, b = append(out, raw), rest
+	for range r.Count("items", int(r.U16()), item.MaxItems, 2) {
+		out = append(out, r.Block("item", item.MaxSize))
 	}
-	if len(b) != 0 {
-		return nil, fmt.Errorf("%w: %d bytes too many", errMessage, len(b))
+	if err := r.Done(); err != nil {
+		return nil, err
 	}
 	return out, nil
-}
-
-// cutItem takes an item with its length off the front of b.
-func cutItem(b []byte) (raw, rest []byte, err error) {
-	if len(b) < 2 {
-		return nil, nil, errMessage
-	}
-	n := int(binary.BigEndian.Uint16(b))
-	if b = b[2:]; n > item.MaxSize || n > len(b) {
-		return nil, nil, errMessage
-	}
-	return b[:n:n], b[n:], nil
 }

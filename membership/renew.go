@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
 	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/membership/internal/wire"
 	"github.com/secure-overlay/secure-overlay/membership/noisenet"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
@@ -200,24 +202,19 @@ func renewAnswer(c keys.Credential) []byte {
 	return b
 }
 
-func parseRenewAnswer(b []byte) (keys.Credential, error) {
-	var c keys.Credential
-	if len(b) < 2 || b[0] != kindRenew|kindAnswer || b[1] != version {
-		return c, errMessage
+// parseRenewAnswer copies what it returns.
+func parseRenewAnswer(b []byte) (c keys.Credential, err error) {
+	r := wire.NewReader(b, errMessage)
+	if r.U8() != kindRenew|kindAnswer || r.U8() != version {
+		r.Fail("not a renewal of version %d", version)
 	}
-	b = b[2:]
-	for _, part := range []*[]byte{&c.Delegation, &c.Cert} {
-		if len(b) < 2 {
-			return keys.Credential{}, errMessage
-		}
-		n := int(binary.BigEndian.Uint16(b))
-		if b = b[2:]; n == 0 || n > record.MaxCredential || n > len(b) {
-			return keys.Credential{}, errMessage
-		}
-		*part, b = append([]byte(nil), b[:n]...), b[n:]
+	c.Delegation = bytes.Clone(r.Block("delegation", record.MaxCredential))
+	c.Cert = bytes.Clone(r.Block("certificate", record.MaxCredential))
+	if len(c.Delegation) == 0 || len(c.Cert) == 0 {
+		r.Fail("no delegation or no certificate")
 	}
-	if len(b) != 0 {
-		return keys.Credential{}, errMessage
+	if err := r.Done(); err != nil {
+		return keys.Credential{}, err
 	}
 	return c, nil
 }

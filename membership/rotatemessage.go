@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/membership/internal/wire"
 	"github.com/secure-overlay/secure-overlay/membership/item"
 )
 
@@ -45,18 +46,16 @@ func (m rotateRequest) encode() ([]byte, error) {
 
 // parseRotateRequest reads unknown drivers, too: they are refused with a code.
 func parseRotateRequest(b []byte) (m rotateRequest, err error) {
-	if len(b) < 2+4+1+1 {
-		return m, errMessage
-	}
-	m.After, m.Driver, m.Reason = ids.Epoch(binary.BigEndian.Uint32(b[2:])), item.DriverName(b[6]), item.Reason(b[7])
-	raw, rest, err := cutItem(b[8:])
-	if err != nil || len(rest) != 0 || m.After == 0 {
-		return m, errMessage
-	}
-	if len(raw) > 0 {
+	r := wire.NewReader(b, errMessage)
+	r.Take(2) // kind and version
+	m.After, m.Driver, m.Reason = ids.Epoch(r.U32()), item.DriverName(r.U8()), item.Reason(r.U8())
+	if raw := r.Block("item", item.MaxSize); len(raw) > 0 {
 		m.Target = raw
 	}
-	return m, nil
+	if m.After == 0 {
+		r.Fail("no epoch to follow")
+	}
+	return m, r.Done()
 }
 
 // rotateAnswer carries the item of the new target.
@@ -83,11 +82,12 @@ func parseRotateAnswer(b []byte) ([]byte, error) {
 	code, b := b[2], b[3:]
 	switch code {
 	case rotateMade:
-		raw, rest, err := cutItem(b)
-		if err != nil || len(rest) != 0 || len(raw) == 0 {
-			return nil, errMessage
+		r := wire.NewReader(b, errMessage)
+		raw := r.Block("item", item.MaxSize)
+		if len(raw) == 0 {
+			r.Fail("no item")
 		}
-		return raw, nil
+		return raw, r.Done()
 	case rotateTooSoon:
 		if len(b) != 4 {
 			return nil, errMessage

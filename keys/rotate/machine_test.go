@@ -99,6 +99,46 @@ func TestUnknownTheirs(t *testing.T) {
 	}
 }
 
+// TestUnknownTheirsLost: a process that has just started finds a key of whose
+// peer's device the record says nothing, or of which it names another instance,
+// and cannot tell whether the record is too old or the key. It keeps the key
+// until the peer, which knows that, lacks it: then the pair agrees anew,
+// whichever node asks.
+func TestUnknownTheirsLost(t *testing.T) {
+	for _, asks := range []bool{true, false} {
+		x, peer := newOne(t), simID(1)
+		if !asks {
+			peer = simID(0)
+			x.m = New(simID(1), 5, labTiming)
+			x.o.Peers[0].ID, x.o.Installed[0].Peer = peer, peer
+			x.o.Routes = map[ids.NodeID]ids.Epoch{peer: 1}
+		}
+		x.o.Installed[0].Theirs = 0
+		x.o.Peers[0].Devices = []Device{{1, 2, 1}}
+		x.poll(0)
+		plan := x.poll(time.Hour)
+		if len(plan.Pairs) != 1 || plan.Pairs[0].Key != 7 || !plan.Pairs[0].Main || len(plan.Agree) != 0 {
+			t.Errorf("asks %t: before the peer has said a word: %+v, asks %v", asks, plan.Pairs, plan.Agree)
+		}
+		x.m.Receive(x.now, peer, Message{Boot: 9, Seq: 1, AckBoot: 5, AckSeq: 1})
+		plan = x.poll(time.Second)
+		want := Wanted{Peer: peer, Epoch: 1, Mine: 1, Theirs: 2}
+		if asks && !slices.Equal(plan.Agree, []Wanted{want}) {
+			t.Errorf("the peer lacks the key: asks %v", plan.Agree)
+		}
+		if err := x.m.MayAgree(peer, want); !asks && err != nil {
+			t.Errorf("the peer lacks the key and asks: %v", err)
+		}
+		if !x.m.Agreed(x.now, peer, Agreement{Epoch: 1, Mine: 1, Theirs: 2, Key: 8}) {
+			t.Errorf("asks %t: the new key is not taken", asks)
+		}
+		plan = x.poll(time.Second)
+		if diff := cmp.Diff([]Pair{{Peer: peer, Epoch: 1, Key: 8, Theirs: 2}}, plan.Pairs); diff != "" {
+			t.Errorf("asks %t:\n%s", asks, diff)
+		}
+	}
+}
+
 // TestUnwanted: a pair that is not wanted goes at once, and comes afresh.
 func TestUnwanted(t *testing.T) {
 	x := newOne(t)

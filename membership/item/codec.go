@@ -8,6 +8,7 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/membership/internal/wire"
 )
 
 // Numbers of the signers on the wire.
@@ -86,32 +87,31 @@ func parse(raw []byte) (cluster ids.ClusterID, it *Item, err error) {
 	if len(raw) > MaxSize {
 		return cluster, nil, malformed("%d bytes, at most %d", len(raw), MaxSize)
 	}
-	r := &reader{b: raw}
-	if string(r.take(len(keys.DomainItem))) != keys.DomainItem {
-		r.fail("does not begin with %s", keys.DomainItem)
+	r := newReader(raw)
+	if string(r.Take(len(keys.DomainItem))) != keys.DomainItem {
+		r.Fail("does not begin with %s", keys.DomainItem)
 	}
-	copy(cluster[:], r.take(len(cluster)))
+	r.Fill(cluster[:])
 	it = &Item{Raw: raw}
-	it.Slot.Kind = Kind(r.u8())
-	it.Slot.Key = string(r.take(int(r.u8())))
-	it.Version = r.u64()
+	it.Slot = r.slot()
+	it.Version = r.U64()
 	it.Created = r.time()
-	it.Body = r.take(int(r.u16()))
-	switch n := r.u8(); {
-	case r.err != nil:
+	it.Body = r.Block("body", MaxBody)
+	switch n := r.U8(); {
+	case r.Err() != nil:
 	case n == signerRoot:
 		it.Root = true
 	case n == signerIssuer:
-		it.Delegation = r.take(int(r.u16()))
+		it.Delegation = r.Block("delegation", maxDelegation)
 	default:
-		r.fail("signer %d", n)
+		r.Fail("signer %d", n)
 	}
-	copy(it.Signer[:], r.take(len(it.Signer)))
-	if r.err == nil && len(r.b) != keys.SignatureSize {
-		r.fail("%d bytes after the content, want a signature of %d", len(r.b), keys.SignatureSize)
+	r.Fill(it.Signer[:])
+	if left := len(r.Rest()); left != keys.SignatureSize {
+		r.Fail("%d bytes after the content, want a signature of %d", left, keys.SignatureSize)
 	}
-	if r.err != nil {
-		return cluster, nil, r.err
+	if r.Err() != nil {
+		return cluster, nil, r.Err()
 	}
 	if err := it.validate(); err != nil {
 		return cluster, nil, err
@@ -124,60 +124,17 @@ func parse(raw []byte) (cluster ids.ClusterID, it *Item, err error) {
 	return cluster, it, nil
 }
 
-// reader takes fields off the front of b. The first failure sticks, and every
-// later read returns zero.
-type reader struct {
-	b   []byte
-	err error
-}
+// reader reads what items are made of.
+type reader struct{ *wire.Reader }
 
-func (r *reader) fail(format string, args ...any) {
-	if r.err == nil {
-		r.err = malformed(format, args...)
-	}
-	r.b = nil
-}
-
-// take returns the next n bytes, which alias the input, or nil.
-func (r *reader) take(n int) []byte {
-	if r.err == nil && len(r.b) < n {
-		r.fail("ends %d bytes early", n-len(r.b))
-	}
-	if r.err != nil {
-		return nil
-	}
-	out := r.b[:n:n]
-	r.b = r.b[n:]
-	return out
-}
-
-func (r *reader) u8() uint8 {
-	if b := r.take(1); b != nil {
-		return b[0]
-	}
-	return 0
-}
-
-func (r *reader) u16() uint16 {
-	if b := r.take(2); b != nil {
-		return binary.BigEndian.Uint16(b)
-	}
-	return 0
-}
-
-func (r *reader) u64() uint64 {
-	if b := r.take(8); b != nil {
-		return binary.BigEndian.Uint64(b)
-	}
-	return 0
-}
+func newReader(b []byte) reader { return reader{wire.NewReader(b, ErrMalformed)} }
 
 // time reads unix seconds. The range is checked here, because a number beyond
 // it could come back as another one.
-func (r *reader) time() time.Time {
-	sec := r.u64()
-	if r.err == nil && (sec < minTime || sec > maxTime) {
-		r.fail("time of creation is outside 2000..9999")
+func (r reader) time() time.Time {
+	sec := r.U64()
+	if r.Err() == nil && (sec < minTime || sec > maxTime) {
+		r.Fail("time of creation is outside 2000..9999")
 	}
 	return time.Unix(int64(sec), 0).UTC()
 }

@@ -174,16 +174,16 @@ func AppendSlot(b []byte, s Slot) []byte {
 
 // CutSlot takes a slot off the front of b.
 func CutSlot(b []byte) (Slot, []byte, error) {
-	r := &reader{b: b}
+	r := newReader(b)
 	s := r.slot()
-	return s, r.b, r.err
+	return s, r.Rest(), r.Err()
 }
 
-func (r *reader) slot() Slot {
-	s := Slot{Kind: Kind(r.u8())}
-	s.Key = string(r.take(int(r.u8())))
-	if r.err == nil && (s.Kind == 0 || len(s.Key) > MaxKey) {
-		r.fail("slot of kind %d with a key of %d bytes", s.Kind, len(s.Key))
+func (r reader) slot() Slot {
+	s := Slot{Kind: Kind(r.U8())}
+	s.Key = string(r.Take(int(r.U8())))
+	if r.Err() == nil && (s.Kind == 0 || len(s.Key) > MaxKey) {
+		r.Fail("slot of kind %d with a key of %d bytes", s.Kind, len(s.Key))
 	}
 	return s
 }
@@ -196,8 +196,8 @@ func AppendHead(b []byte, h Head) []byte {
 
 // CutHead takes a head off the front of b.
 func CutHead(b []byte) (Head, []byte, error) {
-	r := &reader{b: b}
-	h := Head{Slot: r.slot(), Version: r.u64()}
-	copy(h.Hash[:], r.take(len(h.Hash)))
-	return h, r.b, r.err
+	r := newReader(b)
+	h := Head{Slot: r.slot(), Version: r.U64()}
+	r.Fill(h.Hash[:])
+	return h, r.Rest(), r.Err()
 }

@@ -1,10 +1,12 @@
 package noisenet
 
 import (
+	"bytes"
 	"encoding/binary"
-	"fmt"
+	"errors"
 
 	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/membership/internal/wire"
 )
 
 // maxSigned bounds a certificate or delegation inside a handshake payload.
@@ -33,37 +35,23 @@ func (p payload) encode() []byte {
 	return append(b, p.credential.Delegation...)
 }
 
+// errPayload is wrapped by every error about bytes that are no payload.
+var errPayload = errors.New("handshake payload is malformed")
+
 // parsePayload is canonical and copies what it keeps.
 func parsePayload(b []byte) (payload, error) {
-	if len(b) < 11 {
-		return payload{}, fmt.Errorf("read handshake payload: %d bytes are too few", len(b))
-	}
-	p := payload{version: b[0], port: binary.BigEndian.Uint16(b[1:]), boot: binary.BigEndian.Uint64(b[3:])}
+	r := wire.NewReader(b, errPayload)
+	p := payload{version: r.U8(), port: r.U16(), boot: r.U64()}
+	p.credential.Cert = bytes.Clone(r.Block("certificate", maxSigned))
+	p.credential.Delegation = bytes.Clone(r.Block("delegation", maxSigned))
 	if p.port == 0 || p.boot == 0 {
-		return payload{}, fmt.Errorf("read handshake payload: port %d or boot number is zero", p.port)
+		r.Fail("port %d or boot number is zero", p.port)
 	}
-	rest := b[11:]
-	var err error
-	if p.credential.Cert, rest, err = takeSigned(rest); err != nil {
+	if len(p.credential.Cert) == 0 || len(p.credential.Delegation) == 0 {
+		r.Fail("no certificate or no delegation")
+	}
+	if err := r.Done(); err != nil {
 		return payload{}, err
-	}
-	if p.credential.Delegation, rest, err = takeSigned(rest); err != nil {
-		return payload{}, err
-	}
-	if len(rest) != 0 {
-		return payload{}, fmt.Errorf("read handshake payload: %d bytes left over", len(rest))
 	}
 	return p, nil
-}
-
-func takeSigned(b []byte) (field, rest []byte, err error) {
-	if len(b) < 2 {
-		return nil, nil, fmt.Errorf("read handshake payload: length is missing")
-	}
-	n := int(binary.BigEndian.Uint16(b))
-	b = b[2:]
-	if n == 0 || n > maxSigned || n > len(b) {
-		return nil, nil, fmt.Errorf("read handshake payload: signed object of %d bytes", n)
-	}
-	return append([]byte(nil), b[:n]...), b[n:], nil
 }

@@ -128,21 +128,21 @@ func split(raw []byte) (n Node, signed int, err error) {
 	if len(raw) > MaxSize {
 		return Node{}, 0, malformed("%d bytes, at most %d", len(raw), MaxSize)
 	}
-	r := &reader{b: raw}
-	if string(r.take(len(Domain))) != Domain {
-		r.fail("does not begin with %s", Domain)
+	r := newReader(raw)
+	if string(r.Take(len(Domain))) != Domain {
+		r.Fail("does not begin with %s", Domain)
 	}
-	copy(n.ID[:], r.take(len(n.ID)))
-	n.Seq = r.u64()
+	r.Fill(n.ID[:])
+	n.Seq = r.U64()
 	r.underlay(&n)
 	r.tunnels(&n)
 	r.networks(&n)
 	r.attached(&n)
-	if r.err == nil && len(r.b) != keys.SignatureSize {
-		r.fail("%d bytes after the content, want a signature of %d", len(r.b), keys.SignatureSize)
+	if left := len(r.Rest()); left != keys.SignatureSize {
+		r.Fail("%d bytes after the content, want a signature of %d", left, keys.SignatureSize)
 	}
-	if r.err != nil {
-		return Node{}, 0, r.err
+	if r.Err() != nil {
+		return Node{}, 0, r.Err()
 	}
 	if err := n.Validate(); err != nil {
 		return Node{}, 0, err
@@ -157,48 +157,48 @@ func split(raw []byte) (n Node, signed int, err error) {
 	return n, signed, nil
 }
 
-func (r *reader) underlay(n *Node) {
-	k := r.count("underlay addresses", int(r.u8()), MaxEndpoints, minUnderlay)
+func (r reader) underlay(n *Node) {
+	k := r.Count("underlay addresses", int(r.U8()), MaxEndpoints, minUnderlay)
 	for range k {
-		n.Underlay = append(n.Underlay, Underlay{Control: netip.AddrPortFrom(r.addr(), r.u16()), MTU: r.u16()})
+		n.Underlay = append(n.Underlay, Underlay{Control: netip.AddrPortFrom(r.addr(), r.U16()), MTU: r.U16()})
 	}
 }
 
-func (r *reader) tunnels(n *Node) {
-	k := r.count("tunnels", int(r.u8()), MaxTunnels, tunnelSize)
+func (r reader) tunnels(n *Node) {
+	k := r.Count("tunnels", int(r.U8()), MaxTunnels, tunnelSize)
 	for range k {
-		t := Tunnel{Epoch: ids.Epoch(r.u32()), Lane: ids.Lane(r.u8()), Instance: r.u32(), Wire: Wire(r.u8())}
-		copy(t.Public[:], r.take(len(t.Public)))
-		t.Port = r.u16()
+		t := Tunnel{Epoch: ids.Epoch(r.U32()), Lane: ids.Lane(r.U8()), Instance: r.U32(), Wire: Wire(r.U8())}
+		r.Fill(t.Public[:])
+		t.Port = r.U16()
 		n.Tunnels = append(n.Tunnels, t)
 	}
 }
 
-func (r *reader) networks(n *Node) {
-	k := r.count("networks", int(r.u16()), MaxNetworks, minNetwork)
+func (r reader) networks(n *Node) {
+	k := r.Count("networks", int(r.U16()), MaxNetworks, minNetwork)
 	if k > 0 {
 		n.Networks = make([]Network, 0, k)
 	}
 	for range k {
-		w := Network{VNI: ids.VNI(r.u32())}
-		w.Name = string(r.take(r.count("bytes of a network name", int(r.u8()), maxName, 1)))
-		flags := r.u8()
+		w := Network{VNI: ids.VNI(r.U32())}
+		w.Name = string(r.Take(r.Count("bytes of a network name", int(r.U8()), maxName, 1)))
+		flags := r.U8()
 		if flags&^flagEncrypted != 0 {
-			r.fail("network flags %#x", flags)
+			r.Fail("network flags %#x", flags)
 		}
 		w.Encrypted = flags&flagEncrypted != 0
-		w.VTEPPort = r.u16()
+		w.VTEPPort = r.U16()
 		w.Subnets = r.prefixes("subnets", MaxSubnets)
 		w.Blocks = r.prefixes("blocks", MaxBlocks)
-		if r.err != nil {
+		if r.Err() != nil {
 			return
 		}
 		n.Networks = append(n.Networks, w)
 	}
 }
 
-func (r *reader) prefixes(what string, limit int) []netip.Prefix {
-	k := r.count(what, int(r.u8()), limit, minPrefix)
+func (r reader) prefixes(what string, limit int) []netip.Prefix {
+	k := r.Count(what, int(r.U8()), limit, minPrefix)
 	if k == 0 {
 		return nil
 	}
@@ -209,22 +209,22 @@ func (r *reader) prefixes(what string, limit int) []netip.Prefix {
 	return out
 }
 
-func (r *reader) attached(n *Node) {
-	k := r.count("endpoints", int(r.u16()), MaxAttached, minAttached)
+func (r reader) attached(n *Node) {
+	k := r.Count("endpoints", int(r.U16()), MaxAttached, minAttached)
 	if k > 0 {
 		n.Attached = make([]Attached, 0, k)
 	}
 	for range k {
-		a := Attached{VNI: ids.VNI(r.u32())}
-		copy(a.MAC[:], r.take(len(a.MAC)))
-		m := r.count("addresses of an endpoint", int(r.u8()), MaxAddrs, minAddr)
+		a := Attached{VNI: ids.VNI(r.U32())}
+		r.Fill(a.MAC[:])
+		m := r.Count("addresses of an endpoint", int(r.U8()), MaxAddrs, minAddr)
 		if m > 0 {
 			a.Addrs = make([]netip.Addr, m)
 		}
 		for i := range a.Addrs {
 			a.Addrs[i] = r.addr()
 		}
-		if r.err != nil {
+		if r.Err() != nil {
 			return
 		}
 		n.Attached = append(n.Attached, a)

@@ -56,17 +56,17 @@ func EntrySize(e Entry) int {
 // CutEntry takes one entry off the front of b and returns the rest. The
 // entry's fields alias b. Nothing is verified.
 func CutEntry(b []byte) (e Entry, rest []byte, err error) {
-	r := &reader{b: b}
-	del := r.count("bytes of delegation", int(r.u16()), MaxCredential, 0)
-	cert := r.count("bytes of certificate", int(r.u16()), MaxCredential, 0)
-	rec := r.count("bytes of record", int(min(r.u32(), uint32(MaxSize)+1)), MaxSize, 0)
-	e.Credential.Delegation = r.take(del)
-	e.Credential.Cert = r.take(cert)
-	e.Record = r.take(rec)
-	if r.err != nil {
-		return Entry{}, nil, fmt.Errorf("read entry: %w", r.err)
+	r := newReader(b)
+	del := r.Count("bytes of delegation", int(r.U16()), MaxCredential, 0)
+	cert := r.Count("bytes of certificate", int(r.U16()), MaxCredential, 0)
+	rec := r.Count("bytes of record", int(min(r.U32(), uint32(MaxSize)+1)), MaxSize, 0)
+	e.Credential.Delegation = r.Take(del)
+	e.Credential.Cert = r.Take(cert)
+	e.Record = r.Take(rec)
+	if r.Err() != nil {
+		return Entry{}, nil, fmt.Errorf("read entry: %w", r.Err())
 	}
-	return e, r.b, nil
+	return e, r.Rest(), nil
 }
 
 // Head summarises an item, so that two nodes can find out in what their sets

@@ -86,7 +86,7 @@ var confinements = []struct {
 }{
 	{"github.com/spf13/viper", []string{"config"}},
 	{"github.com/hashicorp/memberlist", []string{"membership"}},
-	{"github.com/flynn/noise", []string{"membership/noisenet", "keys/rotate"}},
+	{"github.com/flynn/noise", []string{"membership/noisenet"}},
 	{"github.com/vishvananda/netlink", []string{"internal/nl", "tunnel", "vxlan", "test/netlab"}},
 	{"github.com/spf13/cobra", []string{"cmd"}},
 	{"github.com/prometheus", []string{"api/metrics"}},

@@ -13,6 +13,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/tunnel"
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/links"
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/worker"
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/xfrm"
 )
 
@@ -53,7 +54,7 @@ func open(env tunnel.Env, o Options) (tunnel.Driver, error) {
 		owner: links.Owner{Node: env.Node, Protocol: protocol, Driver: Name, Type: linkType},
 		encap: o.ports(), used: map[uint32]map[use]bool{}, owners: map[netip.Addr]ids.NodeID{},
 	}
-	d.holder = holder{env: env, port: d.encap.Src, children: map[int]bool{}}
+	d.holder = holder{env: env, port: d.encap.Src, children: worker.Children{}}
 	if o.Encap {
 		d.holder.argv = o.Worker
 	}
@@ -79,7 +80,7 @@ func (d *driver) openHandles() (err error) {
 
 // Close implements tunnel.Driver.
 func (d *driver) Close() error {
-	d.holder.reap()
+	d.holder.children.Reap()
 	if d.host != nil {
 		d.host.Close()
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -22,11 +21,10 @@ import (
 // UDP open. The kernel does all the work, but only while somebody has them
 // open; if that were the agent, every packet would be lost until it is back.
 type holder struct {
-	env  tunnel.Env
-	argv []string // command that calls RunHolder; empty: this driver needs none
-	port uint16
-	// children are holders that this process has started and not reaped yet.
-	children map[int]bool
+	env      tunnel.Env
+	argv     []string // command that calls RunHolder; empty: this driver needs none
+	port     uint16
+	children worker.Children
 }
 
 // holderArgs are a holder's parameters. The node is there to tell, in ps and
@@ -37,8 +35,7 @@ type holderArgs struct {
 }
 
 func (a *holderArgs) flags() *flag.FlagSet {
-	f := flag.NewFlagSet("holder", flag.ContinueOnError)
-	f.SetOutput(io.Discard)
+	f := worker.Flags()
 	f.StringVar(&a.socket, "socket", "", "")
 	f.StringVar(&a.node, "node", "", "")
 	f.UintVar(&a.port, "port", 0, "")
@@ -64,7 +61,7 @@ func (h *holder) ensure(ctx context.Context) error {
 	if len(h.argv) == 0 {
 		return h.end(ctx)
 	}
-	h.reap()
+	h.children.Reap()
 	p, err := worker.Find(h.socket())
 	if err == nil {
 		defer p.Close()
@@ -87,37 +84,16 @@ func (h *holder) start(ctx context.Context) error {
 	if err := os.Remove(h.socket()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("hold udp port %d: %w", h.port, err)
 	}
-	ready, theirs, err := os.Pipe()
-	if err != nil {
-		return fmt.Errorf("hold udp port %d: %w", h.port, err)
-	}
-	defer func() { _ = ready.Close() }()
 	pid, err := worker.Command{
 		Argv: append(append([]string{}, h.argv...), h.args().command()...),
-		Host: h.env.Host, Log: h.log(), Files: []*os.File{theirs},
-	}.Start()
-	_ = theirs.Close()
+		Host: h.env.Host, Log: h.log(),
+	}.Start(ctx)
 	if err != nil {
-		return fmt.Errorf("hold udp port %d: %w", h.port, err)
+		return errors.Join(fmt.Errorf("hold udp port %d: %w", h.port, err), h.removeFiles())
 	}
 	h.children[pid] = true
-	if err := worker.AwaitReady(ctx, ready); err != nil {
-		return errors.Join(fmt.Errorf("hold udp port %d: %w", h.port, err), h.kill(pid))
-	}
 	h.env.Log.Info("holder of ESP in UDP started", logkey.Driver, Name, logkey.PID, pid)
 	return nil
-}
-
-// kill ends a holder that did not become ready.
-func (h *holder) kill(pid int) error {
-	delete(h.children, pid)
-	p, err := worker.Open(pid)
-	if err != nil { // it was reaped by somebody else: gone
-		return h.removeFiles()
-	}
-	defer p.Close()
-	p.Signal(unix.SIGKILL)
-	return errors.Join(p.End(context.Background()), h.removeFiles())
 }
 
 // removeFiles removes what a holder leaves that has ended.
@@ -132,7 +108,7 @@ func (h *holder) removeFiles() error {
 
 // end ends the holder, if there is one, and removes what it leaves.
 func (h *holder) end(ctx context.Context) error {
-	h.reap()
+	h.children.Reap()
 	if _, err := os.Lstat(h.socket()); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -151,15 +127,6 @@ func (h *holder) end(ctx context.Context) error {
 		return err
 	}
 	return h.removeFiles()
-}
-
-// reap collects holders that have ended.
-func (h *holder) reap() {
-	for pid := range h.children {
-		if worker.Reap(pid) {
-			delete(h.children, pid)
-		}
-	}
 }
 
 // readyFD is the pipe on which a holder says that it is ready.

@@ -90,13 +90,13 @@ type driver struct {
 
 // Set implements tunnel.Driver.
 func (d *driver) Set(ctx context.Context, spec tunnel.Spec) error {
-	d.maker.reap()
+	d.maker.children.Reap()
 	return d.Driver.Set(ctx, spec)
 }
 
 // State implements tunnel.Driver.
 func (d *driver) State(ctx context.Context) (tunnel.State, error) {
-	d.maker.reap()
+	d.maker.children.Reap()
 	return d.Driver.State(ctx)
 }
 
@@ -105,13 +105,13 @@ func (d *driver) State(ctx context.Context) (tunnel.State, error) {
 func (d *driver) Remove(ctx context.Context) error {
 	err := d.Driver.Remove(ctx)
 	err = errors.Join(err, d.maker.sweep(ctx))
-	d.maker.reap()
+	d.maker.children.Reap()
 	return err
 }
 
 // Close implements tunnel.Driver.
 func (d *driver) Close() error {
-	d.maker.reap()
+	d.maker.children.Reap()
 	d.maker.close()
 	return d.Driver.Close()
 }

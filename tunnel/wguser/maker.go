@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/tunnel"
@@ -28,10 +26,7 @@ type maker struct {
 	secure *nl.Handle
 	// patience is how long a worker may take to answer.
 	patience time.Duration
-	// children are workers this process has started and not yet reaped. A
-	// parent must collect its children's exit status; when the agent ends
-	// init does it.
-	children map[int]string // device by PID
+	children worker.Children
 	// asked are the questions whether a worker works that have no good answer
 	// yet, by device. They are goroutines, which stop ends and asking counts.
 	asked  map[string]*question
@@ -42,7 +37,7 @@ type maker struct {
 
 func newMaker(env tunnel.Env, o Options, secure *nl.Handle) *maker {
 	m := &maker{
-		env: env, argv: o.Worker, secure: secure, children: map[int]string{},
+		env: env, argv: o.Worker, secure: secure, children: worker.Children{},
 		patience: cmp.Or(o.Patience, defaultPatience), asked: map[string]*question{},
 	}
 	m.life, m.stop = context.WithCancel(context.Background())
@@ -63,31 +58,17 @@ func (m *maker) Create(ctx context.Context, name string, mark tunnel.Mark, d tun
 	if err := m.retire(ctx, name); err != nil {
 		return err
 	}
-	ready, readyWorker, err := os.Pipe()
-	if err != nil {
-		return fmt.Errorf("start worker: %w", err)
-	}
-	defer func() { _ = ready.Close() }()
 	args := workerArgs{device: name, mark: mark.String(), port: uint(d.Port), mtu: d.MTU}
-	pid, err := m.start(args, readyWorker)
-	_ = readyWorker.Close()
+	pid, err := worker.Command{
+		Argv: append(append([]string{}, m.argv...), args.command()...),
+		Host: m.env.Host, Log: m.logPath(name), Files: []*os.File{m.env.Secure.File()},
+	}.Start(ctx)
 	if err != nil {
-		return err
+		return errors.Join(err, m.removeSocket(name))
 	}
-	m.children[pid] = name
-	if err := worker.AwaitReady(ctx, ready); err != nil {
-		return errors.Join(err, m.endChild(pid))
-	}
+	m.children[pid] = true
 	m.env.Log.Debug("worker started", logkey.Device, name, logkey.PID, pid)
 	return nil
-}
-
-// start runs the worker command.
-func (m *maker) start(args workerArgs, ready *os.File) (int, error) {
-	return worker.Command{
-		Argv: append(append([]string{}, m.argv...), args.command()...),
-		Host: m.env.Host, Log: m.logPath(args.device), Files: []*os.File{m.env.Secure.File(), ready},
-	}.Start()
 }
 
 // Delete implements wg.Maker: it deletes the link, which ends the worker, and
@@ -175,23 +156,6 @@ func (m *maker) removeSocket(name string) error {
 	return nil
 }
 
-// endChild kills a worker that did not become ready.
-func (m *maker) endChild(pid int) error {
-	p, err := worker.Open(pid)
-	if err != nil { // it was reaped by somebody else: gone
-		delete(m.children, pid)
-		return nil
-	}
-	defer p.Close()
-	p.Signal(unix.SIGKILL)
-	if err := p.End(context.Background()); err != nil {
-		return err
-	}
-	name := m.children[pid]
-	delete(m.children, pid)
-	return m.removeSocket(name)
-}
-
 // sweep ends this agent's workers that have no link, and removes their
 // sockets and log files.
 func (m *maker) sweep(ctx context.Context) error {
@@ -213,13 +177,4 @@ func (m *maker) sweep(ctx context.Context) error {
 		errs = append(errs, os.Remove(l))
 	}
 	return errors.Join(errs...)
-}
-
-// reap collects children that have ended.
-func (m *maker) reap() {
-	for pid := range m.children {
-		if worker.Reap(pid) {
-			delete(m.children, pid)
-		}
-	}
 }

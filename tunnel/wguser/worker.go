@@ -6,7 +6,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -37,8 +36,7 @@ type workerArgs struct {
 }
 
 func (a *workerArgs) flags() *flag.FlagSet {
-	f := flag.NewFlagSet("worker", flag.ContinueOnError)
-	f.SetOutput(io.Discard)
+	f := worker.Flags()
 	f.StringVar(&a.device, "device", "", "")
 	f.StringVar(&a.mark, "mark", "", "")
 	f.UintVar(&a.port, "port", 0, "")

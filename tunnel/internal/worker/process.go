@@ -128,7 +128,7 @@ func (p *Process) Wait(ctx context.Context, d time.Duration) bool {
 		fds := []unix.PollFd{{Fd: int32(p.fd.Fd()), Events: unix.POLLIN}}
 		n, err := unix.Poll(fds, int(round/time.Millisecond)+1)
 		if n > 0 {
-			Reap(p.PID)
+			reap(p.PID)
 			return true
 		}
 		if err != nil && !errors.Is(err, unix.EINTR) {
@@ -162,8 +162,22 @@ func (p *Process) Carries(arg string) bool {
 	return err == nil && bytes.Contains(line, []byte(arg))
 }
 
-// Reap collects the exit status of a child, if pid is one and has ended.
-func Reap(pid int) bool {
+// Children are the workers that this process has started and not collected
+// yet, by process ID. A parent must collect its children's exit status; when
+// the agent ends, init does it.
+type Children map[int]bool
+
+// Reap collects those that have ended.
+func (c Children) Reap() {
+	for pid := range c {
+		if reap(pid) {
+			delete(c, pid)
+		}
+	}
+}
+
+// reap collects the exit status of a child, if pid is one and has ended.
+func reap(pid int) bool {
 	var st unix.WaitStatus
 	got, err := unix.Wait4(pid, &st, unix.WNOHANG, nil)
 	return got == pid || errors.Is(err, unix.ECHILD)
