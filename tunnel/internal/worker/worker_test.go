@@ -104,7 +104,7 @@ func TestWorker(t *testing.T) {
 // reason, and no process.
 func TestNotReady(t *testing.T) {
 	for do, want := range map[string]string{
-		"refuse": "no such thing", "busy": "address already in use", "die": "ended before", "hang": "deadline", "file": "hello",
+		"refuse": "no such thing", "busy": "address already in use", "die": "ended before", "hang": "timeout", "file": "hello",
 	} {
 		t.Run(do, func(t *testing.T) {
 			c := command(t, do)
