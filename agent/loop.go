@@ -114,16 +114,18 @@ type loop struct {
 	holdUntil   time.Time   // zero: nothing is held any more
 	written     applied     // what applied.json says
 
-	lastIn    Input // of the last turn
-	out       Output
-	synced    made[[]vxlan.Spec] // what the overlay was made to be last
-	guarded   made[secure.Spec]  // and the secure namespace
-	failures  []failure
-	reported  map[api.Problem]bool // in the log
-	tunnelsUp map[ids.NodeID]bool
-	round     ids.Revision
-	ready     chan struct{}
-	isReady   bool
+	lastIn  Input // of the last turn
+	out     Output
+	synced  made[[]vxlan.Spec] // what the overlay was made to be last
+	guarded made[secure.Spec]  // and the secure namespace
+	// verifiedAt is when the secure namespace was last found as it was set.
+	verifiedAt time.Time
+	failures   []failure
+	reported   map[api.Problem]bool // in the log
+	tunnelsUp  map[ids.NodeID]bool
+	round      ids.Revision
+	ready      chan struct{}
+	isReady    bool
 }
 
 // call is a function that runs in the loop's goroutine between two rounds.

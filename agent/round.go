@@ -193,7 +193,8 @@ func (l *loop) applyTunnels(ctx context.Context, in Input) (after Input, touched
 	return in, true
 }
 
-// applyGuard sets the secure namespace and looks whether it is as it was set.
+// applyGuard sets the secure namespace and looks, once in a resync, whether all
+// of it is as it was set.
 func (l *loop) applyGuard(ctx context.Context) {
 	if l.guard == nil || l.guarded.still(l.now(), l.out.Secure) {
 		return
@@ -216,9 +217,12 @@ func (l *loop) applyGuard(ctx context.Context) {
 	// opens no way out: routes of peers lead to tunnel devices, everything
 	// else is unreachable. What must not happen is that the agent answers
 	// with something less safe, such as moving a network elsewhere.
-	if err := l.guard.Verify(ctx); err != nil {
-		l.failAll("secure-drift", secureNetns, err)
-		return
+	if !l.now().Before(l.verifiedAt.Add(resync)) {
+		if err := l.guard.Verify(ctx); err != nil {
+			l.failAll("secure-drift", secureNetns, err)
+			return
+		}
+		l.verifiedAt = l.now()
 	}
 	l.guarded.note(l.now(), l.out.Secure)
 }
