@@ -26,8 +26,12 @@ const (
 	// hurry is the interval while an attach waits for something that sends
 	// no wake-up, such as a claim coming of age.
 	hurry = 100 * time.Millisecond
-	// breath is the least pause before a turn that only calls ask for.
-	breath = 5 * time.Millisecond
+	// breath and deepBreath bound the pause before a turn that messages, results
+	// and gossip ask for. It is as long as the last turn took: what comes in
+	// meanwhile is seen at once, and a node that is flooded, or too slow for
+	// what comes in, spends half of a processor and not all of it.
+	breath     = 5 * time.Millisecond
+	deepBreath = 100 * time.Millisecond
 	// roundTimeout bounds one round, so that a stuck driver does not take
 	// the control socket with it for ever.
 	roundTimeout = 20 * time.Second
@@ -99,6 +103,7 @@ type loop struct {
 	workers sync.WaitGroup
 	soon    bool      // something came in that a turn has to see
 	turned  time.Time // when the last turn ended
+	rested  time.Time // until then turns that can wait do
 
 	stopping    bool  // Down has removed everything
 	downError   error // what Down could not remove
@@ -159,28 +164,40 @@ func (l *loop) run(ctx context.Context) error {
 				// the next one off without end.
 				timer.Reset(l.turned.Add(hurry).Sub(l.now()))
 			}
-			if !l.soon {
-				continue
-			}
-			// What peers say is seen soon, and not one by one: a peer that
-			// talks without end costs a part of a core, not all of it.
-			if wait := l.turned.Add(breath).Sub(l.now()); wait > 0 {
-				timer.Reset(wait)
+			if !l.soon || l.rests(timer) {
 				continue
 			}
 		case result := <-l.posts:
 			result(l)
+			if l.rests(timer) {
+				continue
+			}
 		case <-l.gossip.Changes():
+			if l.rests(timer) {
+				continue
+			}
 		case <-timer.C:
 		}
 		l.drain()
+		began := l.now()
 		next := l.turn(ctx)
 		l.turned = l.now()
+		l.rested = l.turned.Add(min(max(l.turned.Sub(began), breath), deepBreath))
 		if len(l.pending) > 0 {
 			next = min(next, hurry)
 		}
 		timer.Reset(next)
 	}
+}
+
+// rests reports whether the next turn has to wait, and sets the timer for it.
+func (l *loop) rests(timer *time.Timer) bool {
+	wait := l.rested.Sub(l.now())
+	if wait <= 0 {
+		return false
+	}
+	timer.Reset(wait)
+	return true
 }
 
 // drain takes up what else has come in, so that one turn sees all of it.

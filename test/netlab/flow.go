@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
 
@@ -129,9 +128,7 @@ func (f *Flow) send(ctx context.Context) {
 	buf := make([]byte, f.o.Size)
 	fill(buf[8:], f.o.Marker)
 	start := time.Now()
-	// Where turns are dear, as in an emulated machine, a slow flow takes a third
-	// of the turns and sends three packets in each.
-	tick := time.NewTicker(max(time.Millisecond, 3*time.Second/time.Duration(f.o.Rate)))
+	tick := time.NewTicker(f.turn())
 	defer tick.Stop()
 	for done := uint64(0); ; {
 		due := uint64(time.Since(start).Seconds() * float64(f.o.Rate))
@@ -144,6 +141,13 @@ func (f *Flow) send(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// turn is how often a flow sends what is due, and looks at what has arrived.
+// Where turns are dear, as in an emulated machine, a slow flow takes a third of
+// the turns and sends three packets in each.
+func (f *Flow) turn() time.Duration {
+	return min(max(time.Millisecond, 3*time.Second/time.Duration(f.o.Rate)), 20*time.Millisecond)
 }
 
 // sendOne sends the next number. The number is counted as sent before it can
@@ -161,19 +165,32 @@ func (f *Flow) sendOne(buf []byte) {
 	}
 }
 
-// receive counts arrivals until the socket is closed.
+// receive counts arrivals until the socket is closed. It looks at all of them
+// once in a turn: to be woken for each costs more than the packet does.
 func (f *Flow) receive() {
 	defer close(f.recved)
 	want := make([]byte, f.o.Size)
 	fill(want[8:], f.o.Marker)
 	buf := make([]byte, 65536)
-	for {
-		n, err := f.rx.Read(buf)
-		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
-			return
-		}
-		if err == nil {
-			f.arrived(buf[:n], want)
+	raw, err := f.rx.SyscallConn()
+	if err != nil {
+		return // closed already
+	}
+	tick := time.NewTicker(f.turn())
+	defer tick.Stop()
+	for ; ; <-tick.C {
+		empty := false
+		err := raw.Read(func(fd uintptr) bool {
+			for !empty {
+				n, err := unix.Read(int(fd), buf)
+				if empty = errors.Is(err, unix.EAGAIN); err == nil {
+					f.arrived(buf[:n], want)
+				}
+			}
+			return true
+		})
+		if err != nil {
+			return // closed
 		}
 	}
 }
