@@ -20,7 +20,7 @@ import (
 func (a *Agent) Keys(ctx context.Context) (api.KeyStatus, error) {
 	var s api.KeyStatus
 	err := a.do(ctx, func(ctx context.Context, l *loop) {
-		l.refresh(ctx)
+		l.show(ctx)
 		s = l.keyStatus()
 	})
 	return s, err

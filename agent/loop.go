@@ -85,6 +85,7 @@ type loop struct {
 	host       host
 	tunnels    *drivers
 	facts      TunnelFacts  // as the last look at the drivers found them
+	readAt     time.Time    // when that was
 	target     item.Target  // the cluster's epoch
 	unable     string       // why this node cannot follow it; empty: it can
 	former     secure.State // what the secure namespace had at the start

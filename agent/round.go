@@ -164,11 +164,21 @@ func (l *loop) readTunnels(ctx context.Context) {
 	}
 }
 
-// refresh is readTunnels for whoever only shows it: what does not answer is
-// reported by turns.
+// show is readTunnels for whoever only shows it: what does not answer is
+// reported by turns, and what a turn has just read is new enough. Somebody who
+// watches a rotation asks five times a second.
+func (l *loop) show(ctx context.Context) {
+	if l.now().Sub(l.readAt) >= showAge {
+		l.refresh(ctx)
+	}
+}
+
+// showAge is how old the counters that are shown may be.
+const showAge = 250 * time.Millisecond
+
 func (l *loop) refresh(ctx context.Context) map[string]error {
 	errs := l.tunnels.read(ctx)
-	l.facts.Devices, l.facts.Held = l.tunnels.devices(), l.rot.held
+	l.facts.Devices, l.facts.Held, l.readAt = l.tunnels.devices(), l.rot.held, l.now()
 	return errs
 }
 

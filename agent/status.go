@@ -38,7 +38,7 @@ func (a *Agent) Members(ctx context.Context) ([]api.Member, error) {
 func (a *Agent) Networks(ctx context.Context) ([]api.Network, error) {
 	var out []api.Network
 	err := a.do(ctx, func(ctx context.Context, l *loop) {
-		l.refresh(ctx)
+		l.show(ctx)
 		out, _ = l.networks(ctx)
 	})
 	return out, err
@@ -56,7 +56,7 @@ func (l *loop) self() api.NodeRef {
 }
 
 func (l *loop) status(ctx context.Context) api.Status {
-	l.refresh(ctx)
+	l.show(ctx)
 	s := api.Status{
 		Schema: api.Schema, Cluster: l.identity.Trust.Cluster, Node: l.self(), Version: l.version,
 		PID: os.Getpid(), Started: l.started, Ready: l.isReady, Epoch: l.target.Epoch,

@@ -16,7 +16,7 @@ import (
 )
 
 // lookEvery is how often each agent is asked where it stands: as exact as the
-// phases of real agents are. Each question costs the agent a look at its tunnels.
+// phases of real agents are.
 const lookEvery = 10 * time.Millisecond
 
 // realLimit bounds how long a fleet may take to come up.
