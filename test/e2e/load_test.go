@@ -268,8 +268,9 @@ func (l *load) checkCounters(r netlab.FlowResult) {
 	for i, now := range l.counters() {
 		grown := netlab.Grown(l.before[i], now)
 		if i < len(l.blue) {
-			l.t.Logf("%s: %d TCP segments sent again, %d after a timeout; %d packets dropped at the socket", l.blue[i].Node.Name,
-				grown["Tcp.RetransSegs"], grown[netlab.TCPTimeouts], grown["Udp.RcvbufErrors"])
+			l.t.Logf("%s: %d TCP segments sent again, %d after a timeout, %d probes, %d of all for nothing (%d timeouts); %d packets dropped at the socket",
+				l.blue[i].Node.Name, grown["Tcp.RetransSegs"], grown[netlab.TCPTimeouts], grown["TcpExt.TCPLossProbes"],
+				grown["TcpExt.TCPDSACKRecv"], grown["TcpExt.TCPSpuriousRTOs"], grown["Udp.RcvbufErrors"])
 			if n := grown[netlab.TCPTimeouts]; uint64(n) > r.Stalls {
 				l.t.Errorf("%s: %d retransmission timeouts, and the machine stood still %d times", l.blue[i].Node.Name, n, r.Stalls)
 			}

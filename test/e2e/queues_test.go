@@ -22,8 +22,12 @@ type queues struct {
 	wg     sync.WaitGroup
 
 	mu      sync.Mutex // guards what follows
-	dropped map[string]map[int]uint64
+	dropped map[string]map[int]drops
 }
+
+// drops are what a link counts as dropped on its way out and in, and as errors
+// on its way out and in.
+type drops [4]uint64
 
 // queueLook is the pause between looks: well below how long an old device stays
 // silent before it ends (see keysConfig).
@@ -37,9 +41,9 @@ func queueLook() time.Duration {
 // watchQueues looks at the tunnel devices of some secure namespaces until stop.
 func watchQueues(ctx context.Context, secure map[string]*nl.Namespace) *queues {
 	ctx, cancel := context.WithCancel(ctx)
-	q := &queues{cancel: cancel, dropped: map[string]map[int]uint64{}}
+	q := &queues{cancel: cancel, dropped: map[string]map[int]drops{}}
 	for name := range secure {
-		q.dropped[name] = map[int]uint64{}
+		q.dropped[name] = map[int]drops{}
 	}
 	for name, ns := range secure {
 		q.wg.Go(func() { q.watch(ctx, name, ns) })
@@ -60,7 +64,7 @@ func (q *queues) watch(ctx context.Context, name string, ns *nl.Namespace) {
 		q.mu.Lock()
 		for _, l := range links {
 			if s := l.Attrs().Statistics; s != nil {
-				q.dropped[name][l.Attrs().Index] = s.TxDropped + s.RxDropped + s.TxErrors + s.RxErrors
+				q.dropped[name][l.Attrs().Index] = drops{s.TxDropped, s.RxDropped, s.TxErrors, s.RxErrors}
 			}
 		}
 		q.mu.Unlock()
@@ -74,11 +78,18 @@ func (q *queues) stop() string {
 	q.wg.Wait()
 	text := ""
 	for name, devices := range q.dropped {
-		sum := uint64(0)
-		for _, n := range devices {
-			sum += n
+		var sum drops
+		for _, d := range devices {
+			for i, n := range d {
+				sum[i] += n
+			}
 		}
-		text += fmt.Sprintf(" %s %d", name, sum)
+		if sum != (drops{}) {
+			text += fmt.Sprintf(" %s (tx %d, rx %d; errors tx %d, rx %d)", name, sum[0], sum[1], sum[2], sum[3])
+		}
+	}
+	if text == "" {
+		return " none"
 	}
 	return text
 }
