@@ -30,9 +30,12 @@ const maxTries = 30
 // TestKillAtEachState kills an agent (SIGKILL) at every step of a rotation, on
 // the node that dials and on the one that answers. Its data plane carries on
 // without it, nothing is lost then or when it is back, and the rotation completes.
-func TestKillAtEachState(t *testing.T) {
+func TestKillAtEachState(t *testing.T) { eachDriver(t, killAtEachState) }
+
+func killAtEachState(t *testing.T, driver string) {
 	times := min(3, scaled(t, 75))
 	ctx, f := startFor(t, suited(), 3, maxTries*times, "")
+	toDriver(t, ctx, f, driver)
 	l := startLoad(t, ctx, f, lowRate(t), 200)
 	lower, higher := lowerFirst(t, ctx, f.Nodes[1], f.Nodes[2])
 	victims := []*fleet.Node{lower, higher, f.Nodes[0]}

@@ -58,6 +58,13 @@ func drivers() []string {
 	return []string{"userspace"}
 }
 
+// eachDriver runs a test for each driver that this machine has.
+func eachDriver(t *testing.T, test func(t *testing.T, driver string)) {
+	for _, driver := range drivers() {
+		t.Run(driver, func(t *testing.T) { test(t, driver) })
+	}
+}
+
 // packetRate is how many numbered packets per second each node sends to each
 // other: what the machine carries with all that watches them, and beside other
 // tests. The race detector makes wireguard-go several times slower.

@@ -128,9 +128,12 @@ func TestRotationAlternatesDrivers(t *testing.T) {
 
 // TestTwoRotationsAtOnce asks two nodes at the same moment: both mean the epoch
 // after the present one, so it is one new epoch.
-func TestTwoRotationsAtOnce(t *testing.T) {
+func TestTwoRotationsAtOnce(t *testing.T) { eachDriver(t, twoRotationsAtOnce) }
+
+func twoRotationsAtOnce(t *testing.T, driver string) {
 	count := scaled(t, 50)
 	ctx, f := startFor(t, suited(), 3, count, "")
+	toDriver(t, ctx, f, driver)
 	l := startLoad(t, ctx, f, lowRate(t), 200)
 	atOnce := 0
 	for i := range count {
@@ -289,9 +292,11 @@ func TestCutOffDuringRotations(t *testing.T) {
 		{"UDP only", []netlab.Block{{Out: true, In: true, Proto: udp}}},
 		{"TCP only", []netlab.Block{{Out: true, In: true, Proto: tcp}}},
 	}
-	for _, cut := range cuts[:min(len(cuts), scaled(t, 50))] {
-		t.Run(cut.name, func(t *testing.T) { cutOff(t, cut.blocks) })
-	}
+	eachDriver(t, func(t *testing.T, driver string) {
+		for _, cut := range cuts[:min(len(cuts), scaled(t, 50))] {
+			t.Run(cut.name, func(t *testing.T) { cutOff(t, driver, cut.blocks) })
+		}
+	})
 }
 
 // IP protocols (IANA).
@@ -303,9 +308,10 @@ const (
 // comeBack is how long a node may take to be back after the wire is healed.
 const comeBack = 15 * time.Second
 
-func cutOff(t *testing.T, blocks []netlab.Block) {
+func cutOff(t *testing.T, driver string, blocks []netlab.Block) {
 	// With the timers that everybody has by default.
 	ctx, f := startFor(t, config.ProfileLAN, 3, 6, "")
+	toDriver(t, ctx, f, driver)
 	lonely := f.Nodes[2]
 	blue, lab := attachAll(t, ctx, f, "blue"), attachAll(t, ctx, f, "lab")
 	marker := []byte("cut off, and still unreadable ")

@@ -64,8 +64,8 @@ func endToEnd() []Suite {
 		e2e("load-ipsec-in-udp", stretched(240), run("^TestRotationUnderLoad$/^ipsec-in-udp$")),
 		e2e("alternate", stretched(240), run("^TestRotationAlternatesDrivers$")),
 		e2e("badlink", stretched(300), run("^TestRotationOverBadLink$")),
-		e2e("kill", stretched(300), run("^TestKillAtEachState$")),
-		e2e("cutoff", stretched(240), run("^Test(TwoRotations|CutOff|Scheduled)")),
+		e2e("kill", stretched(600), run("^TestKillAtEachState$")),
+		e2e("cutoff", stretched(420), run("^Test(TwoRotations|CutOff|Scheduled)")),
 		e2e("secrets", stretched(240), run("^Test(Replay|OldKeys)")),
 	)
 }
