@@ -29,7 +29,7 @@ var explorations = []struct {
 	{"ESP, restart", limits{nodes: 2, target: 2, depth: 1, eager: true, restarts: 1, esp: true}, true, 20_000, false},
 
 	{"keys that are not proved, rotation, restart", limits{nodes: 2, target: 2, depth: 1, eager: true, forms: true, pauses: 2, restarts: 1, losses: 1, lates: 1}, true, 0, false},
-	{"keys that are not proved, step by step", limits{nodes: 2, target: 1, depth: 1, forms: true, pauses: 2}, false, 0, true},
+	{"keys that are not proved, step by step", limits{nodes: 2, target: 1, depth: 1, forms: true, pauses: 2}, false, 0, false},
 	{"first connection, step by step", limits{nodes: 2, target: 1, depth: 1}, false, 0, true},
 	{"rotation, restart", limits{nodes: 2, target: 2, depth: 1, eager: true, restarts: 1}, false, 0, true},
 	{"rotation, reboot", limits{nodes: 2, target: 2, depth: 1, eager: true, reboots: 1}, false, 0, true},
