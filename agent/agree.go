@@ -98,7 +98,8 @@ func (l *loop) agreed(w rotate.Wanted, h Held, hybrid bool) {
 		h.Secret.Wipe()
 		return
 	}
-	if have, ok := l.facts.installed(w.Peer, w.Epoch); ok && have.InUDP != h.InUDP {
+	d, _ := l.facts.device(w.Epoch)
+	if have, ok := l.facts.installed(w.Peer, w.Epoch); ok && d.Forms && have.InUDP != h.InUDP {
 		l.noteSilent(w.Peer, w.Epoch, have.InUDP) // the asking node may have given it up first
 	}
 	at := heldKey{w.Peer, w.Epoch}

@@ -208,12 +208,15 @@ func (l *loop) blockedESP() []api.Problem {
 			continue
 		}
 		s := l.rot.forms.silent[g.Peer]
-		what, rest := "ESP", "the pair stays on its present keys"
+		what := "ESP does not reach node %s, or does not come back: something on the way may block IP protocol 50"
+		rest := "the pair stays on its present keys"
 		switch {
 		case !d.Forms && g.Step == rotate.StepProve && l.now().Sub(g.Since) >= l.unproved:
 		case s.native && s.inUDP:
-			what = "neither ESP nor ESP in UDP"
+			what = "neither ESP nor ESP in UDP reaches node %s, or comes back: something on the way may block IP protocol 50 and UDP port 4500"
 			rest += ", and tries both in turn"
+		case s.native && l.identity.ID.Compare(g.Peer) > 0:
+			rest += " until that node offers ESP in UDP, which it does with ipsec.encap: auto"
 		case s.native:
 			rest += " while it tries ESP in UDP"
 			if why := l.rot.forms.refused[g.Peer]; why != "" {
@@ -222,10 +225,7 @@ func (l *loop) blockedESP() []api.Problem {
 		default:
 			continue
 		}
-		message := fmt.Sprintf("%s does not reach node %s, or does not come back: something on the way may block IP protocol 50; %s", what, l.shown(g.Peer), rest)
-		if s.native && s.inUDP {
-			message = fmt.Sprintf("%s reaches node %s, or comes back: something on the way may block IP protocol 50 and UDP port 4500; %s", what, l.shown(g.Peer), rest)
-		}
+		message := fmt.Sprintf(what, l.shown(g.Peer)) + "; " + rest
 		out = append(out, api.Problem{
 			Code: "esp-blocked", Subject: g.Peer.String(), Message: message,
 			Fix: "let ESP through; or set ipsec.encap: auto on both nodes, let UDP port 4500 through, and start their agents again; or secure-overlay keys rotate --driver auto",

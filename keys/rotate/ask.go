@@ -39,7 +39,9 @@ func (p *pair) missing(m *Machine) (w Wanted, from time.Time, ok bool) {
 func (p *pair) askFor(now time.Time, m *Machine, plan *planner) {
 	w, from, ok := p.missing(m)
 	if !ok {
-		if l := p.leg(p.goal); l != nil && p.ready(l) {
+		// A key that may be replaced soon ends no series of attempts: where no
+		// form passes, they become rarer.
+		if l := p.leg(p.goal); l != nil && p.ready(l) && (l.proved || !l.forms) {
 			p.ask = ask{}
 		}
 		return

@@ -187,6 +187,7 @@ func TestUnprovedKey(t *testing.T) {
 		hears func(*Message)   // what the peer says
 		has   func(*Installed) // what this node has
 		probe *ProbeResult
+		few   bool // one probe has failed, not two
 		route bool
 		stale bool
 		half  bool // the asked node lets itself be asked, nobody asks
@@ -198,7 +199,7 @@ func TestUnprovedKey(t *testing.T) {
 		{name: "the peer has proved it", after: pause, hears: func(m *Message) { m.Epochs[0].Proved = true }},
 		{name: "this node has proved it", after: pause, probe: &ProbeResult{Small: true, Full: true}},
 		{name: "small packets pass", after: pause, probe: &ProbeResult{Small: true}},
-		{name: "nothing passes", after: pause, probe: &ProbeResult{}, stale: true},
+		{name: "one probe has failed", after: pause, few: true, half: true},
 		{name: "this node sends on it", after: pause, route: true},
 		{name: "the peer's word is for another process", after: pause, hears: func(m *Message) { m.AckBoot = 6 }},
 		{name: "the peer has another key", after: pause, hears: func(m *Message) { m.Epochs[0].Key = 8 }},
@@ -221,13 +222,18 @@ func TestUnprovedKey(t *testing.T) {
 			}
 			x.m.Receive(x.now, simID(peer), msg)
 			x.poll(0)
+			for n := range 2 {
+				if n == 0 || !c.few {
+					x.m.Probed(x.now, ProbeResult{Probe: Probe{simID(peer), 1, 7}})
+				}
+			}
 			if c.probe != nil {
 				c.probe.Probe = Probe{simID(peer), 1, 7}
 				x.m.Probed(x.now, *c.probe)
 			}
 			plan := x.poll(c.after)
 			want := Wanted{simID(peer), 1, 1, 1}
-			if plan.Pairs[0].Unproved != c.stale {
+			if plan.Pairs[0].Unproved != (c.stale || c.few && self == 1) {
 				t.Errorf("%s, node %d: unproved is %v", c.name, self, plan.Pairs[0].Unproved)
 			}
 			if c.name == "the peer has another key" {

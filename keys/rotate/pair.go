@@ -162,8 +162,14 @@ func (p *pair) inUse(m *Machine, l *leg) bool {
 // has not said so since it was started. What an earlier process of it said
 // counts no more with the peer once that has spoken to this one (heardBy): if
 // it had moved by then, it would say that it has proved the leg.
+//
+// The asking node wants to have seen two probes fail, too: on a machine that is
+// too busy to probe, a pause says nothing about the way.
 func (p *pair) unproved(m *Machine, l *leg) bool {
 	theirs, listed := p.heard(l)
+	if p.asks && l.probe.retry.pause < 2*m.t.RetryMin {
+		return false
+	}
 	return l.forms && l.installed && listed && !l.proved && !l.probe.small && !theirs.Proved && p.talk.heardBy(m.boot)
 }
 

@@ -32,6 +32,7 @@ func TestESPBlocked(t *testing.T) {
 	}
 	l := startLoad(t, ctx, f, packetRate(t), 200)
 	l.startStream(ctx)
+	large := startLarge(t, ctx, f, l)
 	begin := time.Now()
 	r, took := rotate(t, ctx, a, "ipsec")
 	if err := f.WaitEpoch(ctx, r.To); err != nil {
@@ -67,6 +68,9 @@ func TestESPBlocked(t *testing.T) {
 		}
 	}
 	l.more(ctx, 50, "after the last rotation")
+	if r := large.Stop(); large.Check() != nil {
+		t.Errorf("of %d packets of full size: %v", r.Sent, large.Check())
+	}
 	l.finish(ctx)
 	// The longest packets that the network has now pass between all.
 	for i, from := range l.blue {
@@ -76,6 +80,25 @@ func TestESPBlocked(t *testing.T) {
 			}
 		}
 	}
+}
+
+// startLarge sends packets of the network's whole MTU between all nodes, a few
+// per second. The MTU becomes less on the way, each node's at its own time. They
+// are not watched for on the wire: netlab.Capture says why.
+func startLarge(t *testing.T, ctx context.Context, f *fleet.Fleet, l *load) *netlab.Mesh {
+	t.Helper()
+	const header = 20 + 8 // IPv4, UDP
+	m, err := netlab.StartMesh(ctx, netlab.MeshOptions{
+		Points: points(l.blue), Rate: 20, Size: networkMTU(t, ctx, f.Nodes[0]) - header, Marker: []byte("of full size "),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Stop() })
+	if err := m.WaitReceived(ctx, 10); err != nil {
+		t.Fatal(err)
+	}
+	return m
 }
 
 // wantInUDP asserts that of all pairs exactly that of two nodes has ESP in UDP.
