@@ -54,6 +54,7 @@ func (l *loop) startAgree(ctx context.Context, in Input, w rotate.Wanted) {
 	offer, err := in.offer(w)
 	if err == nil && record.Wire(offer.Wire).ESP() {
 		offer.SPI = l.freeSPI()
+		l.chooseForm(in, w, &offer)
 	}
 	if err != nil {
 		l.rot.flying.end(flight{peer: w.Peer, agree: w})
@@ -79,10 +80,11 @@ func (l *loop) startAgree(ctx context.Context, in Input, w rotate.Wanted) {
 			if err != nil {
 				secret.Wipe()
 				l.log.Debug("no secret agreed", logkey.Node, w.Peer, logkey.Epoch, w.Epoch, logkey.Error, err)
+				l.rot.forms.refuse(w.Peer, offer, err)
 				l.rot.machine.AgreeFailed(l.now(), w)
 				return
 			}
-			l.agreed(w, Held{Secret: secret, In: offer.SPI, Out: consent.SPI}, hybrid)
+			l.agreed(w, Held{Secret: secret, In: offer.SPI, Out: consent.SPI, InUDP: inUDP(offer)}, hybrid)
 		}
 	}, func() { secret.Wipe() })
 }
@@ -95,6 +97,10 @@ func (l *loop) agreed(w rotate.Wanted, h Held, hybrid bool) {
 	if !taken {
 		h.Secret.Wipe()
 		return
+	}
+	d, _ := l.facts.device(w.Epoch)
+	if have, ok := l.facts.installed(w.Peer, w.Epoch); ok && d.Forms && have.InUDP != h.InUDP {
+		l.noteSilent(w.Peer, w.Epoch, have.InUDP) // the asking node may have given it up first
 	}
 	at := heldKey{w.Peer, w.Epoch}
 	if old, ok := l.rot.held[at]; ok {
@@ -150,7 +156,7 @@ func (a *Agent) agree(ctx context.Context, from ids.NodeID, hybrid bool, req []b
 		return nil, nil, err
 	}
 	w := rotate.Wanted{Peer: from, Epoch: offer.Epoch, Mine: offer.Yours, Theirs: offer.Mine}
-	h := Held{Out: offer.SPI}
+	h := Held{Out: offer.SPI, InUDP: inUDP(offer)}
 	doErr := a.do(ctx, func(_ context.Context, l *loop) {
 		if err = l.mayAgree(w, offer); err == nil && record.Wire(offer.Wire).ESP() {
 			h.In = l.freeSPI()
@@ -175,6 +181,10 @@ func (a *Agent) agree(ctx context.Context, from ids.NodeID, hybrid bool, req []b
 
 // mayAgree compares an offer with what this node knows of both devices.
 func (l *loop) mayAgree(w rotate.Wanted, offer rotate.Offer) error {
+	wire, err := l.wireFor(w, offer)
+	if err != nil {
+		return err // first, since it is what the asking node's user has to know
+	}
 	if err := l.rot.machine.MayAgree(w.Peer, w); err != nil {
 		return err
 	}
@@ -182,7 +192,7 @@ func (l *loop) mayAgree(w rotate.Wanted, offer rotate.Offer) error {
 	if err != nil {
 		return err
 	}
-	if offer.Lane != lane || offer.Wire != mine.Wire || offer.MyKey != mine.YourKey || offer.YourKey != mine.MyKey {
+	if offer.Lane != lane || offer.Wire != uint8(wire) || offer.MyKey != mine.YourKey || offer.YourKey != mine.MyKey {
 		return fmt.Errorf("agree with node %s on epoch %d: it describes other devices than this node knows", w.Peer, w.Epoch)
 	}
 	if err := l.checkSPI(w.Peer, offer.SPI); err != nil {

@@ -25,7 +25,7 @@ func (b *build) buildTunnels() {
 		}
 		ports[port] = true
 		spec := b.out.Tunnels[driver]
-		spec.Devices = append(spec.Devices, tunnel.Device{Epoch: e, Lane: lane, Port: port, MTU: mtu})
+		spec.Devices = append(spec.Devices, tunnel.Device{Epoch: e, Lane: lane, Port: port, MTU: b.keptMTU(e, mtu)})
 		b.out.Tunnels[driver] = spec
 	}
 	for driver, spec := range b.out.Tunnels {
@@ -47,6 +47,24 @@ func (b *build) deviceMTU() int {
 	}
 	return min(mtu, tunnel.MaxMTU)
 }
+
+// keptMTU is the MTU of an epoch's device. One that is wider by no more than ESP
+// in UDP takes stays as it is. When a pair goes over to that form the networks
+// of all nodes become narrower, each node's at its own time; a device that
+// followed at once would swallow what others, and this node's own endpoints,
+// send in the former size for a moment longer.
+func (b *build) keptMTU(e ids.Epoch, mtu int) int {
+	for _, d := range b.in.Tunnels.Devices {
+		if d.Epoch == e && d.Lane == lane && d.MTU > mtu && d.MTU <= mtu+inUDPMore {
+			return d.MTU
+		}
+	}
+	return mtu
+}
+
+// inUDPMore is by how many bytes ESP in UDP is longer than the overhead that
+// networks reckon with, at most.
+const inUDPMore = 5
 
 // frameTo is the largest packet that goes through the tunnel to a peer. Both
 // sides derive it from the records of the networks that they share.
@@ -145,6 +163,9 @@ func (b *build) peerKey(pair rotate.Pair) (tunnel.PeerKey, bool) {
 	way, known := b.wayTo(pair)
 	if device.Wire.ESP() {
 		key.ESP = espOf(pair, way, have, held, isHeld)
+		// What was made for a form that the configuration no longer allows
+		// is to be made anew.
+		key.ESP.InUDP = device.Wire == record.WireESPUDP || device.Forms && key.ESP.InUDP
 		return key, key.ESP.Local.IsValid() && key.ESP.Remote.IsValid()
 	}
 	initiates := b.in.Self.ID.Compare(pair.Peer) < 0 && !pair.Draining
@@ -207,12 +228,12 @@ func (b *build) wayTo(pair rotate.Pair) (way, bool) {
 // espOf describes the associations of a pair. The sending half comes with
 // pair.Send and stays from then on.
 func espOf(pair rotate.Pair, w way, have tunnel.PeerState, held Held, isHeld bool) tunnel.ESP {
-	esp := tunnel.ESP{In: have.In, Out: have.Out, Local: cmpAddr(w.Local, have.Local), Remote: cmpAddr(w.Remote, have.Endpoint.Addr())}
+	esp := tunnel.ESP{In: have.In, Out: have.Out, InUDP: have.InUDP, Local: cmpAddr(w.Local, have.Local), Remote: cmpAddr(w.Remote, have.Endpoint.Addr())}
 	if w.keeps(have) {
 		esp.Local, esp.Remote = have.Local, have.Endpoint.Addr()
 	}
 	if isHeld {
-		esp.In, esp.Out = held.In, held.Out
+		esp.In, esp.Out, esp.InUDP = held.In, held.Out, held.InUDP
 		if !pair.Send && have.Out != held.Out {
 			esp.Out = 0
 		}
@@ -258,7 +279,7 @@ func (in Input) observe(out Output, target rotate.Observation) rotate.Observatio
 				continue
 			}
 			o.Installed = append(o.Installed, rotate.Installed{
-				Peer: id, Device: own, Theirs: instanceOf(records[id], d, p.Public), Key: p.Key, RxBytes: p.RxBytes,
+				Peer: id, Device: own, Theirs: instanceOf(records[id], d, p.Public), Key: p.Key, Forms: d.Forms, RxBytes: p.RxBytes,
 				Sends: p.Out != 0 || d.Wire == record.WireWireGuard && (in.Self.ID.Compare(id) > 0 || p.Endpoint.IsValid()),
 			})
 		}

@@ -252,7 +252,7 @@ func (d *drivers) devices() []OwnDevice {
 	for name, state := range d.states {
 		k, _ := d.kind(name)
 		for _, dev := range state.Devices {
-			out = append(out, OwnDevice{DeviceState: dev, Driver: name, Wire: wireOf(k.Compatible)})
+			out = append(out, OwnDevice{DeviceState: dev, Driver: name, Wire: wireOf(k.Compatible), Forms: k.InUDP != nil})
 		}
 	}
 	slices.SortFunc(out, func(x, y OwnDevice) int {
@@ -263,10 +263,14 @@ func (d *drivers) devices() []OwnDevice {
 
 // extra is how many bytes a driver of this node may add beyond what every
 // network reckons with (tunnel.Overhead). The node's underlay counts as that
-// much narrower, for all nodes, so that they still derive one MTU.
-func (d *drivers) extra(underlay netip.Addr) (more int) {
+// much narrower, for all nodes, so that they still derive one MTU. inUDP counts
+// what the longest packet of a pair with ESP in UDP needs, where pairs choose.
+func (d *drivers) extra(underlay netip.Addr, mtu int, inUDP bool) (more int) {
 	for _, k := range d.kinds {
 		more = max(more, k.Overhead(underlay)-tunnel.Overhead(underlay))
+		if inUDP && k.InUDP != nil {
+			more = max(more, mtu-tunnel.Overhead(underlay)-k.InUDP(underlay, mtu))
+		}
 	}
 	return more
 }

@@ -39,6 +39,9 @@ func switchEvent(l *loop, g rotate.Progress, was switched) api.KeyEvent {
 		}
 		e.Text = "from epoch " + epochText(was.to)
 	}
+	if s, _, ok := l.peerState(g.Peer); ok && s.InUDP {
+		e.Text += "; ESP in UDP"
+	}
 	return e
 }
 

@@ -197,12 +197,23 @@ func (g *fakeGossip) Rotate(_ context.Context, after ids.Epoch, driver string, r
 type fakeProber struct{ w *world }
 
 func (p fakeProber) Probe(_ context.Context, device string, from, to netip.Addr, size int) error {
-	here, fits := p.key(from, to, device)
-	there, fitsThere := p.key(to, from, "so"+idOf(to).Short()+device[len("so")+6:])
-	if here == 0 || here != there || size > min(fits, fitsThere) {
+	here := p.key(from, to, device)
+	there := p.key(to, from, "so"+idOf(to).Short()+device[len("so")+6:])
+	fits := min(here.mtu, there.mtu)
+	if here.inUDP {
+		fits = min(fits, fakeInUDP(netip.Addr{}, 1500))
+	}
+	if here.id == 0 || here.id != there.id || here.inUDP != there.inUDP || size > fits || here.esp && !p.w.passes(idOf(from), idOf(to), here.inUDP) {
 		return os.ErrDeadlineExceeded
 	}
 	return nil
+}
+
+// fakeKey is what a device holds for a peer.
+type fakeKey struct {
+	id         keys.KeyID
+	mtu        int // of the device
+	esp, inUDP bool
 }
 
 // idOf is right for the IDs of machines, whose last byte is zero.
@@ -212,27 +223,27 @@ func idOf(inner netip.Addr) (id ids.NodeID) {
 	return id
 }
 
-// key returns what a device holds for a peer, and its MTU.
-func (p fakeProber) key(own, peer netip.Addr, device string) (id keys.KeyID, mtu int) {
+// key returns what a device holds for a peer.
+func (p fakeProber) key(own, peer netip.Addr, device string) fakeKey {
 	for _, kind := range []tunnel.Kind{p.w.fabric.Kind(), p.w.fabric.ESPKind()} {
 		d, err := kind.Open(context.Background(), tunnel.Env{Node: idOf(own)})
 		if err != nil {
-			return 0, 0
+			return fakeKey{}
 		}
 		s, err := d.State(context.Background())
 		if err != nil {
-			return 0, 0
+			return fakeKey{}
 		}
 		for _, dev := range s.Devices {
 			for _, q := range dev.Peers {
 				// ESP answers only with its sending half.
 				if dev.Name == device && q.Inner == peer && (q.In == 0 || q.Out != 0) {
-					return q.Key, dev.MTU
+					return fakeKey{id: q.Key, mtu: dev.MTU, esp: q.In != 0, inUDP: q.InUDP}
 				}
 			}
 		}
 	}
-	return 0, 0
+	return fakeKey{}
 }
 
 func (g *fakeGossip) Leave(context.Context) error {

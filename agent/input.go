@@ -87,6 +87,7 @@ type OwnDevice struct {
 	tunnel.DeviceState
 	Driver string // tunnel.Kind.Name
 	Wire   record.Wire
+	Forms  bool // each pair may have ESP in UDP or as it is (tunnel.Kind.InUDP)
 }
 
 // heldKey names a pair's device.
@@ -100,6 +101,7 @@ type Held struct {
 	Key     keys.KeyID
 	Secret  keys.TunnelSecret
 	In, Out ids.SPI // ESP only
+	InUDP   bool    // it is for ESP in UDP
 }
 
 // device returns the device of an epoch, if it exists and works.

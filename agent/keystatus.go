@@ -105,7 +105,7 @@ func (l *loop) keyPeer(g rotate.Progress, snap membership.Snapshot) api.KeyPeer 
 		p.Name = m.Hostname
 	}
 	if s, d, ok := l.peerState(g.Peer); ok {
-		p.Driver, p.LastHandshake, p.PQ = label(d.Driver), s.LastHandshake, l.rot.hybrid[s.Key]
+		p.Driver, p.InUDP, p.LastHandshake, p.PQ = labelOf(d, s), s.InUDP, s.LastHandshake, l.rot.hybrid[s.Key]
 	}
 	if was := l.rot.switched[g.Peer]; was.to == g.Tx {
 		p.Switched = was.at

@@ -93,7 +93,8 @@ type loop struct {
 	adopted    bool         // routes of a predecessor are known
 	toldDriver string       // the driver that was logged last
 	rot        rotation
-	events     *events.Log // nil: not kept
+	unproved   time.Duration // rotate.Timing.Unproved
+	events     *events.Log   // nil: not kept
 	ns         namespaces
 
 	closers []func() error

@@ -106,7 +106,7 @@ func randomBoot() uint64 {
 func timing(cfg config.Config) rotate.Timing {
 	t := rotate.Timing{
 		MinInterval: cfg.Keys.MinInterval, Drain: cfg.Keys.Drain, Quiet: cfg.Keys.Quiet, HoldDown: cfg.Keys.HoldDown,
-		RetryMin: time.Second, RetryMax: 30 * time.Second,
+		RetryMin: time.Second, RetryMax: 30 * time.Second, Unproved: 10 * time.Second,
 	}
 	if cfg.Control.Profile == config.ProfileLocal {
 		t.RetryMin, t.RetryMax = 100*time.Millisecond, 3*time.Second
@@ -126,8 +126,9 @@ func newLoop(a *Agent, identity keystore.Identity, dir files) *loop {
 			machine: rotate.New(identity.ID, randomBoot(), timing(a.opts.Config)),
 			held:    map[heldKey]Held{}, hybrid: map[keys.KeyID]bool{},
 			routes: map[ids.NodeID]ids.Epoch{}, switched: map[ids.NodeID]switched{}, echoes: map[ids.NodeID]time.Time{},
-			echoTried: map[ids.NodeID]time.Time{}, since: map[ids.Epoch]time.Time{},
+			echoTried: map[ids.NodeID]time.Time{}, since: map[ids.Epoch]time.Time{}, forms: newForms(),
 		},
+		unproved: timing(a.opts.Config).Unproved,
 		claims:   claims{since: map[claimKey]time.Time{}, settled: map[claimKey]bool{}},
 		events:   a.opts.Events,
 		reported: map[api.Problem]bool{}, tunnelsUp: map[ids.NodeID]bool{},

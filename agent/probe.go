@@ -24,10 +24,14 @@ func (l *loop) startProbe(ctx context.Context, p rotate.Probe) {
 			frame = min(frame, v.Frame)
 		}
 	}
+	have, _ := l.facts.installed(p.Peer, p.Epoch)
+	// The networks become narrower when the small ones have passed. The large
+	// one waits for that.
+	wide := d.Forms && have.InUDP && !l.narrowed()
 	l.work(ctx, func(ctx context.Context) func(*loop) {
 		r := rotate.ProbeResult{Probe: p}
 		err := l.echo(ctx, d.Name, from, to, smallProbe, 3)
-		if r.Small = err == nil; r.Small {
+		if r.Small = err == nil; r.Small && !wide {
 			err = l.echo(ctx, d.Name, from, to, frame, 1)
 			r.Full = err == nil
 		}
@@ -38,6 +42,7 @@ func (l *loop) startProbe(ctx context.Context, p rotate.Probe) {
 			}
 			if r.Small {
 				l.rot.echoes[p.Peer] = l.now()
+				l.rot.forms.passed[p.Key] = true
 			}
 			l.rot.machine.Probed(l.now(), r)
 		}

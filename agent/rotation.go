@@ -47,6 +47,7 @@ type rotation struct {
 	todo   todo
 	hot    int // turns in a row that followed each other at once
 	flying flights
+	forms  forms
 
 	switched  map[ids.NodeID]switched
 	echoes    map[ids.NodeID]time.Time // when an echo last came back through a pair's tunnel
@@ -114,6 +115,7 @@ func (l *loop) forget() {
 		keep[h.Key] = true
 	}
 	maps.DeleteFunc(l.rot.hybrid, func(k keys.KeyID, _ bool) bool { return !keep[k] })
+	maps.DeleteFunc(l.rot.forms.passed, func(k keys.KeyID, _ bool) bool { return !keep[k] })
 }
 
 // settled reports whether carrying out plan a again would do for b.
@@ -135,6 +137,7 @@ func (l *loop) follow(ctx context.Context, in Input) time.Duration {
 	in = l.poll(in)
 	l.lastIn = in
 	l.noteSwitches()
+	l.noteForms()
 	l.startAll(ctx, in)
 	l.schedule(ctx)
 	if !settled(l.rot.set, l.facts.Plan) && l.rot.hot < maxHot {
@@ -195,23 +198,37 @@ func (l *loop) epochProblems() []api.Problem {
 	return out
 }
 
-// unanswered is how long a pair's probes over ESP may be without an answer
-// before the underlay is to blame.
-const unanswered = 10 * time.Second
-
 // blockedESP names the peers that ESP does not reach. Nothing else than a peer
 // shows that an underlay, or a firewall on the way, drops IP protocol 50.
 func (l *loop) blockedESP() []api.Problem {
 	var out []api.Problem
 	for _, g := range l.facts.Plan.Progress {
 		d, ok := l.facts.device(g.Goal)
-		if !ok || d.Wire != record.WireESP || g.Step != rotate.StepProve || l.now().Sub(g.Since) < unanswered {
+		if !ok || d.Wire != record.WireESP || g.Tx == g.Goal {
 			continue
 		}
+		s := l.rot.forms.silent[g.Peer]
+		what := "ESP does not reach node %s, or does not come back: something on the way may block IP protocol 50"
+		rest := "the pair stays on its present keys"
+		switch {
+		case !d.Forms && g.Step == rotate.StepProve && l.now().Sub(g.Since) >= l.unproved:
+		case s.native && s.inUDP:
+			what = "neither ESP nor ESP in UDP reaches node %s, or comes back: something on the way may block IP protocol 50 and UDP port 4500"
+			rest += ", and tries both in turn"
+		case s.native && l.identity.ID.Compare(g.Peer) > 0:
+			rest += " until that node offers ESP in UDP, which it does with ipsec.encap: auto"
+		case s.native:
+			rest += " while it tries ESP in UDP"
+			if why := l.rot.forms.refused[g.Peer]; why != "" {
+				rest += ", which failed: " + why
+			}
+		default:
+			continue
+		}
+		message := fmt.Sprintf(what, l.shown(g.Peer)) + "; " + rest
 		out = append(out, api.Problem{
-			Code: "esp-blocked", Subject: g.Peer.String(),
-			Message: fmt.Sprintf("ESP does not reach node %s, or does not come back: something on the way may block IP protocol 50; the pair stays on its present keys", l.shown(g.Peer)),
-			Fix:     "let ESP through; or set ipsec.encap: udp on all nodes and start their agents again; or secure-overlay keys rotate --driver auto",
+			Code: "esp-blocked", Subject: g.Peer.String(), Message: message,
+			Fix: "let ESP through; or set ipsec.encap: auto on both nodes, let UDP port 4500 through, and start their agents again; or secure-overlay keys rotate --driver auto",
 		})
 	}
 	return out

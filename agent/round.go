@@ -37,6 +37,7 @@ func (l *loop) turn(ctx context.Context) time.Duration {
 	}
 	l.round++ // what there is in the first one was there before this agent
 	l.adoptRoutes(in.Members)
+	in.Underlay = l.underlay(in.Members) // how wide it is depends on what pairs use
 	l.claims.update(l.now(), snap, in.Self.ID)
 	l.allocate(&in)
 
@@ -106,7 +107,6 @@ func (l *loop) input(ctx context.Context, snap membership.Snapshot) Input {
 		l.log.Debug("all records are known after the restart", logkey.Count, len(in.Members))
 		l.holdUntil = time.Time{}
 	}
-	in.Underlay = l.underlay(in.Members)
 	l.readTunnels(ctx)
 	l.chooseDriver(ctx)
 	in.Tunnels = l.facts
@@ -122,14 +122,15 @@ func (l *loop) underlay(members []Member) Underlay {
 		l.fail("no-underlay", "", err)
 	}
 	u := Underlay{Routes: map[netip.Addr]nl.Route{}}
+	inUDP := l.narrowed()
 	for _, o := range l.own {
-		o.MTU -= l.tunnels.extra(o.Control.Addr())
+		o.MTU -= l.tunnels.extra(o.Control.Addr(), o.MTU, inUDP)
 		u.Own = append(u.Own, o)
 	}
 	for _, m := range members {
 		for _, a := range m.Record.Underlay {
 			if r, err := l.host.RouteTo(a.Control.Addr()); err == nil {
-				r.MTU -= l.tunnels.extra(a.Control.Addr())
+				r.MTU -= l.tunnels.extra(a.Control.Addr(), r.MTU, inUDP)
 				u.Routes[a.Control.Addr()] = r
 			}
 		}

@@ -268,7 +268,7 @@ func (l *loop) peers(snap membership.Snapshot) []api.Peer {
 			p.Gossip = m.State.String()
 		}
 		if s, d, ok := l.peerState(v.ID); ok {
-			p.Driver, p.Epoch, p.PQ = label(d.Driver), d.Epoch, l.rot.hybrid[s.Key]
+			p.Driver, p.Epoch, p.PQ = labelOf(d, s), d.Epoch, l.rot.hybrid[s.Key]
 			p.LastHandshake, p.RxBytes, p.TxBytes = s.LastHandshake, s.RxBytes, s.TxBytes
 			if s.Endpoint.IsValid() {
 				p.Underlay = s.Endpoint

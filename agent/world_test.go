@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -48,11 +49,33 @@ type world struct {
 	fabric *tunneltest.Fabric
 	board  *board
 	dir    string
+	// blocked are the underlays between two nodes that swallow something: ESP as
+	// it is, ESP in UDP.
+	mu      sync.Mutex // guards blocked
+	blocked map[[2]ids.NodeID]swallows
+}
+
+// swallows is what an underlay does not pass.
+type swallows struct{ native, inUDP bool }
+
+// block makes the underlay between two nodes swallow something.
+func (w *world) block(a, b *machine, s swallows) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.blocked[[2]ids.NodeID{a.id, b.id}], w.blocked[[2]ids.NodeID{b.id, a.id}] = s, s
+}
+
+// passes reports whether what travels so passes between two nodes.
+func (w *world) passes(a, b ids.NodeID, inUDP bool) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.blocked[[2]ids.NodeID{a, b}]
+	return !(s.native && !inUDP || s.inUDP && inUDP)
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	return &world{t: t, fabric: tunneltest.NewFabric(), board: newBoard(), dir: t.TempDir()}
+	return &world{t: t, fabric: tunneltest.NewFabric(), board: newBoard(), dir: t.TempDir(), blocked: map[[2]ids.NodeID]swallows{}}
 }
 
 func newBoard() *board {
@@ -75,6 +98,7 @@ type machine struct {
 	driver   func(tunnel.Driver) tunnel.Driver // wraps it; nil: as it is
 	issuer   bool                              // it has an issuer key
 	ipsec    bool                              // its kernel has ESP
+	encap    string                            // ipsec.encap; empty: none
 	underlay int                               // MTU of its one underlay link
 
 	agent *Agent
@@ -136,6 +160,13 @@ func (m *machine) start() *machine {
 	if m.ipsec {
 		esp := m.w.fabric.ESPKind()
 		esp.Name = config.DriverIPsec
+		switch m.encap {
+		case config.EncapAuto:
+			esp.InUDP = fakeInUDP
+		case config.EncapUDP:
+			esp.Compatible = "esp-udp"
+			esp.Overhead = func(a netip.Addr) int { return tunnel.WireGuardOverhead(a) + inUDPMore }
+		}
 		kinds = append(kinds, esp)
 	}
 	l.tunnels = newDrivers(kinds, tunnel.Env{Node: m.id}, l.log, l.now)
@@ -158,6 +189,10 @@ func (m *machine) start() *machine {
 	return m
 }
 
+// fakeInUDP is what the real driver says on IPv4, for MTUs that are multiples of
+// four.
+func fakeInUDP(_ netip.Addr, mtu int) int { return mtu - 62 }
+
 // kill ends the agent as SIGKILL would: nothing is taken down.
 func (m *machine) kill() {
 	if m.stop != nil {
@@ -174,13 +209,18 @@ func (m *machine) kill() {
 // until waits for a condition in virtual time.
 func (w *world) until(what string, cond func() bool) {
 	w.t.Helper()
-	for range 200 {
+	w.within(10*time.Second, what, cond)
+}
+
+// within is until with another limit.
+func (w *world) within(d time.Duration, what string, cond func() bool) {
+	w.t.Helper()
+	for end := time.Now().Add(d); time.Now().Before(end); <-time.After(50 * time.Millisecond) {
 		if cond() {
 			return
 		}
-		<-time.After(50 * time.Millisecond)
 	}
-	w.t.Fatalf("waited 10 s for %s", what)
+	w.t.Fatalf("waited %s for %s", d, what)
 }
 
 // look runs fn in the agent's loop.

@@ -41,6 +41,7 @@ const (
 	EventRotationRefused   EventKind = "rotation-refused"   // this node cannot follow the cluster to Epoch
 	EventPairRefused       EventKind = "pair-refused"       // the pair with Node, last on Epoch, has no tunnel any more
 	EventBlocked           EventKind = "blocked"            // this node does not start Epoch yet: something holds it up
+	EventESPBlocked        EventKind = "esp-blocked"        // ESP toward Node gets no answer in one form, and the pair tries another
 	EventAgentStarted      EventKind = "agent-started"
 	EventAgentStopped      EventKind = "agent-stopped"
 )
@@ -48,7 +49,7 @@ const (
 // EventKinds lists the kinds, those about keys first.
 func EventKinds() []EventKind {
 	return []EventKind{
-		EventRotationRequested, EventEpochStarted, EventSwitched, EventEpochEnded, EventRotationRefused, EventPairRefused, EventBlocked,
+		EventRotationRequested, EventEpochStarted, EventSwitched, EventEpochEnded, EventRotationRefused, EventPairRefused, EventBlocked, EventESPBlocked,
 		EventAgentStarted, EventAgentStopped,
 	}
 }
@@ -56,7 +57,7 @@ func EventKinds() []EventKind {
 // AboutKeys reports whether events of this kind belong to the history of keys.
 func (k EventKind) AboutKeys() bool {
 	switch k {
-	case EventRotationRequested, EventEpochStarted, EventSwitched, EventEpochEnded, EventRotationRefused, EventPairRefused, EventBlocked:
+	case EventRotationRequested, EventEpochStarted, EventSwitched, EventEpochEnded, EventRotationRefused, EventPairRefused, EventBlocked, EventESPBlocked:
 		return true
 	default:
 		return false

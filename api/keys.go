@@ -58,6 +58,7 @@ type KeyPeer struct {
 	Since  time.Time `json:"since,omitzero"`   // when the step began
 	Reason string    `json:"reason,omitempty"` // who or what holds it up; empty when done
 	Driver string    `json:"driver,omitempty"` // for people, of Epoch's device
+	InUDP  bool      `json:"in_udp,omitempty"` // it is ESP in UDP
 	// LastHandshake is zero for drivers without handshakes of their own (ipsec).
 	LastHandshake time.Time `json:"last_handshake,omitzero"`
 	PQ            bool      `json:"pq"` // the keys of Epoch hold against a quantum computer, too

@@ -66,7 +66,7 @@ func (c *checker) check(raw rawConfig) Config {
 	cfg.Data.VXLANPort = c.port("data.vxlan_port", raw.Data.VXLANPort)
 	cfg.Keys = c.keys(raw, cfg.Control.Profile)
 	cfg.Crypto.RequirePQ = raw.Crypto.RequirePQ
-	cfg.IPsec.Encap = c.choice("ipsec.encap", raw.IPsec.Encap, EncapNone, EncapUDP)
+	cfg.IPsec.Encap = c.choice("ipsec.encap", raw.IPsec.Encap, EncapAuto, EncapNone, EncapUDP)
 	cfg.Metrics.Listen = c.metricsListen(raw.Metrics.Listen)
 	c.portsDiffer(cfg)
 	cfg.Log.Level = c.choice("log.level", raw.Log.Level, "debug", "info", "warn", "error")

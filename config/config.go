@@ -28,8 +28,10 @@ const (
 	DriverIPsec     = "ipsec"
 )
 
-// How ESP packets travel: as IP protocol 50, or in UDP (RFC 3948).
+// How ESP packets travel: as IP protocol 50, in UDP (RFC 3948), or, with each
+// node on its own, in UDP where they do not pass as they are.
 const (
+	EncapAuto = "auto"
 	EncapNone = "none"
 	EncapUDP  = "udp"
 )

@@ -70,7 +70,7 @@ func TestReferenceLoadsToDefaults(t *testing.T) {
 			RotateEvery: 12 * time.Hour, MinInterval: time.Minute, Drain: 30 * time.Second, Quiet: 10 * time.Second, HoldDown: 24 * time.Hour,
 			ESPMaxPackets: 1 << 36, ESPMaxBytes: 1 << 44,
 		},
-		IPsec: IPsec{Encap: EncapNone},
+		IPsec: IPsec{Encap: EncapAuto},
 		Log:   Log{Level: "info", Format: "text"},
 	}
 	if d := cmp.Diff(def, got, compare...); d != "" {

@@ -182,7 +182,7 @@ func defaults(name string) map[string]any {
 		"keys.esp_max_packets": int64(MaxESPPackets),
 		"keys.esp_max_bytes":   int64(MaxESPBytes),
 		"crypto.require_pq":    false,
-		"ipsec.encap":          EncapNone,
+		"ipsec.encap":          EncapAuto,
 		"metrics.listen":       "",
 	}
 }

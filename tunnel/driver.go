@@ -48,6 +48,10 @@ type Kind struct {
 	// Overhead is how many bytes the tunnel adds to an inner packet on an
 	// underlay of the family of the given address.
 	Overhead func(underlay netip.Addr) int
+	// InUDP is how long an inner packet may be, at most, for a pair with
+	// ESP.InUDP on an underlay of the family of the given address and of this
+	// MTU. Nil: the driver does not let pairs choose, one by one.
+	InUDP func(underlay netip.Addr, mtu int) int
 	// Compatible names the wire protocol; two nodes can talk when theirs
 	// are equal ("wireguard" for both kernel and userspace).
 	Compatible string

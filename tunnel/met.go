@@ -50,7 +50,7 @@ func (k PeerKey) metBy(inner netip.Addr, have PeerState) bool {
 	if k.ESP == (ESP{}) {
 		return have.In == 0 // WireGuard's endpoint follows the peer
 	}
-	return k.ESP == ESP{Local: have.Local, Remote: have.Endpoint.Addr(), In: have.In, Out: have.Out}
+	return k.ESP == ESP{Local: have.Local, Remote: have.Endpoint.Addr(), In: have.In, Out: have.Out, InUDP: have.InUDP}
 }
 
 // Equal reports whether s and o ask for the same. Secrets do not count, since the

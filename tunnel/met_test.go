@@ -48,6 +48,7 @@ func TestMetBy(t *testing.T) {
 		"other public key":    func(_ *tunnel.Spec, s *tunnel.State) { s.Devices[0].Peers[0].Public[0] = 2 },
 		"half an association": func(_ *tunnel.Spec, s *tunnel.State) { s.Devices[1].Peers[0].Out = 0 },
 		"other index":         func(w *tunnel.Spec, _ *tunnel.State) { w.Peers[0].Keys[1].ESP.In++ },
+		"other form":          func(w *tunnel.Spec, _ *tunnel.State) { w.Peers[0].Keys[1].ESP.InUDP = true },
 		"own address moved":   func(w *tunnel.Spec, _ *tunnel.State) { w.Peers[0].Keys[1].ESP.Local = there },
 		"peer's address":      func(w *tunnel.Spec, _ *tunnel.State) { w.Peers[0].Keys[1].ESP.Remote = here },
 		"ESP where none is":   func(_ *tunnel.Spec, s *tunnel.State) { s.Devices[0].Peers[0].In = 1000 },

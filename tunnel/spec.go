@@ -61,6 +61,10 @@ type ESP struct {
 	// In is chosen by this node, Out by the peer. While Out is zero only the
 	// receiving half is installed.
 	In, Out ids.SPI
+	// InUDP: both travel in UDP (RFC 3948), for underlays that swallow ESP. It
+	// is the same on both nodes: the kernel takes from an association only what
+	// comes in the form that it was made for.
+	InUDP bool
 }
 
 // State is what a driver found in the kernel and in its processes.
@@ -91,6 +95,7 @@ type PeerState struct {
 	Key           keys.KeyID // of the secret that is installed; zero: none
 	In, Out       ids.SPI    // of the installed ESP associations
 	Local         netip.Addr // own outer address of the ESP associations
+	InUDP         bool       // of the ESP associations: ESP.InUDP
 	Endpoint      netip.AddrPort
 	LastHandshake time.Time // zero if there was none; always with ESP
 	RxBytes       uint64

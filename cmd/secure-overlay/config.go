@@ -45,7 +45,7 @@ func completeChoices(cmd *cobra.Command) {
 	for flag, choices := range map[string][]string{
 		"profile":   {config.ProfileLAN, config.ProfileWAN, config.ProfileLocal},
 		"log-level": {"debug", "info", "warn", "error"}, "log-format": {"text", "json"},
-		"ipsec-encap": {config.EncapNone, config.EncapUDP},
+		"ipsec-encap": {config.EncapAuto, config.EncapNone, config.EncapUDP},
 	} {
 		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(choices, cobra.ShellCompDirectiveNoFileComp))
 	}

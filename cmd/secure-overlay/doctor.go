@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -82,8 +84,9 @@ func (a *app) diagnose(ctx context.Context, flags map[string]string) ([]doctor.F
 	default:
 		head = append(head, doctor.Finding{Name: "configuration", Level: doctor.OK, Detail: src.Path + ": " + cli.Plural(len(cfg.Networks), "network")})
 	}
-	running := a.agentRuns(ctx, cfg)
+	running, peers := a.askAgent(ctx, cfg)
 	head = append(head, identityFinding(cfg, running), agentFinding(running))
+	head = append(head, peers...)
 	env, closeEnv, err := probeEnv()
 	if err != nil {
 		return nil, err
@@ -92,13 +95,49 @@ func (a *app) diagnose(ctx context.Context, flags map[string]string) ([]doctor.F
 	return append(head, doctor.Run(ctx, doctorOptions(cfg, env, running))...), nil
 }
 
-func (a *app) agentRuns(ctx context.Context, cfg config.Config) bool {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+// askAgent reports whether an agent runs, and what only that knows: in which
+// form ESP reaches which node.
+func (a *app) askAgent(ctx context.Context, cfg config.Config) (running bool, found []doctor.Finding) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second) // a busy one takes its time
 	defer cancel()
 	c := api.NewClient(cfg.SocketPath())
 	defer c.Close()
-	_, err := c.Status(ctx)
-	return err == nil
+	st, err := c.Status(ctx)
+	if err != nil {
+		return false, nil
+	}
+	k, err := c.Keys(ctx)
+	if err != nil {
+		k = api.KeyStatus{} // status has the problems
+	}
+	return true, espPeers(cfg, k, st.Problems)
+}
+
+// espPeers says which nodes ESP does not reach, and which it reaches in UDP only.
+func espPeers(cfg config.Config, k api.KeyStatus, problems []api.Problem) (found []doctor.Finding) {
+	for _, p := range problems {
+		if p.Code == "esp-blocked" {
+			found = append(found, doctor.Finding{Name: "esp peers", Level: doctor.Warn, Detail: p.Message, Fix: p.Fix})
+		}
+	}
+	var names []string
+	for _, p := range k.Peers {
+		if p.InUDP {
+			names = append(names, cmp.Or(p.Name, p.ID.Short()))
+		}
+	}
+	if len(names) == 0 {
+		return found
+	}
+	f := doctor.Finding{Name: "esp peers", Level: doctor.OK, Detail: "ESP in UDP with " + strings.Join(names, ", ")}
+	if cfg.IPsec.Encap == config.EncapUDP {
+		f.Detail += ": ipsec.encap is udp"
+		return append(found, f)
+	}
+	f.Level = doctor.Warn
+	f.Detail += ": probes over ESP as it is got no answer"
+	f.Fix = "let IP protocol 50 through between these nodes, if you can: a pair tries it again at a rotation, a day after it went over to UDP"
+	return append(found, f)
 }
 
 func agentFinding(running bool) doctor.Finding {
@@ -151,8 +190,8 @@ func doctorOptions(cfg config.Config, env tunnel.Env, running bool) doctor.Optio
 		o.DataPorts = append(o.DataPorts, cfg.Data.Port+i)
 	}
 	o.ESP = &doctor.ESP{Wanted: cfg.Driver() == config.DriverIPsec}
-	if cfg.IPsec.Encap == config.EncapUDP {
-		o.ESP.Port = ipsec.DefaultPort
+	if cfg.IPsec.Encap != config.EncapNone {
+		o.ESP.Port, o.ESP.PortOptional = ipsec.DefaultPort, cfg.IPsec.Encap == config.EncapAuto
 	}
 	for _, k := range kinds(cfg) {
 		o.Drivers = append(o.Drivers, doctor.Driver{

@@ -37,7 +37,19 @@ const socketGroup = "secure-overlay"
 func kinds(cfg config.Config) []tunnel.Kind {
 	return []tunnel.Kind{
 		wgkernel.Kind(), wguser.Kind(wguser.Options{Worker: workerCommand()}),
-		ipsec.Kind(ipsec.Options{Encap: cfg.IPsec.Encap == config.EncapUDP, Worker: holderCommand()}),
+		ipsec.Kind(ipsec.Options{Encap: espForms(cfg.IPsec.Encap), Worker: holderCommand()}),
+	}
+}
+
+// espForms says in the driver's words how ESP may travel.
+func espForms(encap string) ipsec.Encap {
+	switch encap {
+	case config.EncapUDP:
+		return ipsec.EncapUDP
+	case config.EncapAuto:
+		return ipsec.EncapAuto
+	default:
+		return ipsec.EncapNone
 	}
 }
 

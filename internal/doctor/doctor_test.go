@@ -140,6 +140,10 @@ func TestESP(t *testing.T) {
 	if f := find(t, esp(o), name); f.Level != Fail || f.Fix == "" {
 		t.Errorf("%+v", f)
 	}
+	spare := Options{ESP: &ESP{Wanted: true, Port: port, PortOptional: true}}
+	if f := find(t, esp(spare), name); f.Level != Warn || !strings.Contains(f.Detail, "cannot go over to UDP") {
+		t.Errorf("needed only where ESP is blocked: %+v", f)
+	}
 	_ = c.Close()
 	if f := find(t, esp(o), name); f.Level != OK || f.Detail != "esp in udp: free" {
 		t.Errorf("%+v", f)

@@ -14,6 +14,8 @@ import (
 type ESP struct {
 	Wanted bool   // the configuration names the driver
 	Port   uint16 // of ESP in UDP; zero: plain ESP
+	// PortOptional: the port is needed only where ESP as it is does not pass.
+	PortOptional bool
 }
 
 // esp looks at what would weaken, stop or slow down ESP here. Whether the
@@ -102,5 +104,9 @@ func cipherFinding(hardware bool, e ESP) Finding {
 func espPortFinding(o Options) Finding {
 	out := ports(Options{DataPorts: []uint16{o.ESP.Port}, AgentRunning: o.AgentRunning})[0]
 	out.Detail = strings.Replace(out.Detail, "data:", "esp in udp:", 1)
+	if o.ESP.PortOptional && out.Level == Fail {
+		out.Level = Warn
+		out.Detail += "; where ESP is blocked, a pair cannot go over to UDP"
+	}
 	return out
 }

@@ -12,7 +12,8 @@ type ask struct {
 // it may be asked for; false if it lacks none. That is so if there is no key
 // for the two devices, or if the peer knows that this node has the key and does
 // not have it itself: then its half is lost, and only a new key helps. A
-// pause gives it the time to install it.
+// pause gives it the time to install it. And it is so if both have it, it has
+// stayed unproved for a pause, and another form may do better.
 func (p *pair) missing(m *Machine) (w Wanted, from time.Time, ok bool) {
 	mine, theirs := m.device(p.goal), find(p.devices, p.goal)
 	if p.goal == 0 || !p.asks || mine == nil || theirs == nil {
@@ -28,6 +29,8 @@ func (p *pair) missing(m *Machine) (w Wanted, from time.Time, ok bool) {
 		return w, l.since.Add(m.t.RetryMax), true
 	case !p.ready(l) && p.talk.known(m.boot, p.state()):
 		return w, l.since.Add(m.t.RetryMin), true
+	case p.unproved(m, l) && !l.shared.IsZero():
+		return w, l.shared.Add(m.t.Unproved), true
 	}
 	return Wanted{}, time.Time{}, false
 }
@@ -36,7 +39,9 @@ func (p *pair) missing(m *Machine) (w Wanted, from time.Time, ok bool) {
 func (p *pair) askFor(now time.Time, m *Machine, plan *planner) {
 	w, from, ok := p.missing(m)
 	if !ok {
-		if l := p.leg(p.goal); l != nil && p.ready(l) {
+		// A key that may be replaced soon ends no series of attempts: where no
+		// form passes, they become rarer.
+		if l := p.leg(p.goal); l != nil && p.ready(l) && (l.proved || !l.forms) {
 			p.ask = ask{}
 		}
 		return

@@ -24,8 +24,12 @@ var explorations = []struct {
 		restarts: 1, reboots: 1, losses: 1, rejects: 1, lates: 1, keeps: 1, holddown: 1,
 	}, true, 40_000, false},
 	{"a hole in every epoch", limits{nodes: 2, target: 2, depth: 1, eager: true, restarts: 1, hole: 1<<1 | 1<<2}, true, 20_000, false},
+	{"keys that are not proved", limits{nodes: 2, target: 2, depth: 1, eager: true, forms: true, pauses: 2}, true, 20_000, false},
+	{"keys that are not proved, restart", limits{nodes: 2, target: 1, depth: 1, eager: true, forms: true, pauses: 1, restarts: 1, lates: 1}, false, 20_000, false},
 	{"ESP, restart", limits{nodes: 2, target: 2, depth: 1, eager: true, restarts: 1, esp: true}, true, 20_000, false},
 
+	{"keys that are not proved, rotation, restart", limits{nodes: 2, target: 2, depth: 1, eager: true, forms: true, pauses: 2, restarts: 1, losses: 1, lates: 1}, true, 0, false},
+	{"keys that are not proved, step by step", limits{nodes: 2, target: 1, depth: 1, forms: true, pauses: 2}, false, 0, false},
 	{"first connection, step by step", limits{nodes: 2, target: 1, depth: 1}, false, 0, true},
 	{"rotation, restart", limits{nodes: 2, target: 2, depth: 1, eager: true, restarts: 1}, false, 0, true},
 	{"rotation, reboot", limits{nodes: 2, target: 2, depth: 1, eager: true, reboots: 1}, false, 0, true},

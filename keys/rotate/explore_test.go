@@ -102,12 +102,15 @@ type logged struct {
 
 // start returns the world in which every node has just been started.
 func (u *universe) start() world {
-	w := world{target: 1, budget: budget{u.limits.restarts, u.limits.reboots, u.limits.losses, u.limits.rejects, u.limits.holddown, u.limits.lates, u.limits.keeps}}
+	w := world{target: 1, budget: budget{u.limits.restarts, u.limits.reboots, u.limits.losses, u.limits.rejects, u.limits.holddown, u.limits.lates, u.limits.keeps, u.limits.pauses}}
 	for i := range u.limits.nodes {
 		n := newSimNode(i, u.limits.nodes, simTiming)
 		n.unable = u.limits.unable[i]
-		if u.esp {
-			for e := range n.wires {
+		for e := range n.wires {
+			switch {
+			case u.forms:
+				n.wires[e] = simForms
+			case u.esp:
 				n.wires[e] = simESP
 			}
 		}
@@ -131,7 +134,7 @@ func (x *explorer) hash(w *world) uint64 {
 			b = append(b, s.epoch, s.mine, s.theirs, s.key)
 		}
 	}
-	b = append(b, w.target, w.budget.restarts, w.budget.reboots, w.budget.losses, w.budget.rejects, w.budget.holddown, w.budget.lates, w.budget.keeps, w.late.from, w.late.to)
+	b = append(b, w.target, w.budget.restarts, w.budget.reboots, w.budget.losses, w.budget.rejects, w.budget.holddown, w.budget.lates, w.budget.keeps, w.budget.pauses, w.late.from, w.late.to)
 	b = binary.LittleEndian.AppendUint32(b, w.late.msg)
 	x.buf = b
 	return maphash.Bytes(x.seed, b)

@@ -171,7 +171,7 @@ func (l *lab) loop(n *simNode) {
 	}
 	for _, p := range plan.Probe {
 		o := l.nodes[simIndex(p.Peer)]
-		ok := l.connected(n.idx, o.idx) && !l.lost() && n.echo(o, int(p.Epoch))
+		ok := l.connected(n.idx, o.idx) && !l.lossy["probe"] && !l.lost() && n.echo(o, int(p.Epoch))
 		n.m.Probed(l.now, ProbeResult{p, ok, ok && l.hole>>p.Epoch&1 == 0})
 		l.soon(n.idx)
 	}

@@ -147,7 +147,7 @@ func (m *Machine) Agreed(now time.Time, peer ids.NodeID, a Agreement) bool {
 	if d := m.device(a.Epoch); d == nil || d.Instance != a.Mine || m.expired(a.Epoch) {
 		return false
 	}
-	return p.agreed(now, a)
+	return p.agreed(now, m, a)
 }
 
 // AgreeFailed says that an agreement which a Plan asked for did not come
@@ -177,7 +177,7 @@ func (m *Machine) MayAgree(peer ids.NodeID, w Wanted) error {
 	if mine == nil || theirs == nil || mine.Instance != w.Mine || theirs.Instance != w.Theirs {
 		return fmt.Errorf("agree with node %s on epoch %d: one of the devices has been made anew", peer, w.Epoch)
 	}
-	if l := p.leg(goal); l != nil && p.inUse(l) {
+	if l := p.leg(goal); l != nil && p.inUse(m, l) {
 		return fmt.Errorf("agree with node %s on epoch %d: its key is in use", peer, w.Epoch)
 	}
 	return nil

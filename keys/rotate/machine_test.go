@@ -187,10 +187,10 @@ func TestMayAgree(t *testing.T) {
 		"its other device": {nil, Wanted{simID(0), 2, 1, 3}, "made anew"},
 		"other wire":       {func(o *Observation) { o.Peers[0].Devices[1].Wire = 2 }, good, "newest epoch of both is 1"},
 		"key in use": {func(o *Observation) {
-			o.Installed = append(o.Installed, Installed{simID(0), Device{2, 1, 1}, 4, 8, true, 0})
+			o.Installed = append(o.Installed, Installed{simID(0), Device{2, 1, 1}, 4, 8, true, false, 0})
 		}, good, "in use"},
 		"key that it lacks": {func(o *Observation) {
-			o.Installed = append(o.Installed, Installed{simID(0), Device{2, 1, 1}, 4, 9, true, 0})
+			o.Installed = append(o.Installed, Installed{simID(0), Device{2, 1, 1}, 4, 9, true, false, 0})
 		}, good, ""},
 	} {
 		m := New(simID(1), 5, labTiming)
@@ -214,6 +214,82 @@ func TestMayAgree(t *testing.T) {
 	x.poll(0)
 	if err := x.m.MayAgree(simID(1), Wanted{simID(1), 1, 1, 1}); err == nil || !strings.Contains(err.Error(), "lower node asks") {
 		t.Errorf("the lower node lets itself be asked: %v", err)
+	}
+}
+
+// TestUnprovedKey: which keys that both nodes have may be replaced, by the node
+// that asks and by the one that is asked.
+func TestUnprovedKey(t *testing.T) {
+	const pause = 10 * time.Second
+	for _, c := range []struct {
+		name  string
+		after time.Duration
+		hears func(*Message)   // what the peer says
+		has   func(*Installed) // what this node has
+		probe *ProbeResult
+		few   bool // one probe has failed, not two
+		route bool
+		stale bool
+		half  bool // the asked node lets itself be asked, nobody asks
+	}{
+		{name: "for long enough", after: pause, stale: true},
+		{name: "not for long enough", after: pause/2 - time.Millisecond},
+		{name: "for half of it", after: pause / 2, half: true},
+		{name: "there is one form", after: pause, has: func(i *Installed) { i.Forms = false }},
+		{name: "the peer has proved it", after: pause, hears: func(m *Message) { m.Epochs[0].Proved = true }},
+		{name: "this node has proved it", after: pause, probe: &ProbeResult{Small: true, Full: true}},
+		{name: "small packets pass", after: pause, probe: &ProbeResult{Small: true}},
+		{name: "one probe has failed", after: pause, few: true, half: true},
+		{name: "this node sends on it", after: pause, route: true},
+		{name: "the peer's word is for another process", after: pause, hears: func(m *Message) { m.AckBoot = 6 }},
+		{name: "the peer has another key", after: pause, hears: func(m *Message) { m.Epochs[0].Key = 8 }},
+	} {
+		for self, peer := range map[int]int{0: 1, 1: 0} {
+			x := newOne(t)
+			x.m = New(simID(self), 5, labTiming)
+			x.o.Peers[0].ID, x.o.Installed[0].Peer, x.o.Installed[0].Forms = simID(peer), simID(peer), true
+			x.o.Routes = nil
+			if c.route {
+				x.o.Routes = map[ids.NodeID]ids.Epoch{simID(peer): 1}
+			}
+			if c.has != nil {
+				c.has(&x.o.Installed[0])
+			}
+			x.poll(0)
+			msg := Message{Boot: 9, Seq: 1, AckBoot: 5, AckSeq: 1, Epochs: []EpochState{{1, 1, 1, 7, false}}}
+			if c.hears != nil {
+				c.hears(&msg)
+			}
+			x.m.Receive(x.now, simID(peer), msg)
+			x.poll(0)
+			for n := range 2 {
+				if n == 0 || !c.few {
+					x.m.Probed(x.now, ProbeResult{Probe: Probe{simID(peer), 1, 7}})
+				}
+			}
+			if c.probe != nil {
+				c.probe.Probe = Probe{simID(peer), 1, 7}
+				x.m.Probed(x.now, *c.probe)
+			}
+			plan := x.poll(c.after)
+			want := Wanted{simID(peer), 1, 1, 1}
+			if plan.Pairs[0].Unproved != (c.stale || c.few && self == 1) {
+				t.Errorf("%s, node %d: unproved is %v", c.name, self, plan.Pairs[0].Unproved)
+			}
+			if c.name == "the peer has another key" {
+				continue // then it lacks this one, which has rules of its own
+			}
+			if self == 0 && (len(plan.Agree) == 1) != c.stale {
+				t.Errorf("%s: asks for %v", c.name, plan.Agree)
+			}
+			takes := c.stale || c.half && self == 1
+			if err := x.m.MayAgree(simID(peer), want); self == 1 && (err == nil) != takes {
+				t.Errorf("%s: lets itself be asked: %v", c.name, err)
+			}
+			if got := x.m.Agreed(x.now, simID(peer), Agreement{1, 1, 1, 9}); got != takes {
+				t.Errorf("%s, node %d: takes another key: %v", c.name, self, got)
+			}
+		}
 	}
 }
 

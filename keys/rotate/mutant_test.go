@@ -43,6 +43,9 @@ func TestMutants(t *testing.T) {
 	hole.hole = 1 << 2
 	late := loss
 	late.lates = 1
+	forms := limits{nodes: 2, target: 1, depth: 1, eager: true, forms: true, pauses: 2}
+	formsRestart := forms
+	formsRestart.restarts, formsRestart.pauses = 1, 1
 	for _, c := range []struct {
 		name   string
 		want   string // in the error
@@ -110,6 +113,18 @@ func TestMutants(t *testing.T) {
 		}}},
 		{"takes small packets for large ones", "into a hole", hole, mutant{before: func(n *simNode) {
 			eachLeg(n, func(p *pair, l *leg) { l.probe.full = l.probe.small })
+		}}},
+		{"replaces what it has proved", "which is in use", forms, mutant{agree: func(n *simNode, w Wanted) {
+			eachPair(n, func(p *pair) {
+				p.talk.heard.Epochs = slices.Clone(p.talk.heard.Epochs)
+				for i := range p.talk.heard.Epochs {
+					p.talk.heard.Epochs[i].Proved = false
+				}
+			})
+			eachLeg(n, func(p *pair, l *leg) { l.proved, l.probe.small = false, false })
+		}}},
+		{"replaces what it knows nothing about", "which is in use", formsRestart, mutant{agree: func(n *simNode, w Wanted) {
+			eachLeg(n, func(p *pair, l *leg) { l.forms = l.forms && p.talk.heard.Seq != 0 })
 		}}},
 		{"never repeats a message", "at rest", rotation, mutant{before: func(n *simNode) {
 			eachPair(n, func(p *pair) { p.talk.retry.next = simStart.Add(50 * simYear) })

@@ -36,9 +36,13 @@ type leg struct {
 	installed bool // as observed, with this key
 	seen      bool // installed was true once, so the secret is nowhere else
 	sends     bool // the sending half, as observed
+	forms     bool // as observed: a key in another form may work where this one does not
 	gone      bool // not wanted any more, for good; kept until it has left the device
 	send      bool // the sending half is wanted
 	proved    bool // a probe came through, full enough
+
+	// shared is since when both nodes are known to have it, of legs with forms.
+	shared time.Time
 
 	probe probing
 	rx    uint64    // bytes received
@@ -106,7 +110,7 @@ func (l *leg) observe(now time.Time, in Installed) {
 	if l.theirs == 0 {
 		l.theirs = in.Theirs
 	}
-	l.installed, l.seen, l.sends = true, true, in.Sends
+	l.installed, l.seen, l.sends, l.forms = true, true, in.Sends, in.Forms
 }
 
 // matches reports whether what the peer says about an epoch is about this
@@ -133,11 +137,61 @@ func (p *pair) ready(l *leg) bool {
 // it. If the peer may be sending under it, it has proved it, which takes
 // that this node heard it list the key; a newer message without the key
 // means that the peer has lost it since.
-func (p *pair) inUse(l *leg) bool { return p.ready(l) }
+//
+// A leg with forms may be asked for anew while both have it, so a request may
+// still be under way when the two have moved there and the node that is asked
+// has been restarted. That node knows nothing then; until the peer has spoken
+// to this very process, the key counts as in use.
+func (p *pair) inUse(m *Machine, l *leg) bool {
+	if l.forms && l.installed && !p.talk.heardBy(m.boot) {
+		return true
+	}
+	pause := m.t.Unproved
+	if !p.asks {
+		// The asking node has waited; half the pause is enough to see that it
+		// has, with another clock and later news.
+		pause /= 2
+	}
+	return p.ready(l) && !p.stale(m, l, pause)
+}
+
+// unproved reports whether both sides have l and no probe of either has come
+// back, as far as is known, and another key may do better. Nobody sends on
+// such a leg but probes. For a node moves its route to it only when it has
+// proved it, which it remembers, and when the peer has said so, too. This node
+// has not said so since it was started. What an earlier process of it said
+// counts no more with the peer once that has spoken to this one (heardBy): if
+// it had moved by then, it would say that it has proved the leg.
+//
+// The asking node wants to have seen two probes fail, too: on a machine that is
+// too busy to probe, a pause says nothing about the way.
+func (p *pair) unproved(m *Machine, l *leg) bool {
+	theirs, listed := p.heard(l)
+	if p.asks && l.probe.retry.pause < 2*m.t.RetryMin {
+		return false
+	}
+	return l.forms && l.installed && listed && !l.proved && !l.probe.small && !theirs.Proved && p.talk.heardBy(m.boot)
+}
+
+// stale reports whether l was unproved for so long that a key in another form
+// may take its place.
+func (p *pair) stale(m *Machine, l *leg, pause time.Duration) bool {
+	return p.unproved(m, l) && !l.shared.IsZero() && !m.observed.Before(l.shared.Add(pause))
+}
+
+// clock notes since when both sides have a leg.
+func (p *pair) clock(now time.Time, l *leg) {
+	switch {
+	case !l.forms || !p.ready(l):
+		l.shared = time.Time{}
+	case l.shared.IsZero():
+		l.shared = now
+	}
+}
 
 // agreed makes a the key of its epoch, unless the key there is in use.
-func (p *pair) agreed(now time.Time, a Agreement) bool {
-	if l := p.leg(a.Epoch); l != nil && (l.key == a.Key || p.inUse(l)) {
+func (p *pair) agreed(now time.Time, m *Machine, a Agreement) bool {
+	if l := p.leg(a.Epoch); l != nil && (l.key == a.Key || p.inUse(m, l)) {
 		return false
 	}
 	p.put(leg{epoch: a.Epoch, mine: a.Mine, theirs: a.Theirs, key: a.Key, since: now})

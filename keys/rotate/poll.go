@@ -143,6 +143,9 @@ func (p *pair) poll(now time.Time, m *Machine, plan *planner) {
 		p.keep(plan)
 		return
 	}
+	for i := range p.legs {
+		p.clock(now, &p.legs[i])
+	}
 	p.askFor(now, m, plan)
 	for i := range p.legs {
 		l := &p.legs[i]
@@ -158,7 +161,7 @@ func (p *pair) poll(now time.Time, m *Machine, plan *planner) {
 		plan.Pairs = append(plan.Pairs, Pair{
 			Peer: p.peer, Epoch: l.epoch, Key: l.key, Theirs: l.theirs,
 			Send: l.send, Main: l.epoch == main, Probe: l.epoch != main && l.epoch > p.tx,
-			Draining: !l.drain.IsZero(),
+			Draining: !l.drain.IsZero(), Unproved: p.stale(m, l, m.t.Unproved),
 		})
 		p.probe(now, m, l, plan)
 	}

@@ -15,6 +15,7 @@ import (
 
 const (
 	simESP    = 2 // a wire
+	simForms  = 3 // ESP with two forms
 	simNodes  = 4
 	simEpochs = 6
 )
@@ -49,6 +50,7 @@ type simNode struct {
 	rejects  bool  // drivers fail
 	keep     uint8 // bit e: a pair with somebody else needs the device of epoch e
 	years    uint8 // how often hold-down has passed
+	pauses   uint8 // how often simPause has passed
 	target   uint8
 	unable   uint8 // bit e: cannot make a device of epoch e
 	wires    [simEpochs + 1]uint8
@@ -184,12 +186,12 @@ func (n *simNode) observation() Observation {
 	}
 	for e, d := range n.dev {
 		for p, h := range n.has[e] {
-			if h.key == 0 || d.wire == simESP && !h.sends && n.secrets[e][p] != h.key {
+			if h.key == 0 || d.wire >= simESP && !h.sends && n.secrets[e][p] != h.key {
 				continue // nothing, or half of something
 			}
 			in := Installed{
 				Peer: simID(p), Device: Device{Epoch: ids.Epoch(e), Instance: uint32(d.inst), Wire: d.wire},
-				Key: keys.KeyID(h.key), Sends: h.sends, RxBytes: uint64(h.rx),
+				Key: keys.KeyID(h.key), Sends: h.sends, RxBytes: uint64(h.rx), Forms: d.wire == simForms,
 			}
 			if n.view[p][e].inst == h.theirs {
 				in.Theirs = uint32(h.theirs) // the record has the public key
@@ -267,7 +269,7 @@ func (n *simNode) applyPairs(pairs []Pair) {
 			h = simHold{key: k, theirs: uint8(p.Theirs)}
 		}
 		// With ESP the sending half needs the secret, too.
-		if esp := n.dev[p.Epoch].wire == simESP; !esp || held {
+		if esp := n.dev[p.Epoch].wire >= simESP; !esp || held {
 			h.sends = p.Send
 			if esp && !h.sends {
 				secrets[p.Epoch][i] = k

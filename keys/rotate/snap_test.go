@@ -15,8 +15,8 @@ import (
 
 // snap writes a node as bytes, or reads it from them. States that behave alike
 // have equal bytes. It serves the exploration, in whose worlds pauses are
-// either zero or endless. So of times only the years that have passed are
-// written; retries of messages and probes, which are always due, are left
+// either zero or endless. So of times only the years and pauses that have passed
+// are written; retries of messages and probes, which are always due, are left
 // out, and so is what each Poll computes anew.
 type snap struct {
 	b       []byte
@@ -67,13 +67,13 @@ func (s *snap) raw(b []byte) {
 }
 
 func (s *snap) time(t *time.Time) {
-	var v uint8
+	var v uint16
 	if !t.IsZero() {
-		v = 1 + uint8(t.Sub(simStart)/simYear)
+		v = 1 + uint16(t.Sub(simStart)/simPause)
 	}
 	num(s, &v)
 	if *t = (time.Time{}); v != 0 {
-		*t = simStart.Add(time.Duration(v-1) * simYear)
+		*t = simStart.Add(time.Duration(v-1) * simPause)
 	}
 }
 
@@ -163,7 +163,8 @@ func (s *snap) leg(l *leg) {
 	num(s, &l.theirs)
 	num(s, &l.key)
 	s.time(&l.since)
-	s.flags(&l.installed, &l.seen, &l.sends, &l.gone, &l.send, &l.proved, &l.probe.small, &l.probe.full)
+	s.flags(&l.installed, &l.seen, &l.sends, &l.gone, &l.send, &l.proved, &l.probe.small, &l.probe.full, &l.forms)
+	s.time(&l.shared)
 	s.time(&l.probe.retry.next)
 	num(s, &l.rx)
 	s.time(&l.rxAt)
@@ -204,6 +205,7 @@ func (s *snap) node(n *simNode) {
 	num(s, &n.unable)
 	num(s, &n.keep)
 	num(s, &n.years)
+	num(s, &n.pauses)
 	s.raw(n.wires[:])
 	s.flags(&n.wants[0], &n.wants[1], &n.wants[2], &n.wants[3])
 	for p := range worldNodes {
@@ -241,9 +243,9 @@ func TestSnapKnowsAllFields(t *testing.T) {
 		v    any
 		want int
 	}{
-		{Machine{}, 12}, {pair{}, 11}, {leg{}, 15}, {talk{}, 7}, {ask{}, 2}, {retry{}, 2}, {probing{}, 3},
+		{Machine{}, 12}, {pair{}, 11}, {leg{}, 17}, {talk{}, 7}, {ask{}, 2}, {retry{}, 2}, {probing{}, 3},
 		{Message{}, 6}, {EpochState{}, 5}, {Device{}, 3}, {Wanted{}, 4},
-		{simNode{}, 19}, {simKernel{}, 3}, {simGhost{}, 3}, {simHold{}, 5},
+		{simNode{}, 20}, {simKernel{}, 3}, {simGhost{}, 3}, {simHold{}, 5},
 	} {
 		if got := reflect.TypeOf(c.v).NumField(); got != c.want {
 			t.Errorf("%T has %d fields, snap was written for %d", c.v, got, c.want)

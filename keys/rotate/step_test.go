@@ -34,11 +34,12 @@ const (
 	actRotate                    // the next target epoch is announced
 	actKeep                      // somebody else begins or ends to need a's device of e
 	actHoldDown                  // hold-down passes for a
+	actPause                     // time passes for a in which a key may stay unproved
 	actLoseHold                  // somebody removes b from a's device of e
 	actLoseDevice                // somebody removes a's device of e
 )
 
-var actNames = [...]string{"loop", "reject", "crash", "reboot", "deliver", "lose", "hold", "late", "repeat", "fail", "agree", "answer", "probe", "learn", "target", "know", "rotate", "keep", "hold-down", "lose-hold", "lose-device"}
+var actNames = [...]string{"loop", "reject", "crash", "reboot", "deliver", "lose", "hold", "late", "repeat", "fail", "agree", "answer", "probe", "learn", "target", "know", "rotate", "keep", "hold-down", "pause", "lose-hold", "lose-device"}
 
 func (a action) String() string {
 	return fmt.Sprintf("%s a=%d b=%d e=%d x=%d", actNames[a.kind], a.a, a.b, a.e, a.x)
@@ -84,6 +85,9 @@ func (u *universe) nodeActions(w *world, i int, f func(action)) {
 	}
 	if w.budget.holddown > 0 {
 		f(action{kind: actHoldDown, a: a})
+	}
+	if w.budget.pauses > 0 {
+		f(action{kind: actPause, a: a})
 	}
 	for e := range n.dev {
 		if n.dev[e].inst != 0 {
@@ -210,6 +214,9 @@ func (u *universe) step(w world, act action) (world, error) {
 	case actHoldDown:
 		w.budget.holddown--
 		*node = u.do(*node, op{kind: opHoldDown}).node
+	case actPause:
+		w.budget.pauses--
+		*node = u.do(*node, op{kind: opPause}).node
 	case actLoseHold:
 		w.budget.losses--
 		*node = u.do(*node, op{kind: opLoseHold, peer: act.b, e: act.e}).node

@@ -88,6 +88,7 @@ func playTranscript(t *testing.T, file string) {
 //	lose-device a N, lose-peer a b N    somebody removes a link, or b from it
 //	hole N on|off               large packets do not pass in epoch N
 //	answers lost|pass           answers to agreements
+//	probes lost|pass            probes, both ways
 //	traffic a b on|off          packets flow from a to b all the time
 //	messages on|off             messages are printed
 //	hold on|off                 messages wait for the commands below
@@ -164,6 +165,8 @@ func command(l *lab, f []string) (*lab, error) {
 		l.hole = setBit(l.hole, num(1), on)
 	case "answers":
 		l.lossy["answer"] = arg(1) == "lost"
+	case "probes":
+		l.lossy["probe"] = arg(1) == "lost"
 	case "traffic":
 		l.rx[node(1)][node(2)] = on
 	case "messages":

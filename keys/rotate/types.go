@@ -26,6 +26,9 @@ type Timing struct {
 	// RetryMin and RetryMax bound the pause between attempts of anything that
 	// was not answered: messages, agreements, probes. It doubles.
 	RetryMin, RetryMax time.Duration
+	// Unproved is how long both nodes may hold a key whose probes get no answer
+	// before they agree on another, where another may help (Installed.Forms).
+	Unproved time.Duration
 }
 
 // DefaultTiming is right for networks of every kind: its pauses cost time and
@@ -39,6 +42,7 @@ func DefaultTiming() Timing {
 		Drain:       30 * time.Second, Quiet: 10 * time.Second,
 		HoldDown: 24 * time.Hour,
 		RetryMin: time.Second, RetryMax: 30 * time.Second,
+		Unproved: 10 * time.Second,
 	}
 }
 
@@ -118,7 +122,11 @@ type Installed struct {
 	Theirs uint32
 	Key    keys.KeyID
 	// Sends: the sending half is there, too.
-	Sends   bool
+	Sends bool
+	// Forms: a pair of this device may travel in one of several forms, each key
+	// in one of them. So where probes under this key get no answer, another
+	// key, in another form, may.
+	Forms   bool
 	RxBytes uint64
 }
 
@@ -173,8 +181,10 @@ type Pair struct {
 	Theirs uint32 // instance of the peer's device; 0: that of what is installed
 	// Send: install the sending half, too. Main: the peer's route leads here.
 	// Probe: a second route leads here, for probes. Draining: both sides send
-	// elsewhere, so nothing needs to keep it alive.
-	Send, Main, Probe, Draining bool
+	// elsewhere, so nothing needs to keep it alive. Unproved: both nodes have
+	// had it for Timing.Unproved, no probe has come back, and another key may
+	// take its place (Installed.Forms).
+	Send, Main, Probe, Draining, Unproved bool
 }
 
 // Probe asks for proof that packets pass through an epoch both ways.

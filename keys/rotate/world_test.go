@@ -19,9 +19,13 @@ var simStart = time.Unix(1e9, 0).UTC()
 // simYear is longer than anything that is waited for, but hold-down.
 const simYear = 365 * 24 * time.Hour
 
+// simPause is how long a key may be unproved. It passes by an action, too, and
+// not often enough to make a year.
+const simPause = simYear / 8
+
 // simTiming is that of worlds: what fails is tried again at once, what is
 // under way is waited for, and nothing else takes time.
-var simTiming = Timing{RetryMax: 100 * simYear, HoldDown: simYear}
+var simTiming = Timing{RetryMax: 100 * simYear, HoldDown: simYear, Unproved: simPause}
 
 const (
 	worldNodes = 3
@@ -43,6 +47,8 @@ type limits struct {
 	holddown uint8 // how often hold-down passes for a node
 	keeps    uint8 // how often somebody else begins or ends to need a device
 	esp      bool  // devices are of the kind that needs the secret twice
+	forms    bool  // the same, and keys that stay unproved are replaced
+	pauses   uint8 // how often time passes in which a key may stay unproved
 	hole     uint8 // bit e: large packets do not pass in epoch e
 	unable   [worldNodes]uint8
 	mutant   mutant
@@ -69,7 +75,7 @@ type late struct {
 	msg      uint32 // 0: none
 }
 
-type budget struct{ restarts, reboots, losses, rejects, holddown, lates, keeps uint8 }
+type budget struct{ restarts, reboots, losses, rejects, holddown, lates, keeps, pauses uint8 }
 
 // answer is an agreement of which the asking node does not know yet.
 type answer struct {
@@ -121,6 +127,7 @@ const (
 	opReboot
 	opKeep
 	opHoldDown
+	opPause
 	opLoseDevice
 	opLoseHold
 	opKnow
@@ -192,7 +199,9 @@ func (u *universe) internRecord(r simRecord) uint64 {
 	return uint64(i)
 }
 
-func (u *universe) now(n *simNode) time.Time { return simStart.Add(time.Duration(n.years) * simYear) }
+func (u *universe) now(n *simNode) time.Time {
+	return simStart.Add(time.Duration(n.years)*simYear + time.Duration(n.pauses)*simPause)
+}
 
 // do performs an operation on a node, or remembers its result.
 func (u *universe) do(node uint32, o op) opResult {
@@ -255,6 +264,8 @@ func (u *universe) perform(n *simNode, o op) (r opResult) {
 		n.keep ^= 1 << o.e
 	case opHoldDown:
 		n.years++
+	case opPause:
+		n.pauses++
 	case opLoseDevice:
 		n.loseDevice(int(o.e))
 	case opLoseHold:

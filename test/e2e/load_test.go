@@ -132,7 +132,7 @@ func keysConfig(profile, more string) string {
 		pauses = "  drain: 2s\n  quiet: 1s\n"
 	}
 	if profile != config.ProfileLocal {
-		pauses = "  drain: 2s\n  quiet: 1s\n  min_interval: 1s\n  hold_down: 1m\n"
+		pauses = "  drain: 2s\n  quiet: 1s\n  min_interval: 1s\n  hold_down: 10m\n"
 	}
 	if pauses != "" && !strings.Contains(more, "keys:\n") {
 		more += "keys:\n"

@@ -15,6 +15,7 @@ type Block struct {
 	Out, In bool   // what the host sends; what is sent to it
 	Proto   uint8  // IP protocol (unix.IPPROTO_UDP, ...); 0: every frame, ARP included
 	Port    uint16 // destination port of Proto; 0: all
+	With    *Host  // only what goes between the two; nil: whatever the other end is
 }
 
 // Cut is the Block of everything in both directions: the host keeps its
@@ -67,6 +68,15 @@ func (b Block) rule(key expr.MetaKey, port string) []expr.Any {
 	rule := []expr.Any{
 		&expr.Meta{Key: key, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: name},
+	}
+	if b.With != nil {
+		other := make([]byte, unix.IFNAMSIZ)
+		copy(other, b.With.port)
+		far := expr.MetaKeyOIFNAME
+		if key == far {
+			far = expr.MetaKeyIIFNAME
+		}
+		rule = append(rule, &expr.Meta{Key: far, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: other})
 	}
 	if b.Proto != 0 {
 		rule = append(rule,

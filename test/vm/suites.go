@@ -43,7 +43,7 @@ func Suites() []Suite {
 // rotating picks the tests of test/e2e that rotate keys again and again. They
 // are suites of their own: each has a limit that grows with the number of rotations, and
 // shows that the machine gets on.
-const rotating = "^Test(Rotation|TwoRotations|KillAt|CutOff|Scheduled|Replay|OldKeys)"
+const rotating = "^Test(Rotation|TwoRotations|KillAt|CutOff|Scheduled|Replay|OldKeys|ESPBlocked)"
 
 // endToEnd returns the suites of test/e2e. What takes long in emulation runs if
 // a number of rotations was asked for, not in a run of everything.
@@ -56,6 +56,7 @@ func endToEnd() []Suite {
 		e2e("", 420, "-test.skip="+rotating),
 		e2e("load-wireguard", stretched(240), run("^TestRotationUnderLoad$/^wireguard$")),
 		e2e("load-ipsec", stretched(240), run("^TestRotationUnderLoad$/^ipsec$")),
+		e2e("esp-blocked", 240, run("^TestESPBlocked")),
 	}
 	if os.Getenv(rotationsEnv) == "" {
 		return suites

@@ -33,8 +33,8 @@ func (d *driver) setDevice(dev tunnel.Device, peers []tunnel.Peer, f found) (uin
 	if err := links.Raise(d.secure, name, dev.MTU); err != nil {
 		return ifID, err
 	}
-	wants, errs := wantsOf(dev, peers)
-	at := place{self: d.self, ifID: ifID, encap: d.encap}
+	wants, errs := d.wantsOf(dev, peers)
+	at := place{self: d.self, ifID: ifID, ports: d.ports}
 	steps, more := plan(at, wants, d.have(f, ifID))
 	errs = append(append(errs, more...), d.apply(steps, wants)...)
 	return ifID, errors.Join(errs...)
@@ -54,7 +54,7 @@ func (d *driver) create(name string, dev tunnel.Device) (uint32, error) {
 }
 
 // wantsOf returns what a device should have for each peer.
-func wantsOf(dev tunnel.Device, peers []tunnel.Peer) ([]want, []error) {
+func (d *driver) wantsOf(dev tunnel.Device, peers []tunnel.Peer) ([]want, []error) {
 	var out []want
 	var errs []error
 	for _, p := range peers {
@@ -64,6 +64,11 @@ func wantsOf(dev tunnel.Device, peers []tunnel.Peer) ([]want, []error) {
 			}
 			if k.Key == 0 || k.ESP == (tunnel.ESP{}) {
 				err := fmt.Errorf("epoch %d lane %d: names no ESP associations", k.Epoch, k.Lane)
+				errs = append(errs, &tunnel.PeerError{Peer: p.ID, Err: err})
+				continue
+			}
+			if k.ESP.InUDP && d.encap == EncapNone {
+				err := fmt.Errorf("epoch %d lane %d: is to travel in UDP, and this driver has no socket for it", k.Epoch, k.Lane)
 				errs = append(errs, &tunnel.PeerError{Peer: p.ID, Err: err})
 				continue
 			}

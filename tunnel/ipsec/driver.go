@@ -23,7 +23,8 @@ type driver struct {
 	log    *slog.Logger
 	self   netip.Addr // this node's inner address
 	owner  links.Owner
-	encap  xfrm.Encap // ports of what this node sends
+	encap  Encap
+	ports  xfrm.Encap // of what this node sends in UDP
 	holder holder
 	secure *nl.Handle // links
 	host   *nl.Handle // addresses, to know their devices
@@ -33,6 +34,8 @@ type driver struct {
 	known map[xfrm.Name]association
 	// used are the associations that were ever installed, by interface ID.
 	used map[uint32]map[use]bool
+	// heldOff is why there is no holder, as it was said last.
+	heldOff string
 	// owners is who has which inner address, by the last Set.
 	owners map[netip.Addr]ids.NodeID
 }
@@ -46,16 +49,16 @@ type association struct {
 // open returns a driver. It reads nothing yet: what a predecessor left is
 // found when it is needed.
 func open(env tunnel.Env, o Options) (tunnel.Driver, error) {
-	if o.Encap && len(o.Worker) == 0 {
+	if o.Encap != EncapNone && len(o.Worker) == 0 {
 		return nil, fmt.Errorf("open driver %s: no worker command", Name)
 	}
 	d := &driver{
 		env: env, log: env.Log.With(logkey.Driver, Name), self: env.Node.InnerAddr(),
 		owner: links.Owner{Node: env.Node, Protocol: protocol, Driver: Name, Type: linkType},
-		encap: o.ports(), used: map[uint32]map[use]bool{}, owners: map[netip.Addr]ids.NodeID{},
+		encap: o.Encap, ports: o.ports(), used: map[uint32]map[use]bool{}, owners: map[netip.Addr]ids.NodeID{},
 	}
-	d.holder = holder{env: env, port: d.encap.Src, children: worker.Children{}}
-	if o.Encap {
+	d.holder = holder{env: env, port: d.ports.Src, children: worker.Children{}}
+	if o.Encap != EncapNone {
 		d.holder.argv = o.Worker
 	}
 	if err := d.openHandles(); err != nil {
@@ -199,7 +202,7 @@ func (d *driver) Set(ctx context.Context, spec tunnel.Spec) error {
 		return errors.Join(append(errs, err)...)
 	}
 	errs = append(errs, refused...)
-	errs = append(errs, d.hold(ctx, len(spec.Devices) > 0))
+	errs = append(errs, d.holdFor(ctx, spec))
 	for _, name := range d.owner.Unwanted(spec, f.links) {
 		errs = append(errs, d.deleteDevice(name, f, "not in the spec"))
 		delete(f.links, name)
@@ -261,6 +264,37 @@ func (d *driver) Remove(ctx context.Context) error {
 		errs = append(errs, d.clear(id, f))
 	}
 	return errors.Join(append(errs, d.hold(ctx, false))...)
+}
+
+// holdFor sees to it that a holder runs before the first association in UDP
+// exists. Where pairs choose, and none has chosen UDP yet, a port that cannot
+// be had, for example because an IKE daemon has it, takes nothing from anybody:
+// it is said once, and is an error when a pair needs it.
+func (d *driver) holdFor(ctx context.Context, spec tunnel.Spec) error {
+	err := d.hold(ctx, len(spec.Devices) > 0)
+	if err == nil {
+		d.heldOff = ""
+		return nil
+	}
+	if d.encap != EncapAuto || ctx.Err() != nil || anyInUDP(spec) {
+		return err
+	}
+	if text := err.Error(); text != d.heldOff {
+		d.heldOff = text
+		d.log.Warn("ESP in UDP is not possible, should a pair need it", logkey.Error, err)
+	}
+	return nil
+}
+
+func anyInUDP(spec tunnel.Spec) bool {
+	for _, p := range spec.Peers {
+		for _, k := range p.Keys {
+			if k.ESP.InUDP {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // hold starts or ends the holder of the UDP sockets.

@@ -2,6 +2,7 @@ package ipsec_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -53,6 +54,57 @@ func TestInUDP(t *testing.T) {
 				t.Errorf("in UDP %+v, otherwise %+v", c, o)
 			}
 		})
+	}
+}
+
+// TestPairsChoose has pairs of both forms on one device: each travels in its
+// own, a successor of the driver finds which, and a pair changes its form with
+// its key, while the others lose nothing.
+func TestPairsChoose(t *testing.T) {
+	w := newWorldOf(t, 3, pairWise())
+	kind := ipsec.Kind(pairWise())
+	mtu := kind.InUDP(w.nodes[0].host.V4(), 1500)
+	w.addDevice(1, mtu)
+	w.agree(1)
+	w.inUDP = true
+	w.agreePair(0, 2, 1, netip.Addr.Is4)
+	w.setAll()
+	w.routeAll(1)
+	between := func(in, out int) netlab.Matcher {
+		return func(frame []byte) bool {
+			esp, _, _ := readESP(frame)
+			return esp && bytes.Contains(frame[14:34], w.nodes[in].host.V4().AsSlice()) && bytes.Contains(frame[14:34], w.nodes[out].host.V4().AsSlice())
+		}
+	}
+	inUDP := must(w.lab.CaptureAll(netlab.UDPPort(ipsec.DefaultPort)))(t)
+	native := must(w.lab.CaptureAll(between(0, 2)))(t)
+	flows := []*netlab.Flow{w.flow(0, 1, 200, 100), w.flow(1, 2, 200, 100), w.flow(2, 0, 200, mtu-48)}
+	for _, f := range flows {
+		ok(t, f.WaitReceived(w.limit(), 20))
+	}
+	if c, o := inUDP.Stop(), native.Stop(); c.Matched < 20 || o.Matched != 0 {
+		t.Errorf("in UDP %+v, as it is between the two %+v", c, o)
+	}
+	for i, nd := range w.nodes {
+		ok(t, nd.driver.Close())
+		nd.driver = must(kind.Open(w.ctx, nd.env))(t)
+		nd.forget()
+		w.set(i)
+	}
+	if !w.peer(0, 2, 1).InUDP || !w.peer(2, 0, 1).InUDP || w.peer(0, 1, 1).InUDP || w.peer(2, 1, 1).InUDP {
+		t.Errorf("pairs of node 0 are %+v and %+v", w.peer(0, 1, 1), w.peer(0, 2, 1))
+	}
+	w.finish(flows[2]) // the pair that changes
+	w.inUDP = false
+	w.agreePair(0, 2, 1, netip.Addr.Is4)
+	w.setAll()
+	again := w.flow(2, 0, 200, 100)
+	ok(t, again.WaitReceived(w.limit(), 20))
+	for _, f := range append(flows[:2], again) {
+		w.finish(f)
+	}
+	if w.peer(0, 2, 1).InUDP {
+		t.Error("the pair is still in UDP")
 	}
 }
 
@@ -163,15 +215,17 @@ func TestHolderIsReplaced(t *testing.T) {
 			ok(t, nd.driver.Close())
 			nd.driver = must(ipsec.Kind(o).Open(w.ctx, nd.env))(t)
 			nd.forget()
+			nd.inUDP(o.Encap == ipsec.EncapUDP)
 			if err := nd.driver.Set(w.ctx, nd.spec); !errors.Is(err, tunnel.ErrSecretGone) {
 				t.Errorf("node %d: associations for another way are kept: %v", i, err)
 			}
 		}
+		w.inUDP = o.Encap == ipsec.EncapUDP
 		w.agree(1)
 		w.setAll()
 		w.routeAll(1)
 		ok(t, f.WaitReceived(w.limit(), 20))
-		if now := holderOf(t, n); now == pid || (now == 0) != !o.Encap {
+		if now := holderOf(t, n); now == pid || (now == 0) != (o.Encap == ipsec.EncapNone) {
 			t.Errorf("%+v: the holder is %d, it was %d", o, now, pid)
 		}
 	}
@@ -195,6 +249,31 @@ func TestPortInUse(t *testing.T) {
 	}
 	_ = c.Close()
 	w.set(0)
+}
+
+// TestPortInUseWherePairsChoose: it takes nothing from pairs without UDP, and is
+// an error when one needs it.
+func TestPortInUseWherePairsChoose(t *testing.T) {
+	w := newWorldOf(t, 2, pairWise())
+	var c *net.UDPConn
+	ok(t, w.nodes[0].env.Host.Do(func() (err error) {
+		c, err = net.ListenUDP("udp4", &net.UDPAddr{Port: ipsec.DefaultPort})
+		return err
+	}))
+	w.join(1)
+	f := w.flow(1, 0, 500, 100)
+	ok(t, f.WaitReceived(w.limit(), 20))
+	w.finish(f)
+	w.inUDP = true
+	w.agree(1)
+	if err := w.nodes[0].driver.Set(w.ctx, w.nodes[0].spec); !errors.Is(err, unix.EADDRINUSE) {
+		t.Errorf("set says %v", err)
+	}
+	_ = c.Close()
+	w.setAll()
+	g := w.flow(1, 0, 500, 100)
+	ok(t, g.WaitReceived(w.limit(), 20))
+	w.finish(g)
 }
 
 // TestNotESP sends to the port what is not ESP: nobody answers, nothing is kept.

@@ -39,12 +39,17 @@ func TestMain(m *testing.M) {
 
 // inUDP are the options of ESP in UDP.
 func inUDP() ipsec.Options {
-	return ipsec.Options{Encap: true, Worker: []string{"/proc/self/exe", holderWord}}
+	return ipsec.Options{Encap: ipsec.EncapUDP, Worker: []string{"/proc/self/exe", holderWord}}
 }
 
 // TestConformance needs a kernel with ESP. Where the machine has none, test/vm
 // runs it in a virtual machine.
 func TestConformance(t *testing.T) { conformance(t, ipsec.Options{}) }
+
+// pairWise are the options under which pairs choose.
+func pairWise() ipsec.Options {
+	return ipsec.Options{Encap: ipsec.EncapAuto, Worker: []string{"/proc/self/exe", holderWord}}
+}
 
 // TestConformanceInUDP is the same with ESP in UDP.
 func TestConformanceInUDP(t *testing.T) { conformance(t, inUDP()) }
@@ -52,7 +57,7 @@ func TestConformanceInUDP(t *testing.T) { conformance(t, inUDP()) }
 func conformance(t *testing.T, o ipsec.Options) {
 	netlab.Require(t, netlab.FeatureXfrm)
 	tunneltest.Run(t, tunneltest.Harness{
-		Kind: ipsec.Kind(o), Hosts: tunneltest.Namespaces, Keyless: true, NoPort: true, Leftovers: leftovers, Loosen: loosen,
+		Kind: ipsec.Kind(o), InUDP: o.Encap == ipsec.EncapUDP, Hosts: tunneltest.Namespaces, Keyless: true, NoPort: true, Leftovers: leftovers, Loosen: loosen,
 	})
 }
 

@@ -26,22 +26,30 @@ const linkType = "xfrm"
 // protocol is Mark.Protocol of the driver's links.
 const protocol = "esp"
 
+// Encap says in which forms ESP may travel.
+type Encap uint8
+
+// The choices. Both nodes of a pair use one form: the kernel takes from an
+// association only what comes in the form that it was made for.
+const (
+	EncapNone Encap = iota // as it is, IP protocol 50
+	EncapUDP               // all pairs in UDP (RFC 3948), for underlays that pass UDP only
+	EncapAuto              // each pair as its associations say (tunnel.ESP.InUDP)
+)
+
 // Options choose how ESP travels.
 type Options struct {
-	// Encap sends ESP in UDP (RFC 3948), for underlays that pass UDP only. All
-	// nodes of a pair must do so: the kernel takes from an association only
-	// what comes in the form that it was made for.
-	Encap bool
+	Encap Encap
 	// Port is the UDP port of all nodes; zero means DefaultPort.
 	Port uint16
 	// Worker is the command that calls RunHolder with the arguments that
-	// follow it, for example ["/proc/self/exe", "esp-holder"]. Only Encap
-	// needs it.
+	// follow it, for example ["/proc/self/exe", "esp-holder"]. EncapNone
+	// needs none.
 	Worker []string
 }
 
 // Kind returns the driver's row for the table of drivers. Compatible is "esp", or
-// with Encap "esp-udp".
+// with EncapUDP "esp-udp".
 func Kind(o Options) tunnel.Kind {
 	k := tunnel.Kind{
 		Name:  Name,
@@ -49,18 +57,22 @@ func Kind(o Options) tunnel.Kind {
 		Open: func(_ context.Context, env tunnel.Env) (tunnel.Driver, error) {
 			return open(env, o)
 		},
-		Overhead:   func(underlay netip.Addr) int { return overhead(underlay, o.Encap) },
+		Overhead:   func(underlay netip.Addr) int { return overhead(underlay, o.Encap == EncapUDP) },
 		Compatible: "esp",
 	}
-	if o.Encap {
+	switch o.Encap {
+	case EncapNone:
+	case EncapUDP:
 		k.Compatible = "esp-udp"
+	case EncapAuto:
+		k.InUDP = longestInUDP
 	}
 	return k
 }
 
-// ports are the UDP ports of what a node sends.
+// ports are the UDP ports of what a node sends in UDP.
 func (o Options) ports() xfrm.Encap {
-	if !o.Encap {
+	if o.Encap == EncapNone {
 		return xfrm.Encap{}
 	}
 	port := cmp.Or(o.Port, DefaultPort)
@@ -80,6 +92,16 @@ func overhead(underlay netip.Addr, encap bool) int {
 		return 20 + sum
 	}
 	return 40 + sum
+}
+
+// longestInUDP is the length of the longest inner packet that travels in ESP in
+// UDP on an underlay of an MTU: the packet and the two bytes of trailer are
+// padded to a multiple of four, so most underlays have room for more than
+// overhead says.
+func longestInUDP(underlay netip.Addr, mtu int) int {
+	const align, padding, trailer = 4, 3, 2
+	room := mtu - (overhead(underlay, true) - padding - trailer)
+	return room&^(align-1) - trailer
 }
 
 // probe makes an xfrm interface and an association and a policy of each family
@@ -108,8 +130,8 @@ func probe(o Options) error {
 		if err := probeFamily(c, o, "IPv4 (CONFIG_INET_ESP)", "192.0.2.1", "192.0.2.2"); err != nil {
 			return err
 		}
-		if err := probeFamily(c, o, "IPv6 (CONFIG_INET6_ESP)", "2001:db8::1", "2001:db8::2"); err != nil || !o.Encap {
-			return err
+		if err := probeFamily(c, o, "IPv6 (CONFIG_INET6_ESP)", "2001:db8::1", "2001:db8::2"); err != nil || o.Encap != EncapUDP {
+			return err // a pair needs the sockets only where ESP as it is does not pass
 		}
 		return probeEncap(n)
 	})
@@ -118,7 +140,10 @@ func probe(o Options) error {
 func probeFamily(c *xfrm.Conn, o Options, feature, src, dst string) error {
 	s := xfrm.State{
 		Src: netip.MustParseAddr(src), Dst: netip.MustParseAddr(dst), SPI: ids.MinSPI, IfID: 1, ReqID: 1,
-		From: netip.MustParseAddr("fd00::1"), To: netip.MustParseAddr("fd00::2"), Encap: o.ports(),
+		From: netip.MustParseAddr("fd00::1"), To: netip.MustParseAddr("fd00::2"),
+	}
+	if o.Encap == EncapUDP {
+		s.Encap = o.ports()
 	}
 	// All zero, in a namespace without links: nothing is ever sent with it.
 	err := c.AddState(s, make([]byte, keys.ESPKeySize))

@@ -25,19 +25,17 @@ type want struct {
 type place struct {
 	self  netip.Addr // this node's inner address
 	ifID  uint32
-	encap xfrm.Encap // ports of what this node sends
+	ports xfrm.Encap // of what this node sends in UDP
 }
 
 // states returns the two associations of a wanted peer. out has no SPI if
 // there is to be none.
 func (p place) states(w want) (in, out xfrm.State) {
 	e, id := w.key.ESP, uint32(w.key.Key)
-	in = xfrm.State{
-		Src: e.Remote, Dst: e.Local, SPI: e.In, IfID: p.ifID, ReqID: id, From: w.inner, To: p.self,
-		Encap: xfrm.Encap{Src: p.encap.Dst, Dst: p.encap.Src},
-	}
-	out = xfrm.State{
-		Src: e.Local, Dst: e.Remote, SPI: e.Out, IfID: p.ifID, ReqID: id, From: p.self, To: w.inner, Encap: p.encap,
+	in = xfrm.State{Src: e.Remote, Dst: e.Local, SPI: e.In, IfID: p.ifID, ReqID: id, From: w.inner, To: p.self}
+	out = xfrm.State{Src: e.Local, Dst: e.Remote, SPI: e.Out, IfID: p.ifID, ReqID: id, From: p.self, To: w.inner}
+	if e.InUDP {
+		in.Encap, out.Encap = xfrm.Encap{Src: p.ports.Dst, Dst: p.ports.Src}, p.ports
 	}
 	return in, out
 }

@@ -19,7 +19,7 @@ var (
 	self  = netip.MustParseAddr("fd00::5e1f")
 	here  = netip.MustParseAddr("198.18.0.1")
 	there = netip.MustParseAddr("198.18.0.2")
-	at    = place{self: self, ifID: 77}
+	at    = place{self: self, ifID: 77, ports: xfrm.Encap{Src: DefaultPort, Dst: DefaultPort}}
 )
 
 // wanted makes a peer under a key, to be reached under two indices; 0 for out
@@ -30,6 +30,12 @@ func wanted(peer byte, key keys.KeyID, in, out ids.SPI, hasSecret bool) want {
 		peer: ids.NodeID{peer}, inner: inner, hasSecret: hasSecret,
 		key: tunnel.PeerKey{Key: key, ESP: tunnel.ESP{Local: here, Remote: there, In: in, Out: out}},
 	}
+}
+
+// inUDP is w in the other form.
+func inUDP(w want) want {
+	w.key.ESP.InUDP = true
+	return w
 }
 
 // installed is what is there when these have been installed.
@@ -57,6 +63,9 @@ func show(steps []step) string {
 		switch s.do {
 		case addState, deleteState:
 			line += fmt.Sprintf(" %d key %d", s.state.SPI, s.state.ReqID)
+			if s.state.Encap == at.ports {
+				line += " in UDP"
+			}
 		case setPolicy:
 			line += fmt.Sprintf(" %d key %d", s.policy.SPI, s.policy.ReqID)
 		case deletePolicy:
@@ -125,6 +134,17 @@ func TestPlan(t *testing.T) {
 			name: "other key under the same indices", wants: []want{wanted(1, 11, 1000, 2000, true)}, have: installed(full),
 			plan: "delete association in 1000 key 10\nadd association in 1000 key 11\nset policy in 1000 key 11\n" +
 				"delete association out 2000 key 10\nadd association out 2000 key 11\nset policy out 2000 key 11",
+		},
+		{
+			name: "other form, new key", wants: []want{inUDP(next)}, have: installed(full),
+			plan: "add association in 1001 key 11 in UDP\nset policy in 1001 key 11\n" +
+				"add association out 2001 key 11 in UDP\nset policy out 2001 key 11\n" +
+				"delete association out 2000 key 10\ndelete association in 1000 key 10",
+		},
+		{name: "in UDP, as it should be", wants: []want{inUDP(bare)}, have: installed(inUDP(full))},
+		{
+			name: "other form under one key", wants: []want{inUDP(full)}, have: installed(full), gone: true,
+			plan: "delete policy out\ndelete association out 2000 key 10\ndelete policy in\ndelete association in 1000 key 10",
 		},
 		{
 			name: "policy gone", wants: []want{bare},
@@ -262,6 +282,24 @@ func TestOverhead(t *testing.T) {
 		for encap, more := range map[bool]int{false: 0, true: 8} {
 			if got := overhead(netip.MustParseAddr(addr), encap); got != want+more {
 				t.Errorf("on %s, in UDP %v: %d, want %d", addr, encap, got, want+more)
+			}
+		}
+	}
+}
+
+// TestLongestInUDP: the longest packet fits, and one more byte does not. No
+// underlay has less room than the greatest overhead leaves.
+func TestLongestInUDP(t *testing.T) {
+	for _, addr := range []netip.Addr{here, netip.MustParseAddr("2001:db8::1")} {
+		header := 20 + 8 + 8 + 8 // IP, UDP, SPI and sequence number, IV
+		if addr.Is6() {
+			header += 20
+		}
+		size := func(packet int) int { return header + (packet+2+3)/4*4 + 16 }
+		for mtu := 1400; mtu < 1420; mtu++ {
+			got := longestInUDP(addr, mtu)
+			if size(got) > mtu || size(got+1) <= mtu || got < mtu-overhead(addr, true) {
+				t.Errorf("%d bytes of %d on %s", got, mtu, addr)
 			}
 		}
 	}

@@ -51,6 +51,7 @@ func (d *driver) peers(h have) []tunnel.PeerState {
 		if in, ok := one.current(at, xfrm.In); ok {
 			p.Key, p.In, p.RxBytes = keys.KeyID(in.ReqID), in.SPI, d.known[in.Name()].usage.Bytes
 			p.Local, p.Endpoint = in.Dst, netip.AddrPortFrom(in.Src, in.Encap.Src)
+			p.InUDP = in.Encap != (xfrm.Encap{})
 		}
 		// Of another key it would not be the other half of this one.
 		if s, ok := one.current(at, xfrm.Out); ok && p.Key == keys.KeyID(s.ReqID) {

@@ -39,6 +39,7 @@ type world struct {
 	ctx   context.Context
 	lab   *netlab.Lab
 	nodes []*node
+	inUDP bool // what pairs agree on
 }
 
 // node is one machine with a driver.
@@ -60,7 +61,7 @@ func newWorldOf(t *testing.T, n int, o ipsec.Options) *world {
 	ctx, cancel := context.WithCancel(context.Background())
 	runtime := t.TempDir() // first, so that it is removed last
 	lab := must(netlab.New("ipsec"))(t)
-	w := &world{t: t, ctx: ctx, lab: lab}
+	w := &world{t: t, ctx: ctx, lab: lab, inUDP: o.Encap == ipsec.EncapUDP}
 	t.Cleanup(func() {
 		for _, n := range w.nodes {
 			ok(t, n.driver.Remove(ctx))
@@ -154,9 +155,18 @@ func (w *world) agreePair(i, j int, epoch ids.Epoch, family func(netip.Addr) boo
 	}
 	a, b := w.nodes[i], w.nodes[j]
 	a.put(b, tunnel.PeerKey{Epoch: epoch, Key: secret.ID(), Secret: secret,
-		ESP: tunnel.ESP{Local: outer(a), Remote: outer(b), In: in, Out: out}})
+		ESP: tunnel.ESP{Local: outer(a), Remote: outer(b), In: in, Out: out, InUDP: w.inUDP}})
 	b.put(a, tunnel.PeerKey{Epoch: epoch, Key: secret.ID(), Secret: secret.Clone(),
-		ESP: tunnel.ESP{Local: outer(b), Remote: outer(a), In: out, Out: in}})
+		ESP: tunnel.ESP{Local: outer(b), Remote: outer(a), In: out, Out: in, InUDP: w.inUDP}})
+}
+
+// inUDP changes the form of all associations in the spec.
+func (n *node) inUDP(on bool) {
+	for i := range n.spec.Peers {
+		for j := range n.spec.Peers[i].Keys {
+			n.spec.Peers[i].Keys[j].ESP.InUDP = on
+		}
+	}
 }
 
 // put replaces a key of an epoch in the spec.

@@ -94,7 +94,7 @@ func (m *mesh) key(i, j int, epoch ids.Epoch) tunnel.PeerKey {
 		}
 		k.ESP = tunnel.ESP{
 			Local: m.hosts[i].Underlay[m.family], Remote: m.hosts[j].Underlay[m.family],
-			In: a.spi[mine], Out: a.spi[theirs],
+			In: a.spi[mine], Out: a.spi[theirs], InUDP: m.h.InUDP,
 		}
 		return k
 	}

@@ -268,7 +268,7 @@ func (m *mesh) badPeers(good tunnel.Peer) []tunnel.Peer {
 	add(func(p *tunnel.Peer) { p.Keys[0].Public = good.Keys[0].Public })
 	add(func(p *tunnel.Peer) { // of another protocol
 		p.Keys[0].Public = keys.TunnelPublic{}
-		p.Keys[0].ESP = tunnel.ESP{Local: m.hosts[0].Underlay[0], Remote: m.hosts[1].Underlay[0], In: randomSPI()}
+		p.Keys[0].ESP = tunnel.ESP{Local: m.hosts[0].Underlay[0], Remote: m.hosts[1].Underlay[0], In: randomSPI(), InUDP: m.h.InUDP}
 	})
 	return out
 }

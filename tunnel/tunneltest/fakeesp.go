@@ -61,7 +61,7 @@ func (d *espDevice) send(from, to netip.Addr, size int) *FakeHost {
 			continue
 		}
 		q := far.pairs[p.esp.Out]
-		if q == nil || q.esp.Local != p.esp.Remote || q.esp.Remote != p.esp.Local || !q.secret.Equal(p.secret) {
+		if q == nil || q.esp.Local != p.esp.Remote || q.esp.Remote != p.esp.Local || q.esp.InUDP != p.esp.InUDP || !q.secret.Equal(p.secret) {
 			continue
 		}
 		q.rx += uint64(size + espOverhead)
@@ -140,7 +140,7 @@ func (d *espDevice) setPair(p tunnel.Peer, k tunnel.PeerKey) error {
 	have := d.pairs[k.ESP.In]
 	gone := &tunnel.PeerError{Peer: p.ID, Err: fmt.Errorf("key %s on device %s: %w", k.Key, d.name, tunnel.ErrSecretGone)}
 	same := have != nil && have.key == k.Key && have.inner == p.Inner &&
-		have.esp.Local == k.ESP.Local && have.esp.Remote == k.ESP.Remote
+		have.esp.Local == k.ESP.Local && have.esp.Remote == k.ESP.Remote && have.esp.InUDP == k.ESP.InUDP
 	switch {
 	case same && (k.ESP.Out == have.esp.Out || k.ESP.Out == 0 || !k.Secret.IsZero()):
 		have.esp.Out = k.ESP.Out
@@ -177,7 +177,7 @@ func (f *fakeESP) State(ctx context.Context) (tunnel.State, error) {
 		for spi, p := range d.pairs {
 			s.Peers = append(s.Peers, tunnel.PeerState{
 				ID: f.owners[spi], Inner: p.inner, Key: p.key, In: p.esp.In, Out: p.esp.Out,
-				Local: p.esp.Local, Endpoint: netip.AddrPortFrom(p.esp.Remote, 0),
+				Local: p.esp.Local, Endpoint: netip.AddrPortFrom(p.esp.Remote, 0), InUDP: p.esp.InUDP,
 				RxBytes: p.rx, TxBytes: p.tx, TxPackets: p.txPacket,
 			})
 		}

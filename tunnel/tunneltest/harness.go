@@ -28,6 +28,8 @@ type Harness struct {
 	Loosen func(t *testing.T, h *Host, device string)
 	// InProcess says that the devices are in this process, hence their secrets.
 	InProcess bool
+	// InUDP says that associations travel in UDP (tunnel.ESP.InUDP).
+	InUDP bool
 	// NoPort says that devices have no outer UDP port.
 	NoPort bool
 }
