@@ -34,8 +34,6 @@ type driver struct {
 	known map[xfrm.Name]association
 	// used are the associations that were ever installed, by interface ID.
 	used map[uint32]map[use]bool
-	// heldOff is why there is no holder, as it was said last.
-	heldOff string
 	// owners is who has which inner address, by the last Set.
 	owners map[netip.Addr]ids.NodeID
 }
@@ -202,7 +200,7 @@ func (d *driver) Set(ctx context.Context, spec tunnel.Spec) error {
 		return errors.Join(append(errs, err)...)
 	}
 	errs = append(errs, refused...)
-	errs = append(errs, d.holdFor(ctx, spec))
+	errs = append(errs, d.hold(ctx, d.needsHolder(spec))) // before the first association in UDP
 	for _, name := range d.owner.Unwanted(spec, f.links) {
 		errs = append(errs, d.deleteDevice(name, f, "not in the spec"))
 		delete(f.links, name)
@@ -266,24 +264,18 @@ func (d *driver) Remove(ctx context.Context) error {
 	return errors.Join(append(errs, d.hold(ctx, false))...)
 }
 
-// holdFor sees to it that a holder runs before the first association in UDP
-// exists. Where pairs choose, and none has chosen UDP yet, a port that cannot
-// be had, for example because an IKE daemon has it, takes nothing from anybody:
-// it is said once, and is an error when a pair needs it.
-func (d *driver) holdFor(ctx context.Context, spec tunnel.Spec) error {
-	err := d.hold(ctx, len(spec.Devices) > 0)
-	if err == nil {
-		d.heldOff = ""
-		return nil
+// needsHolder reports whether the sockets of ESP in UDP are needed: by all of the
+// driver's devices, or, where pairs choose, by one that has chosen it. Their port
+// is the one that every IKE daemon wants, so whoever can do without leaves it.
+func (d *driver) needsHolder(spec tunnel.Spec) bool {
+	switch d.encap {
+	case EncapNone:
+		return false
+	case EncapUDP:
+		return len(spec.Devices) > 0
+	default:
+		return anyInUDP(spec)
 	}
-	if d.encap != EncapAuto || ctx.Err() != nil || anyInUDP(spec) {
-		return err
-	}
-	if text := err.Error(); text != d.heldOff {
-		d.heldOff = text
-		d.log.Warn("ESP in UDP is not possible, should a pair need it", logkey.Error, err)
-	}
-	return nil
 }
 
 func anyInUDP(spec tunnel.Spec) bool {

@@ -66,9 +66,12 @@ func TestPairsChoose(t *testing.T) {
 	mtu := kind.InUDP(w.nodes[0].host.V4(), 1500)
 	w.addDevice(1, mtu)
 	w.agree(1)
+	w.setAll()
+	w.wantPortHeld(false, false, false) // an IKE daemon may have it
 	w.inUDP = true
 	w.agreePair(0, 2, 1, netip.Addr.Is4)
 	w.setAll()
+	w.wantPortHeld(true, false, true)
 	w.routeAll(1)
 	between := func(in, out int) netlab.Matcher {
 		return func(frame []byte) bool {
@@ -105,6 +108,24 @@ func TestPairsChoose(t *testing.T) {
 	}
 	if w.peer(0, 2, 1).InUDP {
 		t.Error("the pair is still in UDP")
+	}
+	w.wantPortHeld(false, false, false)
+}
+
+// wantPortHeld asserts on which hosts something has the port of ESP in UDP.
+func (w *world) wantPortHeld(want ...bool) {
+	w.t.Helper()
+	for i, nd := range w.nodes {
+		err := nd.env.Host.Do(func() error {
+			c, err := net.ListenUDP("udp4", &net.UDPAddr{Port: ipsec.DefaultPort})
+			if err == nil {
+				_ = c.Close()
+			}
+			return err
+		})
+		if errors.Is(err, unix.EADDRINUSE) != want[i] {
+			w.t.Errorf("host %d: taking the port of ESP in UDP says %v, held should be %t", i, err, want[i])
+		}
 	}
 }
 
