@@ -130,12 +130,19 @@ func TestMeshAndStream(t *testing.T) {
 	}
 }
 
-// TestTimeoutIsCounted is the control for tests that want no timeout.
+// TestTimeoutIsCounted is the control for tests that want no timeout: one is
+// counted, and a patient sender's comes when its patience is at an end.
 func TestTimeoutIsCounted(t *testing.T) {
+	for name, patience := range map[string]time.Duration{"usual": 0, "patient": 2 * time.Second} {
+		t.Run(name, func(t *testing.T) { timeoutIsCounted(t, patience) })
+	}
+}
+
+func timeoutIsCounted(t *testing.T, patience time.Duration) {
 	l := newLab(t, "rto")
 	a, b := newHost(t, l, "a"), newHost(t, l, "b")
 	ctx := within(t, 30*time.Second)
-	s := StartTCPStream(ctx, StreamOptions{From: a.NS(), To: b.NS(), Dst: netip.AddrPortFrom(b.V4(), 0)})
+	s := StartTCPStream(ctx, StreamOptions{From: a.NS(), To: b.NS(), Dst: netip.AddrPortFrom(b.V4(), 0), Patience: patience})
 	timeouts := func() int64 {
 		c, err := Counters(a.NS())
 		if err != nil {
@@ -156,8 +163,12 @@ func TestTimeoutIsCounted(t *testing.T) {
 	if err := a.Block(Cut()); err != nil {
 		t.Fatal(err)
 	}
+	cut := time.Now()
 	if err := waitFor(ctx, func() bool { return timeouts() > 0 }, func() string { return "no timeout is counted" }); err != nil {
 		t.Error(err)
+	}
+	if after := time.Since(cut); after < patience*9/10 {
+		t.Errorf("a timeout is counted after %v of %v", after, patience)
 	}
 	if err := a.Block(); err != nil {
 		t.Fatal(err)
