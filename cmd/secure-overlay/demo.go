@@ -88,6 +88,11 @@ func (a *app) showDemo(format cli.Format, r demo.Result) error {
 			return err
 		}
 		a.print("\nThe sniffer read every wire between the %d hosts. It could read the plaintext\nnetwork, which proves that it works, and nothing of the encrypted one.", r.Nodes)
+		for _, n := range r.Networks {
+			if n.WireMissed > 0 {
+				a.print("It missed %d packets of network %s: this machine is too busy to show everything.", n.WireMissed, n.Name)
+			}
+		}
 		ro := r.Rotation
 		a.print("\nThe keys of the encrypted network were rotated %d times in %.1f s, while %d numbered\npackets were sent both ways between all hosts: %d lost.", ro.Rotations, ro.Seconds, ro.Sent, ro.Lost)
 		return nil

@@ -54,9 +54,11 @@ type Network struct {
 	PingsSent     int    `json:"pings_sent"`
 	PingsReceived int    `json:"pings_received"`
 	// WirePackets counts data packets seen on the wires of the hosts while
-	// this network was in use, WireReadable those that held its marker.
+	// this network was in use, WireReadable those that held its marker, and
+	// WireMissed those that a busy machine did not let the sniffer look at.
 	WirePackets  uint64  `json:"wire_packets"`
 	WireReadable uint64  `json:"wire_readable"`
+	WireMissed   uint64  `json:"wire_missed"`
 	MbitPerS     float64 `json:"mbit_per_s"` // one TCP stream between two hosts
 }
 
@@ -183,7 +185,8 @@ func show(ctx context.Context, f *fleet.Fleet, nw fleet.Network, stage func(stri
 		return found, nil, err
 	}
 	found.MbitPerS = tcp.MbitPerS
-	found.WireReadable = readable.Stop().Matched
+	seen := readable.Stop()
+	found.WireReadable, found.WireMissed = seen.Matched, seen.Dropped
 	found.WirePackets = packets.Stop().Matched
 	return found, at, nil
 }
