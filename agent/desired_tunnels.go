@@ -104,7 +104,10 @@ func (b *build) deviceOf(e ids.Epoch, taken map[uint16]bool) (driver string, por
 			port = d.Port
 		}
 	}
-	if driver == "" || e == b.in.Tunnels.Target && b.in.Tunnels.Replace {
+	if driver == "" {
+		driver = b.driverOf(e)
+	}
+	if e == b.in.Tunnels.Target && b.in.Tunnels.Replace {
 		driver = b.in.Tunnels.Driver
 	}
 	for p := base; port == 0 && inRange(p); p++ {
@@ -113,6 +116,23 @@ func (b *build) deviceOf(e ids.Epoch, taken map[uint16]bool) (driver string, por
 		}
 	}
 	return driver, port
+}
+
+// driverOf returns the driver for a new device: that of the target, and for an
+// epoch that this node has missed the one whose wire its peers have there.
+func (b *build) driverOf(e ids.Epoch) string {
+	if e == b.in.Tunnels.Target {
+		return b.in.Tunnels.Driver
+	}
+	for _, p := range b.peers {
+		for _, t := range p.tunnels {
+			i := slices.IndexFunc(b.in.Tunnels.Devices, func(d OwnDevice) bool { return d.Wire == t.Wire })
+			if t.Epoch == e && i >= 0 {
+				return b.in.Tunnels.Devices[i].Driver
+			}
+		}
+	}
+	return b.in.Tunnels.Driver
 }
 
 // peersOn lists the peers that the rotation machine wants on devices.

@@ -26,9 +26,14 @@ func (m *Machine) planDevices(now time.Time, pairs []*pair, plan *planner) {
 	if n := len(m.devices); n > 0 {
 		newest = max(newest, m.devices[n-1].Epoch)
 	}
+	missed := m.missed(pairs)
 	switch {
 	case newest >= m.target:
 		wanted[newest] = true
+		if missed != 0 && m.live(wanted) < MaxEpochs && m.mayStart(now, plan) {
+			m.rotated = now
+			wanted[missed] = true
+		}
 	case m.held(now, newest, plan):
 		if newest != 0 {
 			wanted[newest] = true
@@ -37,6 +42,9 @@ func (m *Machine) planDevices(now time.Time, pairs []*pair, plan *planner) {
 		// The newest one stays only if a pair needs it: if it is what no peer
 		// has, it is what can make room.
 		plan.Blocked = m.holders(newest, pairs)
+	case missed != 0: // the target comes after it
+		m.rotated = now
+		wanted[missed] = true
 	default:
 		if newest != 0 {
 			m.rotated = now
@@ -48,6 +56,43 @@ func (m *Machine) planDevices(now time.Time, pairs []*pair, plan *planner) {
 		plan.Devices = append(plan.Devices, e)
 	}
 	slices.Sort(plan.Devices)
+}
+
+// missed returns an epoch below the target that this node has no device of and
+// should make, before that of the target if it cannot make both: the newest of a
+// peer that is full of epochs, which it keeps for pairs such as this one. Such a
+// peer cannot make the target, so the two meet nowhere else. 0: there is none. Only
+// what this node can be expected to make counts: a device of the wire that its
+// own newest has.
+func (m *Machine) missed(pairs []*pair) (e ids.Epoch) {
+	if len(m.devices) == 0 {
+		return 0
+	}
+	wire := m.devices[len(m.devices)-1].Wire
+	for _, p := range pairs {
+		n := len(p.devices)
+		if !p.listed || n < MaxEpochs || find(p.devices, m.target) != nil {
+			continue
+		}
+		last := p.devices[n-1]
+		if last.Epoch < m.target && last.Epoch > max(p.goal, e) && last.Wire == wire &&
+			m.device(last.Epoch) == nil && !p.expired(m, last.Epoch) {
+			e = last.Epoch
+		}
+	}
+	return e
+}
+
+// mayStart reports whether this node may make another device now.
+func (m *Machine) mayStart(now time.Time, plan *planner) bool {
+	if m.unable != "" {
+		return false
+	}
+	if at := m.rotated.Add(m.t.MinInterval); !m.rotated.IsZero() && now.Before(at) {
+		plan.wake(at)
+		return false
+	}
+	return true
 }
 
 // held reports whether this node itself does not start the target epoch now,
@@ -90,7 +135,7 @@ func (m *Machine) holders(newest ids.Epoch, pairs []*pair) string {
 		return fmt.Sprintf("rotation to epoch %d waits: %d epochs are live", m.target, MaxEpochs)
 	}
 	e := oldest.legs[0].epoch
-	until, _ := m.expiry(e)
+	until, _ := oldest.expiry(m, e)
 	return fmt.Sprintf("rotation to epoch %d waits: node %s holds epoch %d, until %s at most",
 		m.target, oldest.peer, e, until.UTC().Format(time.RFC3339))
 }

@@ -255,7 +255,7 @@ func (l *lab) check() {
 				continue
 			}
 			// After hold-down an epoch is given up, whatever comes of it.
-			if err := received(n, o); err != nil && !o.m.expired(ids.Epoch(n.route[o.idx])) {
+			if err := received(n, o); err != nil && !o.m.gaveUp(simID(n.idx), ids.Epoch(n.route[o.idx])) {
 				l.printf("BROKEN: %v", err)
 			}
 			if e := n.route[o.idx]; e != 0 && l.rx[n.idx][o.idx] && n.reaches(o, int(e)) {

@@ -144,7 +144,7 @@ func (m *Machine) Agreed(now time.Time, peer ids.NodeID, a Agreement) bool {
 	if p.ask.wanted == (Wanted{peer, a.Epoch, a.Mine, a.Theirs}) {
 		p.ask.retry.tried(now, m.t)
 	}
-	if d := m.device(a.Epoch); d == nil || d.Instance != a.Mine || m.expired(a.Epoch) {
+	if d := m.device(a.Epoch); d == nil || d.Instance != a.Mine || p.expired(m, a.Epoch) {
 		return false
 	}
 	return p.agreed(now, m, a)
@@ -191,6 +191,7 @@ func (m *Machine) Receive(now time.Time, from ids.NodeID, msg Message) bool {
 		return false
 	}
 	was := p.talk.heard
+	p.talk.contact = now
 	p.talk.take(now, m.boot, msg)
 	is := p.talk.heard
 	return is.Boot != was.Boot || is.AckBoot != was.AckBoot || is.AckSeq != was.AckSeq || is.Tx != was.Tx || !slices.Equal(is.Epochs, was.Epochs)
@@ -217,15 +218,9 @@ func (m *Machine) Probed(now time.Time, r ProbeResult) {
 	}
 }
 
-// expired reports whether an epoch has waited HoldDown since one of its
-// successors began on this node.
-func (m *Machine) expired(e ids.Epoch) bool {
-	at, ok := m.expiry(e)
-	return ok && !m.observed.Before(at)
-}
-
-// expiry returns when an epoch expires; false if it has no successor.
-func (m *Machine) expiry(e ids.Epoch) (at time.Time, ok bool) {
+// outlived returns when an epoch has been outlived for HoldDown: when one of its
+// successors began on this node, and that long after. False: it has none.
+func (m *Machine) outlived(e ids.Epoch) (at time.Time, ok bool) {
 	for newer, began := range m.began {
 		if newer > e && (!ok || began.Before(at)) {
 			at, ok = began, true

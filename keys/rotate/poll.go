@@ -40,7 +40,7 @@ func (m *Machine) Poll(now time.Time) Plan {
 	for _, p := range pairs {
 		p.prune(m, plan)
 		p.goal = p.findGoal(m)
-		if at, ok := m.expiry(p.goal); ok && p.goal != 0 {
+		if at, ok := p.expiry(m, p.goal); ok && p.goal != 0 {
 			plan.wake(at)
 		}
 	}
@@ -73,7 +73,7 @@ func (p *pair) findGoal(m *Machine) ids.Epoch {
 	}
 	for _, d := range m.devices {
 		theirs := find(p.devices, d.Epoch)
-		if d.Epoch > goal && theirs != nil && theirs.Wire == d.Wire && !m.expired(d.Epoch) {
+		if d.Epoch > goal && theirs != nil && theirs.Wire == d.Wire && !p.expired(m, d.Epoch) {
 			goal = d.Epoch
 		}
 	}
@@ -90,8 +90,8 @@ func (p *pair) prune(m *Machine, plan *planner) {
 		if l.gone {
 			continue
 		}
-		l.gone = p.void(m, l) || m.expired(l.epoch) || p.drained(m, l, plan)
-		if at, ok := m.expiry(l.epoch); ok && !l.gone {
+		l.gone = p.void(m, l) || p.expired(m, l.epoch) || p.drained(m, l, plan)
+		if at, ok := p.expiry(m, l.epoch); ok && !l.gone {
 			plan.wake(at)
 		}
 	}
@@ -166,7 +166,7 @@ func (p *pair) poll(now time.Time, m *Machine, plan *planner) {
 		p.probe(now, m, l, plan)
 	}
 	s := p.state()
-	if due, at := p.talk.due(now, m.boot, s); due {
+	if due, at := p.talk.due(now, m.boot, s); due || p.nudge(now, m, plan) {
 		plan.Send = append(plan.Send, Outgoing{To: p.peer, Message: p.talk.say(now, m, s)})
 		plan.wake(p.talk.retry.next)
 	} else {

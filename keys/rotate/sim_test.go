@@ -231,7 +231,7 @@ func (n *simNode) carry(plan Plan, parts uint8) {
 	// What hold-down gives up counts as lost: it is the last resort.
 	for e := range old {
 		for p, h := range old[e] {
-			if h.key != 0 && n.has[e][p].key == 0 && n.m.expired(ids.Epoch(e)) {
+			if h.key != 0 && n.has[e][p].key == 0 && n.m.gaveUp(simID(p), ids.Epoch(e)) {
 				n.lost[e][p].add(h.key)
 			}
 		}
@@ -343,4 +343,10 @@ func (n *simNode) reaches(o *simNode, e int) bool {
 func (n *simNode) echo(o *simNode, e int) bool {
 	back := int(o.route[n.idx]) == e || o.has[e][n.idx].probe
 	return n.reaches(o, e) && o.reaches(n, e) && back
+}
+
+// gaveUp reports whether hold-down has ended an epoch of the pair with a peer.
+func (m *Machine) gaveUp(peer ids.NodeID, e ids.Epoch) bool {
+	p := m.pairs[peer]
+	return p != nil && p.expired(m, e)
 }

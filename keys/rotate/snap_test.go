@@ -146,6 +146,8 @@ func (s *snap) pair(p *pair) {
 	t := &p.talk
 	s.message(&t.heard)
 	s.time(&t.heardAt)
+	s.time(&t.contact)
+	s.time(&t.nudged)
 	s.message(&t.said)
 	num(s, &t.stateSeq)
 	num(s, &t.freshSeq)
@@ -243,7 +245,7 @@ func TestSnapKnowsAllFields(t *testing.T) {
 		v    any
 		want int
 	}{
-		{Machine{}, 12}, {pair{}, 11}, {leg{}, 17}, {talk{}, 7}, {ask{}, 2}, {retry{}, 2}, {probing{}, 3},
+		{Machine{}, 12}, {pair{}, 11}, {leg{}, 17}, {talk{}, 9}, {ask{}, 2}, {retry{}, 2}, {probing{}, 3},
 		{Message{}, 6}, {EpochState{}, 5}, {Device{}, 3}, {Wanted{}, 4},
 		{simNode{}, 20}, {simKernel{}, 3}, {simGhost{}, 3}, {simHold{}, 5},
 	} {

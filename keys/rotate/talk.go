@@ -19,6 +19,8 @@ func (s state) equal(o state) bool { return s.tx == o.tx && slices.Equal(s.epoch
 type talk struct {
 	heard   Message   // the newest one taken; Seq 0: none
 	heardAt time.Time // when it was taken
+	contact time.Time // when the peer last said anything, new or not; zero: never
+	nudged  time.Time // when it was last asked for a sign of life
 	said    Message   // the last one composed; Seq 0: none
 	// stateSeq numbers the first message with said's state: a peer that has
 	// taken it, or a later one, knows the state.

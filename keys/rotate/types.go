@@ -21,7 +21,8 @@ type Timing struct {
 	// is how long nothing may have arrived on it.
 	Drain, Quiet time.Duration
 	// HoldDown is how long an epoch waits for pairs that do not follow, from
-	// when this node got the device of its successor.
+	// when this node got the device of its successor and last heard of the
+	// peer; only the former counts where the epoch is in the way of the target.
 	HoldDown time.Duration
 	// RetryMin and RetryMax bound the pause between attempts of anything that
 	// was not answered: messages, agreements, probes. It doubles.
