@@ -19,7 +19,7 @@ func TestReplay(t *testing.T) {
 			toDriver(t, ctx, f, driver)
 			rate := lowRate(t)
 			l := startLoad(t, ctx, f, rate, 200)
-			l.refusals = true
+			l.refusals = func(string) bool { return true }
 			marker := []byte("plaintext comes twice ")
 			open, err := netlab.StartMesh(ctx, netlab.MeshOptions{Points: points(l.lab), Rate: 20, Marker: marker})
 			if err != nil {
