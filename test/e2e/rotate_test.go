@@ -334,11 +334,13 @@ func cutOff(t *testing.T, driver string, blocks []netlab.Block) {
 	}
 	var epoch ids.Epoch
 	for i := range 2 {
-		r, err := f.Nodes[i].Client().Rotate(ctx, api.RotateRequest{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if r.To != r.From+1 || r.To <= epoch {
+		// A request that comes while the last rotation ends is part of that one.
+		var r api.Rotation
+		waitUntil(t, ctx, time.Minute, "a rotation of its own", func() (_ bool, err error) {
+			r, err = f.Nodes[i].Client().Rotate(ctx, api.RotateRequest{})
+			return r.To > epoch, err
+		})
+		if r.To != r.From+1 {
 			t.Errorf("rotation %d: %+v", i+1, r)
 		}
 		epoch = r.To
