@@ -83,16 +83,20 @@ func (m *Machine) missed(pairs []*pair) (e ids.Epoch) {
 	return e
 }
 
+// pausing returns until when this node makes no further device, because it has
+// made one less than MinInterval ago; false: it may make one now.
+func (m *Machine) pausing(now time.Time) (until time.Time, ok bool) {
+	until = m.rotated.Add(m.t.MinInterval)
+	return until, !m.rotated.IsZero() && now.Before(until)
+}
+
 // mayStart reports whether this node may make another device now.
 func (m *Machine) mayStart(now time.Time, plan *planner) bool {
-	if m.unable != "" {
-		return false
+	until, pausing := m.pausing(now)
+	if pausing {
+		plan.wake(until)
 	}
-	if at := m.rotated.Add(m.t.MinInterval); !m.rotated.IsZero() && now.Before(at) {
-		plan.wake(at)
-		return false
-	}
-	return true
+	return !pausing && m.unable == ""
 }
 
 // held reports whether this node itself does not start the target epoch now,
@@ -102,14 +106,14 @@ func (m *Machine) held(now time.Time, newest ids.Epoch, plan *planner) bool {
 		plan.Blocked = fmt.Sprintf("rotation to epoch %d waits: %s", m.target, m.unable)
 		return true
 	}
-	if at := m.rotated.Add(m.t.MinInterval); !m.rotated.IsZero() && now.Before(at) {
-		plan.wake(at)
+	until, pausing := m.pausing(now)
+	if pausing {
+		plan.wake(until)
 		plan.Pausing = true
 		plan.Blocked = fmt.Sprintf("rotation to epoch %d waits until %s: epoch %d began less than %s before",
-			m.target, at.UTC().Format(time.RFC3339), newest, m.t.MinInterval)
-		return true
+			m.target, until.UTC().Format(time.RFC3339), newest, m.t.MinInterval)
 	}
-	return false
+	return pausing
 }
 
 // live counts the devices that are wanted or still there.
