@@ -50,6 +50,10 @@ func emulated() bool {
 	return slices.Contains(strings.Split(os.Getenv(netlab.RequireEnv), ","), netlab.FeatureWireGuard)
 }
 
+// slowMachine reports whether programs wait for their turns here for longer than
+// the timers of a cluster on one machine, and of TCP, allow for.
+func slowMachine() bool { return emulated() || raceDetector }
+
 // drivers are those that a rotation can go to on this machine.
 func drivers() []string {
 	if emulated() {
@@ -98,7 +102,7 @@ func lowRate(t *testing.T) int {
 // detector does not keep, and then nodes ask each other whether they live
 // instead of doing their work.
 func suited() string {
-	if emulated() || raceDetector {
+	if slowMachine() {
 		return config.ProfileLAN
 	}
 	return config.ProfileLocal
@@ -110,7 +114,7 @@ func suited() string {
 func startFor(t *testing.T, profile string, nodes, rotations int, more string) (context.Context, *fleet.Fleet) {
 	t.Helper()
 	each := 5 * time.Second
-	if emulated() || raceDetector {
+	if slowMachine() {
 		each = 20 * time.Second
 	}
 	ctx, f := prepareWith(t, timeout+time.Duration(rotations)*each, fleet.Options{
@@ -128,7 +132,7 @@ func startFor(t *testing.T, profile string, nodes, rotations int, more string) (
 // longer. The other profiles would make a test wait a minute between rotations.
 func keysConfig(profile, more string) string {
 	pauses := ""
-	if emulated() || raceDetector {
+	if slowMachine() {
 		pauses = "  drain: 2s\n  quiet: 1s\n"
 	}
 	if profile != config.ProfileLocal {
@@ -187,17 +191,20 @@ func startLoad(t *testing.T, ctx context.Context, f *fleet.Fleet, rate, size int
 	return l
 }
 
-// emulatedPatience is the least retransmission timeout in the emulated machine,
-// which gives somebody no turn for 200 ms, TCP's own, every few seconds.
-const emulatedPatience = time.Second
+// slowPatience is the least retransmission timeout on a slow machine, which gives
+// somebody no turn for 200 ms, TCP's own, every few seconds.
+const slowPatience = time.Second
 
 // startStream adds a TCP stream from the first node to the second.
 func (l *load) startStream(ctx context.Context) {
 	o := netlab.StreamOptions{
 		From: l.blue[0].Box.NS(), To: l.blue[1].Box.NS(), Dst: netip.AddrPortFrom(l.blue[1].V4(), 0), Rate: 256 << 10, Marker: l.marker,
 	}
+	if slowMachine() {
+		o.Patience = slowPatience
+	}
 	if emulated() {
-		o.Rate, o.Patience = 32<<10, emulatedPatience
+		o.Rate = 32 << 10
 	}
 	l.stream = netlab.StartTCPStream(ctx, o)
 }
@@ -224,9 +231,6 @@ func (l *load) more(ctx context.Context, n uint64, when string) {
 func (l *load) finish(ctx context.Context) netlab.FlowResult {
 	l.t.Helper()
 	r := l.mesh.Stop()
-	if err := l.mesh.Check(); err != nil {
-		l.t.Errorf("packets of %d sent are missing or wrong:\n%v", r.Sent, err)
-	}
 	if l.stream != nil {
 		tcp, err := l.stream.Stop(ctx)
 		if err != nil {
@@ -239,6 +243,9 @@ func (l *load) finish(ctx context.Context) netlab.FlowResult {
 	l.t.Logf("dropped for want of time: by the kernel's backlog %d; by tunnel devices%s", softnetDrops()-l.backlog, l.queues.stop())
 	l.t.Logf("UDP: %d sent, %d lost, %d duplicated, %d overtaken, longest gap %v, %d gaps of %v or more",
 		r.Sent, r.Lost(), r.Duplicated, r.Reordered, r.LongestGap.Round(time.Millisecond), r.Stalls, netlab.StallTime)
+	if err := l.mesh.Check(); err != nil {
+		l.t.Errorf("packets of %d sent are missing or wrong:\n%v", r.Sent, err)
+	}
 	l.wantUnreadable(ctx)
 	return r
 }
@@ -277,7 +284,7 @@ func (l *load) counters() []map[string]int64 {
 func (l *load) checkCounters(r netlab.FlowResult) {
 	l.t.Helper()
 	stalls := int64(r.Stalls)
-	if emulated() && r.LongestGap < emulatedPatience {
+	if slowMachine() && r.LongestGap < slowPatience {
 		stalls = 0 // of TCP's patience there
 	}
 	for i, now := range l.counters() {

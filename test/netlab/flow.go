@@ -122,17 +122,26 @@ func growBuffer(conn *net.UDPConn) error {
 	return nil
 }
 
+// catchUp is how much of what a flow did not get the time to send it sends at
+// once. After a machine that stood still for seconds, all of it would be a burst
+// that no device's queue holds, and the loss that of the test.
+const catchUp = 250 * time.Millisecond
+
 // send writes what is due at each tick.
 func (f *Flow) send(ctx context.Context) {
 	defer close(f.sent)
 	buf := make([]byte, f.o.Size)
 	fill(buf[8:], f.o.Marker)
-	start := time.Now()
+	each := time.Second / time.Duration(f.o.Rate)
+	next := time.Now()
 	tick := time.NewTicker(f.turn())
 	defer tick.Stop()
-	for done := uint64(0); ; {
-		due := uint64(time.Since(start).Seconds() * float64(f.o.Rate))
-		for ; done < due; done++ {
+	for {
+		now := time.Now()
+		if earliest := now.Add(-catchUp); next.Before(earliest) {
+			next = earliest
+		}
+		for ; !next.After(now); next = next.Add(each) {
 			f.sendOne(buf)
 		}
 		select {

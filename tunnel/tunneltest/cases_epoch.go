@@ -91,6 +91,9 @@ func testRotation(t *testing.T, h Harness) {
 		if epoch > 2 {
 			m.endEpoch(epoch - 2)
 		}
+		for _, f := range flows {
+			f.drain(m)
+		}
 		for i := range m.hosts {
 			for j := range m.hosts {
 				if i != j {

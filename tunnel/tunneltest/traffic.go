@@ -94,9 +94,9 @@ type flow struct {
 	from, to *socket
 	stop     chan struct{}
 	done     sync.WaitGroup
-	sent     uint64 // read after stop
 
-	mu       sync.Mutex // guards received
+	mu       sync.Mutex // guards what follows
+	sent     uint64
 	received map[uint64]int
 }
 
@@ -118,8 +118,11 @@ func (f *flow) sendAll() {
 		case <-f.stop:
 			return
 		case <-tick.C:
-			_ = f.from.send(f.to, binary.BigEndian.AppendUint64(text("flow", 8), f.sent))
+			f.mu.Lock()
+			n := f.sent
 			f.sent++
+			f.mu.Unlock()
+			_ = f.from.send(f.to, binary.BigEndian.AppendUint64(text("flow", 8), n))
 		}
 	}
 }
@@ -152,6 +155,25 @@ func (f *flow) waitMore(m *mesh, n int) {
 	m.t.Helper()
 	had := f.count()
 	m.waitFor("packets of a flow", func() bool { return f.count() >= had+n })
+}
+
+// drain waits until all that was sent until now has arrived: none of it is in the
+// queues of a device that the flow's route has left. Agents wait for a time.
+func (f *flow) drain(m *mesh) {
+	m.t.Helper()
+	f.mu.Lock()
+	sent := f.sent
+	f.mu.Unlock()
+	m.waitFor("the packets on the old route", func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for n := range sent {
+			if f.received[n] == 0 {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // finish stops the flow and fails the test if a packet was lost or doubled.
