@@ -32,7 +32,9 @@ type board struct {
 	target item.Target
 	agents map[ids.NodeID]*Agent // that run
 	// cut are nodes that nobody can talk to, with what they saw last.
-	cut map[ids.NodeID]membership.Snapshot
+	cut       map[ids.NodeID]membership.Snapshot
+	revoked   []item.Revocation
+	noRevoker bool // nobody has an issuer key
 	// published are all records, in the order in which they came.
 	published []record.Node
 }
@@ -135,8 +137,11 @@ func (g *fakeGossip) Snapshot() membership.Snapshot {
 	if seen, cut := g.board.cut[g.self.ID]; cut {
 		return seen
 	}
-	s := membership.Snapshot{Self: g.self.ID, Target: g.board.target}
+	s := membership.Snapshot{Self: g.self.ID, Target: g.board.target, Revoked: slices.Clone(g.board.revoked)}
 	for id, m := range g.board.members {
+		if id != g.self.ID && slices.ContainsFunc(s.Revoked, func(r item.Revocation) bool { return r.Node == id }) {
+			continue
+		}
 		if id != g.self.ID && (g.board.hidden || g.board.lonely == g.self.ID) {
 			continue
 		}
@@ -189,6 +194,18 @@ func (g *fakeGossip) Rotate(_ context.Context, after ids.Epoch, driver string, r
 		t = g.board.target
 	})
 	return t, nil
+}
+
+// Revoke implements pairs.
+func (g *fakeGossip) Revoke(_ context.Context, r item.Revocation) (item.Revocation, error) {
+	switch {
+	case g.board.noRevoker:
+		return r, membership.ErrNotIssuer
+	case r.Node == g.self.ID:
+		return r, membership.ErrRevokeSelf
+	}
+	g.board.set(func() { g.board.revoked = append(g.board.revoked, r) })
+	return r, nil
 }
 
 // fakeProber finds out whether both ends of a pair hold one key on the

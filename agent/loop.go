@@ -130,6 +130,7 @@ type loop struct {
 	failures   []failure
 	reported   map[api.Problem]bool // in the log
 	tunnelsUp  map[ids.NodeID]bool
+	revoked    map[ids.NodeID]bool // nodes that were thrown out, as noted
 	round      ids.Revision
 	ready      chan struct{}
 	isReady    bool

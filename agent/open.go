@@ -131,7 +131,7 @@ func newLoop(a *Agent, identity keystore.Identity, dir files) *loop {
 		unproved: timing(a.opts.Config).Unproved,
 		claims:   claims{since: map[claimKey]time.Time{}, settled: map[claimKey]bool{}},
 		events:   a.opts.Events,
-		reported: map[api.Problem]bool{}, tunnelsUp: map[ids.NodeID]bool{},
+		reported: map[api.Problem]bool{}, tunnelsUp: map[ids.NodeID]bool{}, revoked: map[ids.NodeID]bool{},
 	}
 }
 
@@ -226,7 +226,7 @@ func (a *Agent) openCluster(ctx context.Context, l *loop) (*membership.Cluster, 
 	}
 	switch i, err := a.issuerOf(); {
 	case err == nil:
-		o.Admission, o.Renewal, o.Signer, l.canIssue = noisenet.IssuerAdmission(i), i, i, true
+		o.Admission, o.Renewal, o.Serials, o.Signer, l.canIssue = noisenet.IssuerAdmission(i), i, i, i, true
 	case !errors.Is(err, keystore.ErrNoIssuer):
 		return nil, fmt.Errorf("open issuer key: %w", err)
 	}

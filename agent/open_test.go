@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -73,19 +74,30 @@ type stubIssuer struct {
 	err    error
 	tokens []keystore.TokenInfo
 	seeds  []netip.AddrPort
+
+	decided []string
 }
 
-func (i *stubIssuer) Issue(time.Time, keys.TokenID, keys.JoinRequest) (keys.JoinAnswer, error) {
+func (i *stubIssuer) Issue(time.Time, netip.Addr, keys.TokenID, keys.JoinRequest) (keys.JoinAnswer, error) {
 	return keys.JoinAnswer{}, i.err
 }
 func (i *stubIssuer) Renew(time.Time, keys.Cert) (keys.Credential, error) {
 	return keys.Credential{}, i.err
 }
+func (i *stubIssuer) RaiseSerial(uint64)                    {}
 func (i *stubIssuer) Tokens(time.Time) []keystore.TokenInfo { return i.tokens }
 func (i *stubIssuer) RevokeToken(keys.TokenID) error        { return i.err }
-func (i *stubIssuer) CreateToken(_ time.Duration, seeds []netip.AddrPort, _ time.Time) (keys.Token, keystore.TokenInfo, error) {
-	i.seeds = seeds
+func (i *stubIssuer) CreateToken(spec keystore.TokenSpec, _ time.Time) (keys.Token, keystore.TokenInfo, error) {
+	i.seeds = spec.Seeds
+	if spec.Uses > keystore.MaxTokenUses || spec.TTL > keystore.MaxTokenTTL {
+		return keys.Token{}, keystore.TokenInfo{}, keystore.ErrTokenSpec
+	}
 	return keys.Token{}, keystore.TokenInfo{State: keystore.TokenPending}, i.err
+}
+
+func (i *stubIssuer) DecideJoin(id keys.TokenID, node ids.NodeID, allow bool) error {
+	i.decided = append(i.decided, fmt.Sprint(id, " ", node, " ", allow))
+	return i.err
 }
 
 // TestAdmissionErrors: a joiner hears why it is refused.
@@ -108,12 +120,12 @@ func TestTokens(t *testing.T) {
 	ctx := context.Background()
 	stub := &stubIssuer{tokens: []keystore.TokenInfo{
 		{ID: keys.TokenID{1, 2}, State: keystore.TokenPending},
-		{ID: keys.TokenID{1, 3}, State: keystore.TokenUsed, UsedBy: ids.NodeID{9}, Hostname: "web-9"},
+		{ID: keys.TokenID{1, 3}, State: keystore.TokenUsed, Limit: 1, Uses: []keystore.TokenUse{{Node: ids.NodeID{9}, Hostname: "web-9"}}},
 	}}
 	a := New(Options{})
 	a.issuerOf = func() (issuer, error) { return stub, nil }
 	list, err := a.Tokens(ctx)
-	if err != nil || len(list) != 2 || list[0].State != api.TokenOpen || list[1].UsedBy == nil || list[1].UsedBy.Name != "web-9" {
+	if err != nil || len(list) != 2 || list[0].State != api.TokenOpen || len(list[1].Uses) != 1 || list[1].Uses[0].Name != "web-9" {
 		t.Errorf("tokens = %+v, %v", list, err)
 	}
 	for id, want := range map[string]api.Code{"01": api.CodeInvalid, "": api.CodeNotFound, "ff": api.CodeNotFound} {
@@ -132,7 +144,7 @@ func TestTokens(t *testing.T) {
 	for _, bad := range []api.TokenRequest{
 		{Seeds: []string{"example.com:7946"}}, {Seeds: []string{"192.0.2.1"}}, {Seeds: []string{"192.0.2.1:0"}},
 		{Seeds: []string{"192.0.2.1:1", "192.0.2.1:2", "192.0.2.1:3", "192.0.2.1:4"}},
-		{Seeds: []string{"192.0.2.1:1"}, TTL: -1}, {Seeds: []string{"192.0.2.1:1"}, TTL: api.Duration(100 * 24 * time.Hour)},
+		{Seeds: []string{"192.0.2.1:1"}, Uses: keystore.MaxTokenUses + 1}, {Seeds: []string{"192.0.2.1:1"}, TTL: -1}, {Seeds: []string{"192.0.2.1:1"}, TTL: api.Duration(100 * 24 * time.Hour)},
 	} {
 		if _, err := a.CreateToken(ctx, bad); api.CodeOf(err) != api.CodeInvalid {
 			t.Errorf("%+v: %v", bad, err)

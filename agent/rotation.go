@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/api"
@@ -22,6 +23,7 @@ type pairs interface {
 	Pair(ctx context.Context, to ids.NodeID, msg []byte) ([]byte, error)
 	Agree(ctx context.Context, to ids.NodeID, req []byte) (resp []byte, secret keys.TunnelSecret, hybrid bool, err error)
 	Rotate(ctx context.Context, after ids.Epoch, driver string, reason item.Reason) (item.Target, error)
+	Revoke(ctx context.Context, r item.Revocation) (item.Revocation, error)
 }
 
 // prober sends an echo through a device; *secure.Prober.
@@ -79,6 +81,7 @@ func (l *loop) poll(in Input) Input {
 	now := l.now()
 	l.rot.machine.Observe(now, in.observe(l.out, rotate.Observation{
 		Target: l.target.Epoch, Unable: l.unable, Partial: !l.holdUntil.IsZero(), Routes: l.rot.routes,
+		Expelled: slices.Collect(maps.Keys(l.revoked)),
 	}))
 	plan := l.rot.machine.Poll(now)
 	l.rot.todo.agree = append(l.rot.todo.agree, plan.Agree...)

@@ -74,6 +74,7 @@ func (l *loop) desire(in Input) Output {
 		}
 	}
 	out.View.Problems = append(out.View.Problems, l.epochProblems()...)
+	out.View.Problems = append(out.View.Problems, l.revokedProblem()...)
 	for driver, spec := range out.Tunnels {
 		spec.Revision = l.round
 		out.Tunnels[driver] = spec
@@ -91,7 +92,11 @@ func (l *loop) input(ctx context.Context, snap membership.Snapshot) Input {
 		},
 		Attachments: l.attachments,
 	}
+	l.noteRevoked(snap)
 	synced := false
+	if l.revoked[l.identity.ID] {
+		snap.Members = nil // nobody wants anything of this node any more
+	}
 	for _, m := range snap.Members {
 		if m.ID == l.identity.ID {
 			in.Self.Serial = m.Serial

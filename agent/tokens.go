@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/api"
+	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/membership"
@@ -17,10 +19,16 @@ import (
 
 // issuer is what the agent uses of *keystore.Issuer.
 type issuer interface {
-	CreateToken(ttl time.Duration, seeds []netip.AddrPort, now time.Time) (keys.Token, keystore.TokenInfo, error)
+	tokenStore
+	admitter
+}
+
+// tokenStore is the part that keeps the tokens.
+type tokenStore interface {
+	CreateToken(spec keystore.TokenSpec, now time.Time) (keys.Token, keystore.TokenInfo, error)
 	Tokens(now time.Time) []keystore.TokenInfo
 	RevokeToken(id keys.TokenID) error
-	admitter
+	DecideJoin(id keys.TokenID, node ids.NodeID, allow bool) error
 }
 
 // admitter is the part that answers joiners, renews, and signs what is of the
@@ -29,6 +37,7 @@ type admitter interface {
 	noisenet.Issuer
 	membership.Renewer
 	item.Signer
+	RaiseSerial(above uint64)
 }
 
 // errNoIssuer is the answer of nodes that cannot admit others.
@@ -51,7 +60,12 @@ func (a *Agent) CreateToken(ctx context.Context, req api.TokenRequest) (api.NewT
 	if ttl < 0 || ttl > keystore.MaxTokenTTL {
 		return api.NewToken{}, api.NewError(api.CodeInvalid, fmt.Sprintf("a token cannot live for %s", ttl), fmt.Sprintf("give a --ttl up to %s", keystore.MaxTokenTTL))
 	}
-	token, info, err := i.CreateToken(ttl, seeds, time.Now())
+	token, info, err := i.CreateToken(keystore.TokenSpec{
+		TTL: ttl, Seeds: seeds, Uses: req.Uses, Hostname: req.Hostname, Sources: req.Sources, Approve: req.Approve,
+	}, time.Now())
+	if errors.Is(err, keystore.ErrTokenSpec) {
+		return api.NewToken{}, typed(api.CodeInvalid, err, err.Error(), "secure-overlay token create --help")
+	}
 	if err != nil {
 		return api.NewToken{}, fmt.Errorf("create join token: %w", err)
 	}
@@ -105,24 +119,67 @@ func (a *Agent) RevokeToken(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	token, err := findToken(i, id)
+	if err != nil {
+		return err
+	}
+	err = i.RevokeToken(token.ID)
+	if errors.Is(err, keystore.ErrTokenUsed) {
+		return typed(api.CodeRefused, err, fmt.Sprintf("token %s is used up: it has admitted %s", token.ID, admitted(token)), "secure-overlay revoke NODE")
+	}
+	return err
+}
+
+func admitted(t keystore.TokenInfo) string {
+	var names []string
+	for _, u := range t.Uses {
+		names = append(names, "node "+u.Hostname)
+	}
+	return strings.Join(names, ", ")
+}
+
+// findToken returns the token whose ID is or begins with id.
+func findToken(i tokenStore, id string) (keystore.TokenInfo, error) {
 	var found []keystore.TokenInfo
 	for _, info := range i.Tokens(time.Now()) {
-		if text := info.ID.String(); id != "" && len(id) <= len(text) && text[:len(id)] == id {
+		if id != "" && strings.HasPrefix(info.ID.String(), id) {
 			found = append(found, info)
 		}
 	}
 	switch len(found) {
 	case 1:
+		return found[0], nil
 	case 0:
-		return api.NewError(api.CodeNotFound, fmt.Sprintf("there is no token %q", id), "secure-overlay token ls")
+		return keystore.TokenInfo{}, api.NewError(api.CodeNotFound, fmt.Sprintf("there is no token %q", id), "secure-overlay token ls")
+	}
+	return keystore.TokenInfo{}, api.NewError(api.CodeInvalid, fmt.Sprintf("%q is the beginning of %d token IDs", id, len(found)), "give more characters of the ID")
+}
+
+// DecideJoin implements api.Tokens.
+func (a *Agent) DecideJoin(ctx context.Context, id string, d api.JoinDecision) (api.NodeRef, error) {
+	i, err := a.issuer(ctx)
+	if err != nil {
+		return api.NodeRef{}, err
+	}
+	token, err := findToken(i, id)
+	if err != nil {
+		return api.NodeRef{}, err
+	}
+	var found []keystore.TokenWait
+	for _, w := range token.Waiting {
+		if d.Node == "" || w.Hostname == d.Node || strings.HasPrefix(w.Node.String(), d.Node) {
+			found = append(found, w)
+		}
+	}
+	switch len(found) {
+	case 1:
+	case 0:
+		return api.NodeRef{}, api.NewError(api.CodeNotFound, "no such node waits at token "+token.ID.String(), "secure-overlay token ls")
 	default:
-		return api.NewError(api.CodeInvalid, fmt.Sprintf("%q is the beginning of %d token IDs", id, len(found)), "give more characters of the ID")
+		return api.NodeRef{}, api.NewError(api.CodeInvalid, fmt.Sprintf("%d nodes wait at token %s", len(found), token.ID), "name one of them: secure-overlay token ls")
 	}
-	err = i.RevokeToken(found[0].ID)
-	if errors.Is(err, keystore.ErrTokenUsed) {
-		return typed(api.CodeRefused, err, fmt.Sprintf("token %s has admitted node %s already", found[0].ID, found[0].Hostname), "")
-	}
-	return err
+	node := api.NodeRef{ID: found[0].Node, Name: found[0].Hostname}
+	return node, i.DecideJoin(token.ID, node.ID, d.Approve)
 }
 
 // issuer waits for nothing: the store has it or not.
@@ -135,17 +192,25 @@ func (a *Agent) issuer(context.Context) (issuer, error) {
 }
 
 func tokenView(info keystore.TokenInfo) api.Token {
-	t := api.Token{ID: info.ID.String(), Created: info.Created, Expires: info.Expires}
+	t := api.Token{
+		ID: info.ID.String(), Created: info.Created, Expires: info.Expires,
+		Limit: info.Limit, Hostname: info.Hostname, Sources: info.Sources, Approve: info.Approve,
+	}
 	switch info.State {
 	case keystore.TokenPending:
 		t.State = api.TokenOpen
 	case keystore.TokenUsed:
 		t.State = api.TokenUsed
-		t.UsedBy = &api.NodeRef{ID: info.UsedBy, Name: info.Hostname}
 	case keystore.TokenExpired:
 		t.State = api.TokenExpired
 	case keystore.TokenRevoked:
 		t.State = api.TokenRevoked
+	}
+	for _, u := range info.Uses {
+		t.Uses = append(t.Uses, api.TokenUse{NodeRef: api.NodeRef{ID: u.Node, Name: u.Hostname}, At: u.At})
+	}
+	for _, w := range info.Waiting {
+		t.Waiting = append(t.Waiting, api.TokenWait{NodeRef: api.NodeRef{ID: w.Node, Name: w.Hostname}, From: w.From, Since: w.Since})
 	}
 	return t
 }

@@ -24,6 +24,9 @@ type Tokens interface {
 	CreateToken(ctx context.Context, req TokenRequest) (NewToken, error)
 	Tokens(ctx context.Context) ([]Token, error)
 	RevokeToken(ctx context.Context, id string) error
+	// DecideJoin approves or denies the join of a node that waits at a token,
+	// and returns the node.
+	DecideJoin(ctx context.Context, id string, d JoinDecision) (NodeRef, error)
 }
 
 // Keys tells about key epochs and starts new ones.
@@ -34,6 +37,24 @@ type Keys interface {
 	Rotate(ctx context.Context, req RotateRequest) (Rotation, error)
 	// KeyHistory lists what happened to keys, oldest first.
 	KeyHistory(ctx context.Context) ([]KeyEvent, error)
+}
+
+// Revoker throws nodes out of the cluster.
+type Revoker interface {
+	// Revoke returns when this node has applied it and has begun to tell the
+	// others. A node that is revoked already stays so.
+	Revoke(ctx context.Context, req RevokeRequest) (Revocation, error)
+	// Revocations lists the nodes that were thrown out, oldest first.
+	Revocations(ctx context.Context) ([]Revocation, error)
+}
+
+// Issuing makes a node an issuer.
+type Issuing interface {
+	Issuers(ctx context.Context) ([]Issuer, error)
+	// RequestIssuer makes this node's issuer key, if it has none, and the
+	// request for the holder of the root key. Repeating it gives the same.
+	RequestIssuer(ctx context.Context) (IssuerRequest, error)
+	InstallIssuer(ctx context.Context, req IssuerInstall) (IssuerInstalled, error)
 }
 
 // Events tells what happened on this node. LogEvents is the usual one.
@@ -49,13 +70,16 @@ type Lifecycle interface {
 	Down(ctx context.Context, req DownRequest) (DownResult, error)
 }
 
-// Backend is what a Server serves. All are required but Keys and Events:
-// without them the server answers that the agent cannot do that.
+// Backend is what a Server serves. All are required but Keys, Revoker,
+// Issuing and Events: without them the server answers that the agent cannot do
+// that.
 type Backend struct {
 	Observer  Observer
 	Attacher  Attacher
 	Tokens    Tokens
 	Lifecycle Lifecycle
 	Keys      Keys
+	Revoker   Revoker
+	Issuing   Issuing
 	Events    Events
 }

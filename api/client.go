@@ -95,6 +95,11 @@ func (c *Client) RevokeToken(ctx context.Context, id string) error {
 	return err
 }
 
+// DecideJoin approves or denies the join of a node that waits at a token.
+func (c *Client) DecideJoin(ctx context.Context, id string, d JoinDecision) (JoinDecided, error) {
+	return do[JoinDecided](ctx, c, http.MethodPost, "/v1/tokens/"+url.PathEscape(id)+"/decision", d)
+}
+
 // Keys asks for key epochs and how far pairs and nodes are.
 func (c *Client) Keys(ctx context.Context) (KeyStatus, error) {
 	return do[KeyStatus](ctx, c, http.MethodGet, "/v1/keys", nil)
@@ -108,6 +113,31 @@ func (c *Client) Rotate(ctx context.Context, req RotateRequest) (Rotation, error
 // KeyHistory lists what happened to keys, oldest first.
 func (c *Client) KeyHistory(ctx context.Context) (KeyHistory, error) {
 	return do[KeyHistory](ctx, c, http.MethodGet, "/v1/keys/history", nil)
+}
+
+// Issuers lists the nodes that have an issuer key.
+func (c *Client) Issuers(ctx context.Context) (IssuerList, error) {
+	return do[IssuerList](ctx, c, http.MethodGet, "/v1/issuers", nil)
+}
+
+// RequestIssuer asks for what the holder of the root key has to sign.
+func (c *Client) RequestIssuer(ctx context.Context) (IssuerRequest, error) {
+	return do[IssuerRequest](ctx, c, http.MethodPost, "/v1/issuers/request", nil)
+}
+
+// InstallIssuer gives the node the root's delegation.
+func (c *Client) InstallIssuer(ctx context.Context, req IssuerInstall) (IssuerInstalled, error) {
+	return do[IssuerInstalled](ctx, c, http.MethodPost, "/v1/issuers/install", req)
+}
+
+// Revoke throws a node out of the cluster.
+func (c *Client) Revoke(ctx context.Context, req RevokeRequest) (RevocationAnswer, error) {
+	return do[RevocationAnswer](ctx, c, http.MethodPost, "/v1/revocations", req)
+}
+
+// Revocations lists the nodes that were thrown out, oldest first.
+func (c *Client) Revocations(ctx context.Context) (RevocationList, error) {
+	return do[RevocationList](ctx, c, http.MethodGet, "/v1/revocations", nil)
 }
 
 // Down asks the agent to remove everything and to exit.

@@ -42,6 +42,7 @@ const (
 	EventPairRefused       EventKind = "pair-refused"       // the pair with Node, last on Epoch, has no tunnel any more
 	EventBlocked           EventKind = "blocked"            // this node does not start Epoch yet: something holds it up
 	EventESPBlocked        EventKind = "esp-blocked"        // ESP toward Node gets no answer in one form, and the pair tries another
+	EventNodeRevoked       EventKind = "node-revoked"       // Node was thrown out of the cluster; Text: the reason
 	EventAgentStarted      EventKind = "agent-started"
 	EventAgentStopped      EventKind = "agent-stopped"
 )
@@ -50,7 +51,7 @@ const (
 func EventKinds() []EventKind {
 	return []EventKind{
 		EventRotationRequested, EventEpochStarted, EventSwitched, EventEpochEnded, EventRotationRefused, EventPairRefused, EventBlocked, EventESPBlocked,
-		EventAgentStarted, EventAgentStopped,
+		EventNodeRevoked, EventAgentStarted, EventAgentStopped,
 	}
 }
 

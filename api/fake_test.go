@@ -108,6 +108,16 @@ func (f *fake) CreateToken(_ context.Context, req TokenRequest) (NewToken, error
 	return NewToken{Token: t, Text: "SO1SECRET"}, nil
 }
 
+func (f *fake) DecideJoin(_ context.Context, id string, d JoinDecision) (NodeRef, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.count("decide")
+	if _, ok := f.tokens[id]; !ok {
+		return NodeRef{}, NewError(CodeNotFound, "no token "+id, "secure-overlay token ls")
+	}
+	return NodeRef{Name: d.Node}, nil
+}
+
 func (f *fake) Tokens(context.Context) ([]Token, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -30,6 +30,13 @@ type TokenList struct {
 	Tokens []Token `json:"tokens"`
 }
 
+// JoinDecided is the answer of POST /v1/tokens/{id}/decision.
+type JoinDecided struct {
+	Schema   int     `json:"schema"`
+	Node     NodeRef `json:"node"`
+	Approved bool    `json:"approved"`
+}
+
 // NetworkDetail is what `network inspect` prints: a network with its
 // endpoints on all nodes and the peers that share it.
 type NetworkDetail struct {

@@ -32,6 +32,9 @@ func (s *Server) endpoints(r *http.Request) (any, error) {
 
 func (s *Server) tokens(r *http.Request) (any, error) {
 	list, err := s.opts.Backend.Tokens.Tokens(r.Context())
+	for i := range list {
+		list[i] = list[i].complete()
+	}
 	return TokenList{Schema: Schema, Tokens: some(list)}, err
 }
 
@@ -103,12 +106,27 @@ func (s *Server) createToken(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if req.TTL < 0 {
+	switch {
+	case req.TTL < 0:
 		return nil, NewError(CodeInvalid, "the lifetime of a token cannot be negative", "")
+	case req.Uses < 0:
+		return nil, NewError(CodeInvalid, "a token cannot admit a negative number of nodes", "")
 	}
 	tok, err := s.opts.Backend.Tokens.CreateToken(r.Context(), req)
-	tok.Schema = Schema
+	tok.Schema, tok.Token = Schema, tok.complete()
 	return tok, err
+}
+
+func (s *Server) decideJoin(r *http.Request) (any, error) {
+	if err := s.mayChange(r); err != nil {
+		return nil, err
+	}
+	req, err := readBody[JoinDecision](r)
+	if err != nil {
+		return nil, err
+	}
+	node, err := s.opts.Backend.Tokens.DecideJoin(r.Context(), r.PathValue("id"), req)
+	return JoinDecided{Schema, node, req.Approve}, err
 }
 
 func (s *Server) revokeToken(r *http.Request) (any, error) {

@@ -50,6 +50,9 @@ func TestRoundTrip(t *testing.T) {
 	if list, err := c.Tokens(ctx); err != nil || len(list.Tokens) != 1 {
 		t.Errorf("tokens = %+v, %v", list, err)
 	}
+	if d, err := c.DecideJoin(ctx, "t1", JoinDecision{Node: "web-2", Approve: true}); err != nil || d.Node.Name != "web-2" || !d.Approved {
+		t.Errorf("decision = %+v, %v", d, err)
+	}
 	if err := c.RevokeToken(ctx, "t1"); err != nil {
 		t.Error(err)
 	}

@@ -201,7 +201,40 @@ type Token struct {
 	Created time.Time  `json:"created"`
 	Expires time.Time  `json:"expires"`
 	State   TokenState `json:"state"`
-	UsedBy  *NodeRef   `json:"used_by,omitempty"`
+	Limit   int        `json:"limit"` // how many nodes it can admit
+	// Whom it admits: names that match a pattern, from these networks, when
+	// somebody approves it. Empty, none, false: no condition.
+	Hostname string         `json:"hostname,omitempty"`
+	Sources  []netip.Prefix `json:"sources,omitempty"`
+	Approve  bool           `json:"approve"`
+	Uses     []TokenUse     `json:"uses"`    // nodes that it admitted, oldest first
+	Waiting  []TokenWait    `json:"waiting"` // nodes that wait for approval, oldest first
+}
+
+// TokenUse is a node that a token admitted.
+type TokenUse struct {
+	NodeRef
+	At time.Time `json:"at"`
+}
+
+// TokenWait is a node that waits until its join is approved.
+type TokenWait struct {
+	NodeRef
+	From  netip.Addr `json:"from"` // address that it asked from
+	Since time.Time  `json:"since"`
+}
+
+func (t Token) complete() Token {
+	t.Uses, t.Waiting = some(t.Uses), some(t.Waiting)
+	return t
+}
+
+// JoinDecision approves or denies the join of a node that waits.
+type JoinDecision struct {
+	// Node is its name, its ID, or the beginning of its ID; empty: the only one
+	// that waits.
+	Node    string `json:"node,omitempty"`
+	Approve bool   `json:"approve"` // false: denied
 }
 
 // TokenState says whether a token can still admit a node.
@@ -219,6 +252,11 @@ const (
 type TokenRequest struct {
 	TTL   Duration `json:"ttl,omitempty"`   // lifetime; zero: one hour
 	Seeds []string `json:"seeds,omitempty"` // address:port a joiner can reach; empty: this node's own
+
+	Uses     int            `json:"uses,omitempty"`     // how many nodes it can admit; 0: one
+	Hostname string         `json:"hostname,omitempty"` // pattern of their names, such as web-*; empty: any
+	Sources  []netip.Prefix `json:"sources,omitempty"`  // where they come from; none: anywhere
+	Approve  bool           `json:"approve,omitempty"`  // each of them waits for approval
 }
 
 // NewToken is the answer to TokenRequest. Text is the token itself, shown

@@ -17,6 +17,8 @@ const (
 	domainJoinRequest = "so-csr-v1"
 	domainJoinAnswer  = "so-answer-v1" // not signed: it travels inside Noise
 
+	domainIssuerRequest = "so-isreq-v1"
+
 	// DomainItem begins the cluster items that membership/item makes and an
 	// issuer or the root signs. It stands here because keystore signs them,
 	// under this domain and no other.

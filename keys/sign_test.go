@@ -7,7 +7,7 @@ import (
 )
 
 func TestDomains(t *testing.T) {
-	for _, d := range []string{domainDelegation, domainCert, domainJoinRequest, "so-rec-v1", "so-a-v9"} {
+	for _, d := range []string{domainDelegation, domainCert, domainJoinRequest, domainIssuerRequest, "so-rec-v1", "so-a-v9"} {
 		if !validDomain(d) {
 			t.Errorf("domain %q is refused", d)
 		}

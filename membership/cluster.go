@@ -68,6 +68,7 @@ type transport interface {
 type handshakes interface {
 	SetCredential(c keys.Credential)
 	Peer(id ids.NodeID) (noisenet.Peer, bool)
+	Drop(id ids.NodeID)
 	Agree(ctx context.Context, id ids.NodeID, req []byte) (noisenet.Agreed, error)
 }
 
@@ -207,7 +208,8 @@ func (c *Cluster) transportConfig() noisenet.Config {
 		Access:     id.Access,
 		Bind:       c.opts.Bind,
 		Directory:  directory{c},
-		Admission:  c.opts.Admission,
+		Admission:  c.admission(),
+		Refuse:     c.refuse,
 		Handler:    c.serve,
 		Agree:      c.agreeHandler(),
 		Log:        c.log,

@@ -55,7 +55,16 @@ func (n *fakeNet) find(from, to ids.NodeID) (*fakeTransport, error) {
 	if t == nil || n.broken != nil && n.broken(from, to) {
 		return nil, noisenet.ErrUnreachable
 	}
+	if refuses(t, from) || refuses(n.byID[from], to) {
+		return nil, noisenet.ErrRefused
+	}
 	return t, nil
+}
+
+// refuses asks as a transport does in a handshake. No lock of a cluster is
+// taken.
+func refuses(t *fakeTransport, id ids.NodeID) bool {
+	return t != nil && t.cfg.Refuse != nil && t.cfg.Refuse(id)
 }
 
 func (n *fakeNet) lost(from, to ids.NodeID, b []byte) bool {
@@ -122,6 +131,10 @@ func (t *fakeTransport) peer() noisenet.Peer {
 	defer t.net.mu.Unlock()
 	return noisenet.Peer{ID: t.cfg.Node, Credential: t.cfg.Credential, Addr: t.cfg.Bind, Hybrid: true}
 }
+
+// Drop has nothing to close: each packet and each call asks anew whether it may
+// pass.
+func (t *fakeTransport) Drop(ids.NodeID) {}
 
 func (t *fakeTransport) SetCredential(c keys.Credential) {
 	t.net.mu.Lock()

@@ -103,6 +103,9 @@ func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	if id == d.c.self {
 		return nil
 	}
+	if d.c.refuse(id) {
+		return fmt.Errorf("check node %s: %w", id, ErrRevoked)
+	}
 	if d.c.view.Load().set.Get(id) == nil {
 		d.c.post(event{kind: eventStranger, node: id})
 		return fmt.Errorf("check node %s: no verified record yet", id)

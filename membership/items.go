@@ -66,11 +66,30 @@ func (s *items) restore() item.Set {
 // changed.
 //
 // An item from others is used even if it cannot be written, because a full disk
-// must not cut this node off from where the cluster goes; persist tries again.
+// must not cut this node off from where the cluster goes; retry writes it later.
 // An own item is not: others must never see what a crash here would undo.
+//
+// Revocations of others come first, and before the disk: one that hangs must not
+// keep a revoked node in.
 func (s *items) merge(got []*item.Item, own bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if own {
+		return s.take(got, true, false)
+	}
+	var revocations, rest []*item.Item
+	for _, it := range got {
+		if it.Slot.Kind == item.KindRevocation {
+			revocations = append(revocations, it)
+		} else {
+			rest = append(rest, it)
+		}
+	}
+	return errors.Join(s.take(revocations, false, true), s.take(rest, false, false))
+}
+
+// take merges some items; mu is held. urgent: the loop gets them before the disk.
+func (s *items) take(got []*item.Item, own, urgent bool) error {
 	next := s.set.Clone()
 	var changed []*item.Item
 	for _, it := range got {
@@ -85,18 +104,30 @@ func (s *items) merge(got []*item.Item, own bool) error {
 	if len(changed) == 0 {
 		return nil
 	}
+	if urgent {
+		s.set = next
+		s.show(changed, own)
+	}
 	if err := s.save(next); err != nil && own {
 		return fmt.Errorf("keep cluster item: %w", err)
 	}
-	s.set = next
+	if !urgent {
+		s.set = next
+		s.show(changed, own)
+	}
+	return nil
+}
+
+// show gives the loop what has changed and waits until the view shows it; mu is
+// held.
+func (s *items) show(changed []*item.Item, own bool) {
 	taken := make(chan struct{})
 	select {
-	case s.c.itemNews <- itemNews{set: next.Clone(), changed: changed, own: own, taken: taken}:
+	case s.c.itemNews <- itemNews{set: s.set.Clone(), changed: changed, own: own, taken: taken}:
 		<-taken
 	case <-s.c.ended:
 		// The next start reads it from the disk.
 	}
-	return nil
 }
 
 // save writes the whole set; mu is held. A failure is logged once.

@@ -16,6 +16,9 @@ import (
 func (l *loop) takeItems(n itemNews) {
 	l.items, l.dirty = n.set, true
 	for _, it := range n.changed {
+		if r, ok := it.Revocation(); ok {
+			l.expel(r)
+		}
 		t, ok := it.Target()
 		if !ok {
 			continue

@@ -126,7 +126,7 @@ func (l *loop) finish(now time.Time, r result) {
 	if r.kind == jobSeed {
 		l.finishSeed(now, r)
 	}
-	if r.node.IsZero() || r.node == l.c.self {
+	if r.node.IsZero() || r.node == l.c.self || l.items.Revoked(r.node) {
 		return
 	}
 	p := l.peer(r.node)

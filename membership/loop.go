@@ -67,6 +67,8 @@ type loop struct {
 	peers  map[ids.NodeID]*peer
 	dirty  bool // the view may be stale
 
+	expelled []ids.NodeID // revoked, and their streams still open
+
 	credential keys.Credential // of this node, the newest
 
 	content   *record.Node // what Publish said last; nil before
@@ -105,6 +107,11 @@ func newLoop(c *Cluster, set record.Set, items item.Set) *loop {
 	for _, addr := range c.opts.Seeds {
 		l.seeds = append(l.seeds, &seed{addr: addr})
 	}
+	for _, r := range items.Revocations() {
+		if r.Node != c.self {
+			l.set.Delete(r.Node) // the record cache may be older than the items
+		}
+	}
 	if it := set.Get(c.self); it != nil {
 		l.published = it.Head
 	}
@@ -137,6 +144,7 @@ func (l *loop) run(ctx context.Context, gossip *memberlist.Memberlist) {
 		case n := <-l.c.itemNews:
 			l.takeItems(n)
 			l.flush(time.Now()) // before the reply: the asker reads the view next
+			l.dropExpelled()
 			close(n.taken)
 		case cred := <-l.c.renewed:
 			l.credential = cred
@@ -166,6 +174,9 @@ func (l *loop) drain(now time.Time) {
 }
 
 func (l *loop) handle(now time.Time, e event) {
+	if l.items.Revoked(e.node) {
+		return // from before it was
+	}
 	switch e.kind {
 	case eventGossip:
 		l.gossipAt = now
@@ -247,6 +258,9 @@ const maxNews = 16
 func (l *loop) merge(now time.Time, items []*record.Item) {
 	var changed []record.Head
 	for _, it := range items {
+		if l.items.Revoked(it.Head.ID) {
+			continue // since it was verified
+		}
 		was := l.set.Get(it.Head.ID)
 		ok, err := l.set.Insert(it)
 		if err != nil {

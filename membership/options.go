@@ -36,6 +36,10 @@ type Options struct {
 
 	Admission noisenet.Admission // nil: this node admits nobody
 	Renewal   Renewer            // nil: this node renews nobody's certificate
+	// Serials hears, before Admission is asked, of the highest serial number
+	// that is known in the cluster: another issuer may have given it out. Nil:
+	// there is no other.
+	Serials interface{ RaiseSerial(above uint64) }
 	// Adopt keeps a renewed credential, which has been verified, for the next
 	// start. Nil: this node's certificate is not renewed.
 	Adopt func(keys.Credential) error

@@ -71,7 +71,8 @@ func (l *loop) tick(ctx context.Context, now time.Time) {
 func (l *loop) readGossip(now time.Time) {
 	counted := make(map[ids.NodeID]bool, len(l.peers))
 	for _, n := range l.gossip.Members() {
-		if id, err := ids.ParseNodeID(n.Name); err == nil && id != l.c.self {
+		// memberlist counts a revoked node until its silence has been noticed.
+		if id, err := ids.ParseNodeID(n.Name); err == nil && id != l.c.self && !l.items.Revoked(id) {
 			counted[id] = true
 		}
 	}
@@ -213,7 +214,7 @@ func (l *loop) finishSeed(now time.Time, r result) {
 // spreads the load: by then others hold the record, too.
 func (l *loop) hinted(now time.Time, h hint) {
 	have := l.set.Get(h.Node)
-	if h.Holder == l.c.self || have != nil && (have.Head.Seq > h.Seq || have.Head.Record == h.Record) {
+	if h.Holder == l.c.self || l.items.Revoked(h.Node) || have != nil && (have.Head.Seq > h.Seq || have.Head.Record == h.Record) {
 		return
 	}
 	// A forged hint costs one request to a member of the forger's choice per

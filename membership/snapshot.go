@@ -42,20 +42,24 @@ type Snapshot struct {
 	Digest  [32]byte    // of the record set
 	Target  item.Target // Epoch is 0 until Run has read what the last process kept
 	Members []Member    // ascending by ID; holds Self once a record was published
+	// Revoked are the nodes that were thrown out, ascending by ID. None of them
+	// but Self is in Members.
+	Revoked []item.Revocation
 }
 
 // Member is one node with a verified record.
 type Member struct {
-	ID       ids.NodeID
-	Hostname string // from the certificate; not unique
-	Serial   uint64 // of the certificate
-	Cert     keys.Cert
-	Record   record.Node
-	State    State          // advisory
-	Synced   bool           // node and this one hold the same records, as far as known
-	LastSeen time.Time      // last direct answer or request; zero: none since start
-	Addr     netip.AddrPort // underlay address last seen in a handshake; zero: none yet
-	Hybrid   bool           // the last handshake with it was hybrid (X25519 and ML-KEM-768)
+	ID        ids.NodeID
+	Hostname  string // from the certificate; not unique
+	Serial    uint64 // of the certificate
+	Cert      keys.Cert
+	Record    record.Node
+	State     State          // advisory
+	Synced    bool           // node and this one hold the same records, as far as known
+	LastSeen  time.Time      // last direct answer or request; zero: none since start
+	Addr      netip.AddrPort // underlay address last seen in a handshake; zero: none yet
+	Hybrid    bool           // the last handshake with it was hybrid (X25519 and ML-KEM-768)
+	SameItems bool           // node and this one hold the same cluster items, as far as known
 }
 
 // Member returns the member with this ID.

@@ -149,6 +149,11 @@ func (c *Cluster) absorb(ctx context.Context, entries []record.Entry) error {
 func verifyAll(trust keys.Trust, now time.Time, v *view, entries []record.Entry) ([]*record.Item, error) {
 	var items []*record.Item
 	for _, e := range entries {
+		// The claimed ID will do: an entry that lies about it fails Verify.
+		// Who sends it may not know yet that its node is out.
+		if v.cluster.Revoked(e.ClaimedID()) {
+			continue
+		}
 		known := v.set.Claimed(e)
 		if known != nil && known.Holds(e) {
 			continue

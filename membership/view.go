@@ -34,16 +34,19 @@ func newView(self ids.NodeID, set record.Set, cluster item.Set, peers map[ids.No
 			v.alive++
 		}
 	}
-	v.snap = Snapshot{Self: self, Digest: digest, Target: target, Members: make([]Member, len(v.items))}
+	v.snap = Snapshot{
+		Self: self, Digest: digest, Target: target, Revoked: cluster.Revocations(), Members: make([]Member, len(v.items)),
+	}
 	for i, it := range v.items {
 		m := Member{
 			ID: it.Head.ID, Hostname: it.Cert.Hostname, Serial: it.Cert.Serial, Cert: it.Cert, Record: it.Node,
 		}
 		switch p := peers[it.Head.ID]; {
 		case it.Head.ID == self:
-			m.State, m.Synced = StateAlive, true
+			m.State, m.Synced, m.SameItems = StateAlive, true, true
 		case p != nil:
 			m.State, m.Synced, m.LastSeen, m.Addr, m.Hybrid = p.state, p.synced(digest), p.lastSeen, p.addr, p.hybrid
+			m.SameItems = p.sameItems(v.clusterDigest)
 		}
 		v.snap.Members[i] = m
 	}
@@ -64,7 +67,8 @@ func (v *view) pick(nodes []ids.NodeID) []*record.Item {
 // differs reports whether v shows a reader anything but newer LastSeen and
 // Addr than old does.
 func (v *view) differs(old *view) bool {
-	if v.snap.Digest != old.snap.Digest || v.snap.Target != old.snap.Target || len(v.snap.Members) != len(old.snap.Members) {
+	if v.snap.Digest != old.snap.Digest || v.snap.Target != old.snap.Target ||
+		len(v.snap.Members) != len(old.snap.Members) || len(v.snap.Revoked) != len(old.snap.Revoked) {
 		return true
 	}
 	for i, m := range v.snap.Members {

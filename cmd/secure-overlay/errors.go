@@ -80,6 +80,12 @@ func classify(err error) (api.Code, string) {
 		return api.CodeFailed, "secure-overlay init, or secure-overlay join TOKEN"
 	case errors.Is(err, keystore.ErrExists), errors.Is(err, keystore.ErrLocked), errors.Is(err, keystore.ErrUnsafe):
 		return api.CodeRefused, ""
+	case errors.Is(err, noisenet.ErrTokenHostname):
+		return api.CodeRefused, "join with --name NAME as the token wants it, or on the issuer: secure-overlay token create --name PATTERN"
+	case errors.Is(err, noisenet.ErrTokenSource):
+		return api.CodeRefused, "on the issuer: secure-overlay token create --from PREFIX"
+	case errors.Is(err, noisenet.ErrTokenDenied):
+		return api.CodeRefused, "ask whoever runs the issuer"
 	case errors.Is(err, noisenet.ErrTokenUsed), errors.Is(err, noisenet.ErrTokenExpired),
 		errors.Is(err, noisenet.ErrTokenUnknown), errors.Is(err, noisenet.ErrTokenRevoked), errors.Is(err, noisenet.ErrJoinRefused):
 		return api.CodeRefused, "on a node that issues tokens: secure-overlay token create"

@@ -1,13 +1,12 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -70,14 +69,11 @@ give it on standard input, or in the environment:
 func (a *app) readToken(args []string) (keys.Token, error) {
 	text := a.getenv("SECURE_OVERLAY_TOKEN")
 	switch {
-	case len(args) == 1 && args[0] == "-":
-		line, err := bufio.NewReader(io.LimitReader(a.stdin, 4096)).ReadString('\n')
-		if err != nil && !errors.Is(err, io.EOF) {
-			return keys.Token{}, fmt.Errorf("read token: %w", err)
-		}
-		text = line
 	case len(args) == 1:
-		text = args[0]
+		var err error
+		if text, err = a.lineOf(args[0]); err != nil {
+			return keys.Token{}, err
+		}
 	case text == "":
 		return keys.Token{}, &usageError{msg: "secure-overlay join: TOKEN is missing", fix: "on a node that issues tokens: secure-overlay token create"}
 	}
@@ -124,7 +120,7 @@ func (a *app) joinCluster(ctx context.Context, cfg config.Config, tok keys.Token
 	var errs []error
 	for _, seed := range seeds {
 		list.Step(cli.Running, "join", "asking "+seed.String())
-		answer, err = noisenet.Join(ctx, noisenet.JoinOptions{
+		answer, err = askToJoin(ctx, list, noisenet.JoinOptions{
 			Addr: seed, Token: tok, Node: self.Node, Noise: self.Noise.Public(), Hostname: cfg.Node.Name,
 		})
 		if err == nil {
@@ -146,6 +142,31 @@ func (a *app) joinCluster(ctx context.Context, cfg config.Config, tok keys.Token
 	id, err := describe(store, cfg)
 	id.Changed = true
 	return id, errors.Join(err, store.Close())
+}
+
+// askPause is how long a node that waits for approval waits between two
+// questions.
+const askPause = 2 * time.Second
+
+// askToJoin asks one issuer, and as long as it says that the operator has to
+// approve the node, asks again. Whoever interrupts it can go on with the same
+// command later: the identity is on disk.
+func askToJoin(ctx context.Context, list *cli.Checklist, o noisenet.JoinOptions) (keys.JoinAnswer, error) {
+	tick := time.NewTicker(askPause)
+	defer tick.Stop()
+	for {
+		answer, err := noisenet.Join(ctx, o)
+		if !errors.Is(err, noisenet.ErrTokenWaiting) {
+			return answer, err
+		}
+		list.Step(cli.Running, "join", fmt.Sprintf("waits for approval; on the issuer: secure-overlay token approve %s %s",
+			o.Token.ID, o.Node.Public().ID().Short()))
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return keys.JoinAnswer{}, fail(api.CodeFailed, "the same command again goes on waiting", "not approved yet: %w", err)
+		}
+	}
 }
 
 // refused reports whether the cluster has said no, rather than not answered.

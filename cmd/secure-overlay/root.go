@@ -50,8 +50,8 @@ configuration says otherwise. One agent runs on each host.
 	_ = root.MarkPersistentFlagFilename("config", "yaml", "yml")
 	_ = root.MarkPersistentFlagDirname("runtime-dir")
 	root.AddCommand(
-		a.initCmd(), a.tokenCmd(), a.joinCmd(), a.upCmd(), a.downCmd(),
-		a.statusCmd(), a.membersCmd(), a.networkCmd(), a.attachCmd(), a.detachCmd(), a.endpointCmd(),
+		a.initCmd(), a.tokenCmd(), a.issuerCmd(), a.joinCmd(), a.upCmd(), a.downCmd(),
+		a.statusCmd(), a.membersCmd(), a.revokeCmd(), a.networkCmd(), a.attachCmd(), a.detachCmd(), a.endpointCmd(),
 		a.keysCmd(), a.eventsCmd(), a.metricsCmd(), a.configCmd(), a.doctorCmd(), a.demoCmd(), a.versionCmd(), a.workerCmd(), a.holderCmd(),
 	)
 	return root
@@ -103,10 +103,13 @@ func flagError(cmd *cobra.Command, err error) error {
 }
 
 // args checks the number of arguments; names are those in the usage line.
-func args(names ...string) cobra.PositionalArgs {
+func args(names ...string) cobra.PositionalArgs { return argsFrom(len(names), names...) }
+
+// argsFrom wants at least so many of the arguments with these names.
+func argsFrom(least int, names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
-		case len(args) < len(names):
+		case len(args) < least:
 			return &usageError{msg: fmt.Sprintf("%s: %s is missing", cmd.CommandPath(), names[len(args)]), fix: cmd.UseLine()}
 		case len(args) > len(names):
 			return &usageError{msg: fmt.Sprintf("%s: %q is one argument too many", cmd.CommandPath(), args[len(names)]), fix: cmd.UseLine()}

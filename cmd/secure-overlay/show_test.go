@@ -24,6 +24,7 @@ type canned struct {
 	keys      *script    // nil: it cannot rotate, and has no events
 	events    api.Events // nil: those of keys
 	metrics   func(context.Context, io.Writer) error
+	revoker   *revoker // nil: it cannot revoke
 }
 
 func (c canned) Status(context.Context) (api.Status, error)        { return c.status, nil }
@@ -32,7 +33,10 @@ func (c canned) Networks(context.Context) ([]api.Network, error)   { return c.st
 func (c canned) Endpoints(context.Context) ([]api.Endpoint, error) { return c.endpoints, nil }
 func (c canned) Tokens(context.Context) ([]api.Token, error)       { return nil, nil }
 func (c canned) RevokeToken(context.Context, string) error         { return nil }
-func (c canned) Detach(context.Context, string) error              { return nil }
+func (c canned) DecideJoin(_ context.Context, _ string, d api.JoinDecision) (api.NodeRef, error) {
+	return nodeRef(d.Node), nil
+}
+func (c canned) Detach(context.Context, string) error { return nil }
 func (c canned) CreateToken(context.Context, api.TokenRequest) (api.NewToken, error) {
 	return api.NewToken{Text: "SO1X"}, nil
 }
@@ -64,6 +68,9 @@ func serve(t *testing.T, c canned, do func(dir string)) {
 	t.Helper()
 	dir := t.TempDir()
 	backend := api.Backend{Observer: c, Attacher: c, Tokens: c, Lifecycle: c, Events: c.events}
+	if c.revoker != nil {
+		backend.Revoker = c.revoker
+	}
 	if c.keys != nil {
 		backend.Keys = c.keys
 		if c.events == nil {

@@ -147,7 +147,15 @@ func (a *app) membersCmd() *cobra.Command {
 		Args:    args(),
 	}
 	format := a.output(cmd)
+	revoked := cmd.Flags().Bool("revoked", false, "list the nodes that were thrown out instead")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *revoked {
+			list, err := ask(cmd.Context(), a, func(c *api.Client) (api.RevocationList, error) { return c.Revocations(cmd.Context()) })
+			if err != nil {
+				return err
+			}
+			return a.show(*format, list, anys(list.Revocations), func() error { return a.revokedTable(list.Revocations, time.Now()) })
+		}
 		list, err := ask(cmd.Context(), a, func(c *api.Client) (api.MemberList, error) { return c.Members(cmd.Context()) })
 		if err != nil {
 			return err

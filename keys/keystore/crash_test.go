@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -69,7 +70,7 @@ func crashingIssue(v string) error {
 		}
 		return nil
 	}
-	a, err := i.Issue(time.Now(), id, alice.request("alice"))
+	a, err := i.Issue(time.Now(), netip.Addr{}, id, alice.request("alice"))
 	if err != nil {
 		return err
 	}
@@ -125,8 +126,8 @@ func TestKillAtEveryStepOfIssue(t *testing.T) {
 func checkOneIdentity(t *testing.T, when string, i *Issuer, tok keys.Token, alice, bob joiner, aliceHas bool) {
 	t.Helper()
 	now := time.Now()
-	_, errBob := i.Issue(now, tok.ID, bob.request("bob"))
-	_, errAlice := i.Issue(now, tok.ID, alice.request("alice"))
+	_, errBob := i.Issue(now, netip.Addr{}, tok.ID, bob.request("bob"))
+	_, errAlice := i.Issue(now, netip.Addr{}, tok.ID, alice.request("alice"))
 	switch {
 	case errBob == nil && !errors.Is(errAlice, ErrTokenUsed):
 		t.Errorf("%s: bob was admitted, then alice: %v, want ErrTokenUsed", when, errAlice)
@@ -159,7 +160,7 @@ func TestPowerCutAtEveryStepOfIssue(t *testing.T) {
 		shots = append(shots, snapshot{name, call, contents(t, dir)})
 		return nil
 	}
-	answer, err := i.Issue(time.Now(), tok.ID, alice.request("alice"))
+	answer, err := i.Issue(time.Now(), netip.Addr{}, tok.ID, alice.request("alice"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,10 +182,10 @@ func TestPowerCutAtEveryStepOfIssue(t *testing.T) {
 			copied := restore(t, files)
 			issuer := issuerOf(t, copied)
 			if k >= sign {
-				if _, err := issuer.Issue(time.Now(), tok.ID, bob.request("bob")); !errors.Is(err, ErrTokenUsed) {
+				if _, err := issuer.Issue(time.Now(), netip.Addr{}, tok.ID, bob.request("bob")); !errors.Is(err, ErrTokenUsed) {
 					t.Errorf("%s: bob: %v, want ErrTokenUsed", when, err)
 				}
-				again, err := issuer.Issue(time.Now(), tok.ID, alice.request("alice"))
+				again, err := issuer.Issue(time.Now(), netip.Addr{}, tok.ID, alice.request("alice"))
 				if err != nil || !bytes.Equal(again.Credential.Cert, answer.Credential.Cert) {
 					t.Errorf("%s: alice asks again: %v, or another certificate", when, err)
 				}
@@ -236,7 +237,7 @@ func TestDiskErrorAtEveryStepOfIssue(t *testing.T) {
 			}
 			return nil
 		}
-		_, err := i.Issue(time.Now(), tok.ID, alice.request("alice"))
+		_, err := i.Issue(time.Now(), netip.Addr{}, tok.ID, alice.request("alice"))
 		s.dir.step = nil
 		if err == nil {
 			t.Logf("failed at each of %d steps", n-1)

@@ -3,6 +3,7 @@ package keystore
 import (
 	"errors"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -60,7 +61,7 @@ func TestNoStepShowsAWiderMode(t *testing.T) {
 	}
 	i := issuerOf(t, s)
 	tok := newToken(t, i, time.Now())
-	if _, err := i.Issue(time.Now(), tok.ID, newJoiner(t).request("a")); err != nil {
+	if _, err := i.Issue(time.Now(), netip.Addr{}, tok.ID, newJoiner(t).request("a")); err != nil {
 		t.Fatal(err)
 	}
 	if steps < 10 {

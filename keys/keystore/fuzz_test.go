@@ -53,7 +53,7 @@ func FuzzParseMembership(f *testing.F) {
 
 // FuzzUnseal: what is accepted is stable, and damage has one of two names.
 func FuzzUnseal(f *testing.F) {
-	good, err := seal(ledger{NextSerial: 2, Tokens: []token{{Created: time.Unix(1767225600, 0).UTC(), Use: &use{}}}})
+	good, err := seal(ledger{NextSerial: 2, Tokens: []token{{Created: time.Unix(1767225600, 0).UTC(), Limit: 1, Uses: []use{{}}, Waiting: []waiting{{}}}}})
 	if err != nil {
 		f.Fatal(err)
 	}

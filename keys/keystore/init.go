@@ -79,7 +79,7 @@ func interrupted(d *dir) error {
 }
 
 func initFiles() []string {
-	return []string{issuerKeyName, rootKeyName, issuerCertName, nodeKeyName, noiseKeyName, accessKeyName,
+	return []string{issuerKeyName, issuerNewName, rootKeyName, issuerCertName, nodeKeyName, noiseKeyName, accessKeyName,
 		tokensName, tokensName + prevSuffix, logName, stateName, stateName + prevSuffix, nodeCertName}
 }
 

@@ -3,17 +3,20 @@ package keystore
 import (
 	"errors"
 	"fmt"
+	"net/netip"
+	"path"
+	"slices"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/keys"
 )
 
-// Issue admits the node of req by the token id. The caller has verified
-// req's proof (keys.JoinRequest.VerifyProof).
+// Issue admits the node of req, which asks from an address, by the token id. The
+// caller has verified req's proof (keys.JoinRequest.VerifyProof).
 //
-// One token yields certificates for one identity, because the decision "this
-// token belongs to this identity" is on disk, flushed, before anything is
-// signed, and no later state takes it back:
+// One token yields certificates for no more identities than it says, because the
+// decision "this use belongs to this identity" is on disk, flushed, before
+// anything is signed, and no later state takes it back:
 //
 //   - two requests at once: mu is held from the look-up to the answer;
 //   - crash before the reservation is on disk: nothing was signed;
@@ -23,19 +26,20 @@ import (
 //     the same identity asks again and the write succeeds;
 //   - the file is damaged later: see loadLedger.
 //
-// Errors: ErrTokenUnknown, ErrTokenRevoked, ErrTokenExpired, ErrTokenUsed;
-// others are failures of the disk or of the delegation.
-func (i *Issuer) Issue(now time.Time, id keys.TokenID, req keys.JoinRequest) (keys.JoinAnswer, error) {
+// Errors: ErrTokenUnknown, ErrTokenRevoked, ErrTokenExpired, ErrTokenUsed,
+// ErrTokenHostname, ErrTokenSource, ErrTokenWaiting, ErrTokenDenied; others are
+// failures of the disk or of the delegation.
+func (i *Issuer) Issue(now time.Time, from netip.Addr, id keys.TokenID, req keys.JoinRequest) (keys.JoinAnswer, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	a, err := i.issue(now, id, req)
+	a, err := i.issue(now, from.Unmap(), id, req)
 	if err != nil {
 		return keys.JoinAnswer{}, fmt.Errorf("issue certificate by token %v: %w", id, err)
 	}
 	return a, nil
 }
 
-func (i *Issuer) issue(now time.Time, id keys.TokenID, req keys.JoinRequest) (keys.JoinAnswer, error) {
+func (i *Issuer) issue(now time.Time, from netip.Addr, id keys.TokenID, req keys.JoinRequest) (keys.JoinAnswer, error) {
 	if err := i.open(); err != nil {
 		return keys.JoinAnswer{}, err
 	}
@@ -46,28 +50,65 @@ func (i *Issuer) issue(now time.Time, id keys.TokenID, req keys.JoinRequest) (ke
 	if !ok {
 		return keys.JoinAnswer{}, ErrTokenUnknown
 	}
-	reason := "join"
-	switch t := i.ledger.Tokens[n]; t.state(now) {
-	case TokenRevoked:
+	t := i.ledger.Tokens[n]
+	if t.Revoked {
 		return keys.JoinAnswer{}, ErrTokenRevoked
+	}
+	if u := t.useOf(req.Identity); u >= 0 {
+		return i.repeat(now, t, t.Uses[u], req)
+	}
+	switch t.state(now) {
 	case TokenExpired:
 		return keys.JoinAnswer{}, ErrTokenExpired
 	case TokenUsed:
-		if !t.Use.repeatedBy(req, now) {
-			return keys.JoinAnswer{}, ErrTokenUsed
-		}
-		reason = "repeat"
-		if i.unsaved {
-			if err := i.put(i.ledger); err != nil {
-				return keys.JoinAnswer{}, err
-			}
-		}
-	case TokenPending:
-		if err := i.reserve(n, now, req); err != nil {
+		return keys.JoinAnswer{}, ErrTokenUsed
+	}
+	if err := t.admits(from, req); err != nil {
+		return keys.JoinAnswer{}, err
+	}
+	if t.Approve {
+		if err := i.askOperator(n, now, from, req); err != nil {
 			return keys.JoinAnswer{}, err
 		}
 	}
-	return i.answer(now, i.ledger.Tokens[n], reason)
+	if err := i.reserve(n, now, req); err != nil {
+		return keys.JoinAnswer{}, err
+	}
+	t = i.ledger.Tokens[n]
+	return i.answer(now, t, t.Uses[len(t.Uses)-1], "join")
+}
+
+// repeat answers a node that has used the token already. It costs no further
+// use.
+func (i *Issuer) repeat(now time.Time, t token, u use, req keys.JoinRequest) (keys.JoinAnswer, error) {
+	if !u.repeatedBy(req, now) {
+		return keys.JoinAnswer{}, ErrTokenUsed
+	}
+	if i.unsaved {
+		if err := i.put(i.ledger); err != nil {
+			return keys.JoinAnswer{}, err
+		}
+	}
+	return i.answer(now, t, u, "repeat")
+}
+
+// useOf returns the index of the use by an identity, or -1.
+func (t token) useOf(id keys.IdentityPublic) int {
+	return slices.IndexFunc(t.Uses, func(u use) bool { return u.Identity == id })
+}
+
+// admits checks what the token says about names and addresses.
+func (t token) admits(from netip.Addr, req keys.JoinRequest) error {
+	if t.Hostname != "" {
+		// The pattern was checked when the token was made.
+		if ok, err := path.Match(t.Hostname, req.Hostname); err != nil || !ok {
+			return fmt.Errorf("name %s: %w", req.Hostname, ErrTokenHostname)
+		}
+	}
+	if len(t.Sources) > 0 && !slices.ContainsFunc(t.Sources, func(p netip.Prefix) bool { return p.Contains(from) }) {
+		return fmt.Errorf("address %s: %w", from, ErrTokenSource)
+	}
+	return nil
 }
 
 // repeatedBy reports whether req comes from the node that used the token,
@@ -77,14 +118,15 @@ func (u use) repeatedBy(req keys.JoinRequest, now time.Time) bool {
 	return u.Identity == req.Identity && u.Noise == req.Noise && now.Sub(u.At) < RepeatWindow
 }
 
-// reserve gives token n to the node of req, on disk.
+// reserve gives a use of token n to the node of req, on disk.
 func (i *Issuer) reserve(n int, now time.Time, req keys.JoinRequest) error {
 	notBefore := now.UTC().Truncate(time.Second)
 	l := i.ledger.clone()
-	l.Tokens[n].Use = &use{
+	l.Tokens[n].Uses = append(l.Tokens[n].Uses, use{
 		Identity: req.Identity, Noise: req.Noise, Hostname: req.Hostname,
 		Serial: l.NextSerial, At: notBefore, NotAfter: notBefore.Add(i.lifetime()),
-	}
+	})
+	l.Tokens[n].Waiting = slices.DeleteFunc(l.Tokens[n].Waiting, func(w waiting) bool { return w.Identity == req.Identity })
 	l.NextSerial++
 	return i.put(l)
 }
@@ -94,14 +136,14 @@ func (i *Issuer) lifetime() time.Duration { return min(CertLifetime, i.limits.Ma
 
 // answer signs the certificate that the reservation describes, logs it, and
 // only then lets it go.
-func (i *Issuer) answer(now time.Time, t token, reason string) (keys.JoinAnswer, error) {
+func (i *Issuer) answer(now time.Time, t token, u use, reason string) (keys.JoinAnswer, error) {
 	s := i.store
 	if err := s.dir.at("certificate", "sign"); err != nil {
 		return keys.JoinAnswer{}, err
 	}
 	credential, err := i.certify(now, keys.Cert{
-		Serial: t.Use.Serial, Identity: t.Use.Identity, Noise: t.Use.Noise, Hostname: t.Use.Hostname,
-		Token: t.ID, NotBefore: t.Use.At, NotAfter: t.Use.NotAfter,
+		Serial: u.Serial, Identity: u.Identity, Noise: u.Noise, Hostname: u.Hostname,
+		Token: t.ID, NotBefore: u.At, NotAfter: u.NotAfter,
 	}, reason)
 	if err != nil {
 		return keys.JoinAnswer{}, err

@@ -2,10 +2,13 @@ package keystore
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
+	"path"
 	"slices"
 	"sync"
 	"time"
@@ -20,6 +23,18 @@ var (
 	ErrTokenExpired = errors.New("join token has expired")
 	ErrTokenRevoked = errors.New("join token was revoked")
 	ErrTokenUsed    = errors.New("join token has been used")
+	// ErrTokenHostname and ErrTokenSource: the token is for nodes of other names,
+	// or at other addresses. It is not used up by that.
+	ErrTokenHostname = errors.New("join token is for nodes of another name")
+	ErrTokenSource   = errors.New("join token is for nodes at another address")
+	// ErrTokenWaiting: the operator has not approved the node yet; it may ask
+	// again. ErrTokenDenied: the operator said no.
+	ErrTokenWaiting = errors.New("join waits for approval")
+	ErrTokenDenied  = errors.New("join was denied")
+	// ErrTokenSpec: such a token cannot be made.
+	ErrTokenSpec = errors.New("not a token that can be made")
+	// ErrNotWaiting: no such node waits for approval.
+	ErrNotWaiting = errors.New("no such node waits for approval")
 )
 
 // Lifetimes that Init and the issuer use.
@@ -29,6 +44,9 @@ const (
 	DelegationLifetime = 3650 * 24 * time.Hour
 	TokenTTL           = time.Hour
 	MaxTokenTTL        = 30 * 24 * time.Hour
+
+	// MaxTokenUses is how many nodes one token can admit.
+	MaxTokenUses = 1000
 
 	// RepeatWindow is how long the identity that used a token may ask again
 	// and get the same certificate, for the case that the answer was lost.
@@ -46,18 +64,81 @@ const (
 	TokenRevoked TokenState = "revoked"
 )
 
+// TokenSpec says whom a token admits.
+type TokenSpec struct {
+	TTL      time.Duration    // 0: TokenTTL; at most MaxTokenTTL
+	Seeds    []netip.AddrPort // of issuers; at most keys.MaxTokenSeeds
+	Uses     int              // how many nodes; 0: one; at most MaxTokenUses
+	Hostname string           // pattern (path.Match) of their names; empty: any
+	Sources  []netip.Prefix   // where they come from; none: anywhere; at most MaxTokenSources
+	Approve  bool             // each of them waits for DecideJoin
+}
+
+// MaxTokenSources is how many prefixes a token can name.
+const MaxTokenSources = 16
+
+// withDefaults checks s; its error is an ErrTokenSpec.
+func (s TokenSpec) withDefaults() (TokenSpec, error) {
+	s.TTL, s.Uses = cmp.Or(s.TTL, TokenTTL), cmp.Or(s.Uses, 1)
+	if err := s.check(); err != nil {
+		return s, fmt.Errorf("%w: %w", ErrTokenSpec, err)
+	}
+	return s, nil
+}
+
+func (s TokenSpec) check() error {
+	switch {
+	case s.TTL < time.Second || s.TTL > MaxTokenTTL:
+		return fmt.Errorf("lifetime %v: want 1s to %v", s.TTL, MaxTokenTTL)
+	case s.Uses < 1 || s.Uses > MaxTokenUses:
+		return fmt.Errorf("%d uses: want 1 to %d", s.Uses, MaxTokenUses)
+	case len(s.Sources) > MaxTokenSources:
+		return fmt.Errorf("%d prefixes of addresses: want at most %d", len(s.Sources), MaxTokenSources)
+	case len(s.Hostname) > maxPattern:
+		return fmt.Errorf("pattern of %d bytes: want at most %d", len(s.Hostname), maxPattern)
+	}
+	if _, err := path.Match(s.Hostname, ""); err != nil {
+		return fmt.Errorf("pattern %q: %w", s.Hostname, err)
+	}
+	for _, p := range s.Sources {
+		if !p.IsValid() || p != p.Masked() {
+			return fmt.Errorf("prefix %v: want one such as 192.0.2.0/24", p)
+		}
+	}
+	return nil
+}
+
+// maxPattern bounds a pattern of hostnames, in bytes.
+const maxPattern = 255
+
 // TokenInfo is what the issuer knows of a token. It holds no secret.
 type TokenInfo struct {
-	ID      keys.TokenID
-	State   TokenState
-	Created time.Time
-	Expires time.Time
-
-	// Set when used.
-	UsedBy   ids.NodeID
+	ID       keys.TokenID
+	State    TokenState
+	Created  time.Time
+	Expires  time.Time
+	Limit    int // of uses
 	Hostname string
-	UsedAt   time.Time
-	Serial   uint64
+	Sources  []netip.Prefix
+	Approve  bool
+	Uses     []TokenUse  // oldest first
+	Waiting  []TokenWait // nodes that wait for approval, oldest first
+}
+
+// TokenUse is a node that was admitted by a token.
+type TokenUse struct {
+	Node     ids.NodeID
+	Hostname string
+	At       time.Time
+	Serial   uint64 // of its certificate
+}
+
+// TokenWait is a node that asked to be admitted.
+type TokenWait struct {
+	Node     ids.NodeID
+	Hostname string
+	From     netip.Addr // where it asked from
+	Since    time.Time
 }
 
 // JoinKey is a candidate for the preshared key of a join handshake.
@@ -119,6 +200,11 @@ func (s *Store) loadIssuer() error {
 		return err
 	}
 	s.issuer = i
+	if s.id.Cert.Roles&keys.RoleIssuer == 0 {
+		if err := i.showRole(s.clock()); err != nil {
+			s.warn("this node's certificate does not say that it has an issuer, so that others do not ask it: " + err.Error())
+		}
+	}
 	return nil
 }
 
@@ -199,36 +285,44 @@ func (i *Issuer) wipe() {
 	}
 }
 
-// CreateToken makes a single-use token that is valid for ttl (0: TokenTTL) and
-// persists what checking it needs, which is not its secret: the returned
-// Token is the only copy of that. At most keys.MaxTokenSeeds seeds.
-func (i *Issuer) CreateToken(ttl time.Duration, seeds []netip.AddrPort, now time.Time) (keys.Token, TokenInfo, error) {
-	if ttl == 0 {
-		ttl = TokenTTL
+// CreateToken makes a token and persists what checking it needs, which is not
+// its secret: the returned Token is the only copy of that.
+func (i *Issuer) CreateToken(spec TokenSpec, now time.Time) (keys.Token, TokenInfo, error) {
+	out, info, err := i.createToken(spec, now)
+	if err != nil {
+		return keys.Token{}, TokenInfo{}, fmt.Errorf("create token: %w", err)
 	}
-	if ttl < time.Second || ttl > MaxTokenTTL {
-		return keys.Token{}, TokenInfo{}, fmt.Errorf("create token: lifetime %v: want 1s to %v", ttl, MaxTokenTTL)
+	return out, info, nil
+}
+
+func (i *Issuer) createToken(spec TokenSpec, now time.Time) (keys.Token, TokenInfo, error) {
+	spec, err := spec.withDefaults()
+	if err != nil {
+		return keys.Token{}, TokenInfo{}, err
 	}
 	secret, err := keys.NewTokenSecret()
 	if err != nil {
-		return keys.Token{}, TokenInfo{}, fmt.Errorf("create token: %w", err)
+		return keys.Token{}, TokenInfo{}, err
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	out := keys.Token{
 		Cluster: i.trust.Cluster, Root: i.trust.Root, ID: i.newTokenID(), Secret: secret,
-		Seeds: slices.Clone(seeds),
+		Seeds: slices.Clone(spec.Seeds),
 	}
 	if err := errors.Join(i.open(), out.Validate()); err != nil {
-		return keys.Token{}, TokenInfo{}, fmt.Errorf("create token: %w", err)
+		return keys.Token{}, TokenInfo{}, err
 	}
 	l := i.ledger.clone()
 	l.prune(now)
 	if len(l.Tokens) >= maxTokens {
-		return keys.Token{}, TokenInfo{}, fmt.Errorf("create token: %d are listed already: wait until some are a day old", maxTokens)
+		return keys.Token{}, TokenInfo{}, fmt.Errorf("%d are listed already: wait until some are a day old", maxTokens)
 	}
 	created := now.UTC().Truncate(time.Second)
-	t := token{ID: out.ID, Created: created, Expires: created.Add(ttl), Seeds: out.Seeds}
+	t := token{
+		ID: out.ID, Created: created, Expires: created.Add(spec.TTL), Seeds: out.Seeds,
+		Limit: spec.Uses, Hostname: spec.Hostname, Sources: slices.Clone(spec.Sources), Approve: spec.Approve,
+	}
 	joinKey := secret.JoinKey()
 	joinKey.Expose(func(raw []byte) { t.JoinKey = hex.EncodeToString(raw) })
 	joinKey.Wipe()
@@ -237,9 +331,20 @@ func (i *Issuer) CreateToken(ttl time.Duration, seeds []netip.AddrPort, now time
 	if err := i.put(l); err != nil {
 		// Nobody gets this token's secret, so it need not stay. It may be on
 		// disk and come back as pending; without its secret it admits nobody.
-		return keys.Token{}, TokenInfo{}, fmt.Errorf("create token: %w", errors.Join(err, i.setLedger(before)))
+		return keys.Token{}, TokenInfo{}, errors.Join(err, i.setLedger(before))
 	}
 	return out, t.info(now), nil
+}
+
+// RaiseSerial makes later certificates have serial numbers above one that another
+// issuer has given out, so that whoever is admitted later counts as younger. It
+// is durable with the next certificate.
+func (i *Issuer) RaiseSerial(above uint64) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if above >= i.ledger.NextSerial && above < math.MaxUint64/2 {
+		i.ledger.NextSerial = above + 1
+	}
 }
 
 // newTokenID draws an ID whose low 32 bits no listed token has, so that a
@@ -266,9 +371,9 @@ func (i *Issuer) Tokens(now time.Time) []TokenInfo {
 	return out
 }
 
-// RevokeToken makes a pending token useless; repeating it is harmless.
-// ErrTokenUsed if a node was admitted by it: then it is the node that must be
-// revoked.
+// RevokeToken makes a token useless that can still admit a node; repeating it is
+// harmless. ErrTokenUsed if it cannot, because it is used up: then it is the nodes
+// that must be revoked.
 func (i *Issuer) RevokeToken(id keys.TokenID) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -280,8 +385,8 @@ func (i *Issuer) RevokeToken(id keys.TokenID) error {
 	switch {
 	case !ok:
 		return fmt.Errorf("revoke token %v: %w", id, ErrTokenUnknown)
-	case l.Tokens[n].Use != nil:
-		return fmt.Errorf("revoke token %v: by node %v: %w", id, l.Tokens[n].Use.Identity.ID(), ErrTokenUsed)
+	case l.Tokens[n].usedUp():
+		return fmt.Errorf("revoke token %v: %w", id, ErrTokenUsed)
 	case l.Tokens[n].Revoked && !i.unsaved:
 		return nil
 	}

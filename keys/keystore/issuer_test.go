@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
 )
 
@@ -32,7 +31,7 @@ func TestHundredUsesOfOneTokenGiveOneCertificate(t *testing.T) {
 	for k := range requests {
 		wg.Go(func() {
 			<-start
-			answers[k], errs[k] = i.Issue(now, tok.ID, requests[k])
+			answers[k], errs[k] = i.Issue(now, netip.Addr{}, tok.ID, requests[k])
 		})
 	}
 	close(start)
@@ -83,7 +82,7 @@ func TestIssueRefusals(t *testing.T) {
 	now := time.Now()
 	alice, bob := newJoiner(t), newJoiner(t)
 	used, revoked, fresh := newToken(t, i, now), newToken(t, i, now), newToken(t, i, now)
-	if _, err := i.Issue(now, used.ID, alice.request("a")); err != nil {
+	if _, err := i.Issue(now, netip.Addr{}, used.ID, alice.request("a")); err != nil {
 		t.Fatal(err)
 	}
 	if err := i.RevokeToken(revoked.ID); err != nil {
@@ -104,15 +103,15 @@ func TestIssueRefusals(t *testing.T) {
 		"unknown":                       {now, keys.TokenID{9}, alice.request("a"), ErrTokenUnknown},
 		"revoked stays so when expired": {now.Add(2 * TokenTTL), revoked.ID, alice.request("a"), ErrTokenRevoked},
 	} {
-		a, err := i.Issue(tt.at, tt.id, tt.req)
+		a, err := i.Issue(tt.at, netip.Addr{}, tt.id, tt.req)
 		if !errors.Is(err, tt.want) || a.Credential.Cert != nil {
 			t.Errorf("%s: %v, want %v", name, err, tt.want)
 		}
 	}
-	if _, err := i.Issue(now, fresh.ID, keys.JoinRequest{Hostname: "x y"}); err == nil {
+	if _, err := i.Issue(now, netip.Addr{}, fresh.ID, keys.JoinRequest{Hostname: "x y"}); err == nil {
 		t.Error("an invalid request was served")
 	}
-	if _, err := i.Issue(now, fresh.ID, bob.request("b")); err != nil {
+	if _, err := i.Issue(now, netip.Addr{}, fresh.ID, bob.request("b")); err != nil {
 		t.Errorf("the token is spoilt by refusals: %v", err)
 	}
 	if err := i.RevokeToken(used.ID); !errors.Is(err, ErrTokenUsed) {
@@ -131,13 +130,13 @@ func TestSameIdentityGetsTheSameCertificate(t *testing.T) {
 	i := issuerOf(t, s)
 	now := time.Now()
 	tok, alice := newToken(t, i, now), newJoiner(t)
-	first, err := i.Issue(now, tok.ID, alice.request("a"))
+	first, err := i.Issue(now, netip.Addr{}, tok.ID, alice.request("a"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	s = reopen(t, s)
 	i = issuerOf(t, s)
-	again, err := i.Issue(now.Add(RepeatWindow-2*time.Second), tok.ID, alice.request("renamed"))
+	again, err := i.Issue(now.Add(RepeatWindow-2*time.Second), netip.Addr{}, tok.ID, alice.request("renamed"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +159,7 @@ func TestSerialsGrow(t *testing.T) {
 	for range 6 {
 		i := issuerOf(t, s)
 		tok := newToken(t, i, now)
-		a, err := i.Issue(now, tok.ID, newJoiner(t).request("h"))
+		a, err := i.Issue(now, netip.Addr{}, tok.ID, newJoiner(t).request("h"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -185,12 +184,12 @@ func TestTokensAreListed(t *testing.T) {
 	now := time.Now()
 	seeds := []netip.AddrPort{netip.MustParseAddrPort("198.18.0.1:7946")}
 	pending, used, revoked := newToken(t, i, now), newToken(t, i, now), newToken(t, i, now)
-	short, info, err := i.CreateToken(time.Second, seeds, now)
+	short, info, err := i.CreateToken(TokenSpec{TTL: time.Second, Seeds: seeds}, now)
 	if err != nil || info.ID != short.ID || info.State != TokenPending {
 		t.Fatalf("CreateToken: %+v, %v", info, err)
 	}
 	alice := newJoiner(t)
-	if _, err := i.Issue(now, used.ID, alice.request("a")); err != nil {
+	if _, err := i.Issue(now, netip.Addr{}, used.ID, alice.request("a")); err != nil {
 		t.Fatal(err)
 	}
 	if err := i.RevokeToken(revoked.ID); err != nil {
@@ -206,26 +205,26 @@ func TestTokensAreListed(t *testing.T) {
 		if info.State != want[info.ID] {
 			t.Errorf("token %v is %s, want %s", info.ID, info.State, want[info.ID])
 		}
-		if info.State == TokenUsed && (info.UsedBy != alice.node.Public().ID() || info.Hostname != "a" || info.Serial == 0) {
+		if info.State == TokenUsed && (len(info.Uses) != 1 || info.Uses[0].Node != alice.node.Public().ID() || info.Uses[0].Hostname != "a" || info.Uses[0].Serial == 0) {
 			t.Errorf("used token: %+v", info)
 		}
-		if info.State != TokenUsed && info.UsedBy != (ids.NodeID{}) {
+		if info.State != TokenUsed && len(info.Uses) != 0 {
 			t.Errorf("unused token: %+v", info)
 		}
 	}
 	// A day after its end a token is dropped when the next one is made.
 	later := now.Add(TokenTTL + keepTokens + time.Second)
-	if _, _, err := i.CreateToken(0, nil, later); err != nil {
+	if _, _, err := i.CreateToken(TokenSpec{}, later); err != nil {
 		t.Fatal(err)
 	}
 	if list := i.Tokens(later); len(list) != 1 {
 		t.Errorf("%d tokens listed a day later, want 1", len(list))
 	}
-	if _, err := i.Issue(later, used.ID, newJoiner(t).request("b")); !errors.Is(err, ErrTokenUnknown) {
+	if _, err := i.Issue(later, netip.Addr{}, used.ID, newJoiner(t).request("b")); !errors.Is(err, ErrTokenUnknown) {
 		t.Errorf("dropped token: %v, want ErrTokenUnknown", err)
 	}
 	for _, ttl := range []time.Duration{-time.Second, time.Millisecond, MaxTokenTTL + 1} {
-		if _, _, err := i.CreateToken(ttl, nil, now); err == nil {
+		if _, _, err := i.CreateToken(TokenSpec{TTL: ttl}, now); err == nil {
 			t.Errorf("lifetime %v is accepted", ttl)
 		}
 	}
@@ -325,11 +324,11 @@ func TestAdoptRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	tok, spare := newToken(t, i, now), newToken(t, i, now)
-	good, err := i.Issue(now, tok.ID, joiner{id.Node, id.Noise}.request("h"))
+	good, err := i.Issue(now, netip.Addr{}, tok.ID, joiner{id.Node, id.Noise}.request("h"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	foreign, err := i.Issue(now, spare.ID, newJoiner(t).request("h"))
+	foreign, err := i.Issue(now, netip.Addr{}, spare.ID, newJoiner(t).request("h"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -382,8 +381,8 @@ func TestClosedStore(t *testing.T) {
 	}
 	_, e1 := s.Identity()
 	_, e2 := s.NextSeq()
-	_, e3 := i.Issue(now, tok.ID, newJoiner(t).request("a"))
-	_, _, e4 := i.CreateToken(0, nil, now)
+	_, e3 := i.Issue(now, netip.Addr{}, tok.ID, newJoiner(t).request("a"))
+	_, _, e4 := i.CreateToken(TokenSpec{}, now)
 	_, e5 := i.Renew(now, id.Cert)
 	for n, err := range []error{e1, e2, e3, e4, e5, i.RevokeToken(tok.ID), s.RaiseSeq(5000),
 		s.SaveSeeds([]netip.AddrPort{netip.MustParseAddrPort("198.18.0.9:1")}), s.Adopt(id.Trust, keys.JoinAnswer{})} {
@@ -413,12 +412,12 @@ func BenchmarkIssue(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()
 		now = now.Add(25 * time.Hour) // so that earlier tokens are dropped
-		tok, _, err := i.CreateToken(0, nil, now)
+		tok, _, err := i.CreateToken(TokenSpec{}, now)
 		if err != nil {
 			b.Fatal(err)
 		}
 		b.StartTimer()
-		if _, err := i.Issue(now, tok.ID, alice.request("a")); err != nil {
+		if _, err := i.Issue(now, netip.Addr{}, tok.ID, alice.request("a")); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -15,7 +15,7 @@ import (
 const (
 	// maxSlots bounds how many slots an issuer signs items for: as many as a
 	// set of items holds (membership/item).
-	maxSlots = 1024
+	maxSlots = 2048
 
 	// maxItem bounds an item in bytes; the largest has 1,489.
 	maxItem = 2048

@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"errors"
+	"net/netip"
 	"path/filepath"
 	"testing"
 	"time"
@@ -90,7 +91,7 @@ func TestFailureAtEveryStepOfJoin(t *testing.T) {
 			} else if id.ID != first.ID {
 				t.Errorf("step %d: the second attempt has another identity", n)
 			}
-			a, err := issuer.Issue(time.Now(), tok.ID, joiner{id.Node, id.Noise}.request("j"))
+			a, err := issuer.Issue(time.Now(), netip.Addr{}, tok.ID, joiner{id.Node, id.Noise}.request("j"))
 			if err != nil {
 				t.Fatalf("step %d: %v", n, err)
 			}

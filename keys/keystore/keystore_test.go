@@ -51,7 +51,7 @@ func issuerOf(t *testing.T, s *Store) *Issuer {
 
 func newToken(t *testing.T, i *Issuer, now time.Time) keys.Token {
 	t.Helper()
-	tok, _, err := i.CreateToken(0, []netip.AddrPort{netip.MustParseAddrPort("198.18.0.1:7946")}, now)
+	tok, _, err := i.CreateToken(TokenSpec{Seeds: []netip.AddrPort{netip.MustParseAddrPort("198.18.0.1:7946")}}, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestJoinFromInitToMember(t *testing.T) {
 		t.Fatalf("prepared identity: joined %v, hostname %q, %v", id.Joined(), id.Hostname, err)
 	}
 	req := joiner{id.Node, id.Noise}.request(id.Hostname)
-	answer, err := issuer.Issue(time.Now(), tok.ID, req)
+	answer, err := issuer.Issue(time.Now(), netip.Addr{}, tok.ID, req)
 	if err != nil {
 		t.Fatal(err)
 	}

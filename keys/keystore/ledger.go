@@ -41,7 +41,13 @@ type token struct {
 	Expires time.Time        `json:"expires"`
 	Seeds   []netip.AddrPort `json:"seeds,omitempty"`
 	Revoked bool             `json:"revoked,omitempty"`
-	Use     *use             `json:"use,omitempty"`
+
+	Limit    int            `json:"limit"` // of uses
+	Hostname string         `json:"hostname,omitempty"`
+	Sources  []netip.Prefix `json:"sources,omitempty"`
+	Approve  bool           `json:"approve,omitempty"`
+	Uses     []use          `json:"uses,omitempty"`    // oldest first
+	Waiting  []waiting      `json:"waiting,omitempty"` // oldest first
 }
 
 // use records to whom a token belongs from now on. Together with the issuer
@@ -55,9 +61,31 @@ type use struct {
 	NotAfter time.Time           `json:"not_after"`
 }
 
+// waiting is a node that asked to be admitted by a token that wants approval.
+// What is approved is exactly this: these keys under this name.
+type waiting struct {
+	Identity keys.IdentityPublic `json:"identity"`
+	Noise    keys.NoisePublic    `json:"noise"`
+	Hostname string              `json:"hostname"`
+	From     netip.Addr          `json:"from"`
+	Since    time.Time           `json:"since"`
+	Decided  decision            `json:"decided,omitempty"`
+}
+
+// decision is what the operator said; empty: nothing yet.
+type decision string
+
+const (
+	approved decision = "approved"
+	denied   decision = "denied"
+)
+
 // clone copies l so far that changing the copy's tokens leaves l alone.
 func (l ledger) clone() ledger {
 	l.Tokens = slices.Clone(l.Tokens)
+	for i, t := range l.Tokens {
+		l.Tokens[i].Uses, l.Tokens[i].Waiting = slices.Clone(t.Uses), slices.Clone(t.Waiting)
+	}
 	return l
 }
 
@@ -70,8 +98,8 @@ func (l ledger) find(id keys.TokenID) (int, bool) {
 func (l *ledger) prune(now time.Time) {
 	l.Tokens = slices.DeleteFunc(l.Tokens, func(t token) bool {
 		end := t.Expires
-		if t.Use != nil && t.Use.At.After(end) {
-			end = t.Use.At
+		if n := len(t.Uses); n > 0 && t.Uses[n-1].At.After(end) {
+			end = t.Uses[n-1].At
 		}
 		return now.After(end.Add(keepTokens))
 	})
@@ -81,7 +109,7 @@ func (t token) state(now time.Time) TokenState {
 	switch {
 	case t.Revoked:
 		return TokenRevoked
-	case t.Use != nil:
+	case t.usedUp():
 		return TokenUsed
 	case !now.Before(t.Expires):
 		return TokenExpired
@@ -89,11 +117,20 @@ func (t token) state(now time.Time) TokenState {
 	return TokenPending
 }
 
+func (t token) usedUp() bool { return len(t.Uses) >= t.Limit }
+
 func (t token) info(now time.Time) TokenInfo {
-	info := TokenInfo{ID: t.ID, State: t.state(now), Created: t.Created, Expires: t.Expires}
-	if t.Use != nil {
-		info.UsedBy, info.Hostname = t.Use.Identity.ID(), t.Use.Hostname
-		info.UsedAt, info.Serial = t.Use.At, t.Use.Serial
+	info := TokenInfo{
+		ID: t.ID, State: t.state(now), Created: t.Created, Expires: t.Expires,
+		Limit: t.Limit, Hostname: t.Hostname, Sources: slices.Clone(t.Sources), Approve: t.Approve,
+	}
+	for _, u := range t.Uses {
+		info.Uses = append(info.Uses, TokenUse{Node: u.Identity.ID(), Hostname: u.Hostname, At: u.At, Serial: u.Serial})
+	}
+	for _, w := range t.Waiting {
+		if w.Decided == "" && info.State == TokenPending {
+			info.Waiting = append(info.Waiting, TokenWait{Node: w.Identity.ID(), Hostname: w.Hostname, From: w.From, Since: w.Since})
+		}
 	}
 	return info
 }
@@ -123,7 +160,7 @@ func loadLedger(d *dir) (l ledger, recovered bool, err error) {
 		return l, false, err
 	}
 	for i := range l.Tokens {
-		l.Tokens[i].Revoked = l.Tokens[i].Revoked || l.Tokens[i].Use == nil
+		l.Tokens[i].Revoked = l.Tokens[i].Revoked || !l.Tokens[i].usedUp()
 	}
 	l.NextSerial += serialSkip
 	return l, true, d.saveBoth(tokensName, l)

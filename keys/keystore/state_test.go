@@ -145,7 +145,7 @@ func TestEveryCutAndFlipIsSeen(t *testing.T) {
 	s, dir := founded(t)
 	i := issuerOf(t, s)
 	tok := newToken(t, i, time.Now())
-	if _, err := i.Issue(time.Now(), tok.ID, newJoiner(t).request("a")); err != nil {
+	if _, err := i.Issue(time.Now(), netip.Addr{}, tok.ID, newJoiner(t).request("a")); err != nil {
 		t.Fatal(err)
 	}
 	tried := 0
@@ -183,7 +183,7 @@ func TestTokenListDamaged(t *testing.T) {
 	now := time.Now()
 	before := newToken(t, i, now)
 	used := newToken(t, i, now)
-	a, err := i.Issue(now, used.ID, newJoiner(t).request("a"))
+	a, err := i.Issue(now, netip.Addr{}, used.ID, newJoiner(t).request("a"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,14 +199,14 @@ func TestTokenListDamaged(t *testing.T) {
 	}
 	ri := issuerOf(t, r)
 	// The copy is from before the use: it must not make the token good again.
-	if _, err := ri.Issue(now, used.ID, newJoiner(t).request("b")); !errors.Is(err, ErrTokenRevoked) {
+	if _, err := ri.Issue(now, netip.Addr{}, used.ID, newJoiner(t).request("b")); !errors.Is(err, ErrTokenRevoked) {
 		t.Errorf("used token after recovery: %v, want ErrTokenRevoked", err)
 	}
-	if _, err := ri.Issue(now, before.ID, newJoiner(t).request("b")); !errors.Is(err, ErrTokenRevoked) {
+	if _, err := ri.Issue(now, netip.Addr{}, before.ID, newJoiner(t).request("b")); !errors.Is(err, ErrTokenRevoked) {
 		t.Errorf("pending token after recovery: %v, want ErrTokenRevoked", err)
 	}
 	next := newToken(t, ri, now)
-	b, err := ri.Issue(now, next.ID, newJoiner(t).request("b"))
+	b, err := ri.Issue(now, netip.Addr{}, next.ID, newJoiner(t).request("b"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ const (
 	noiseKeyName   = "noise.key"   // X25519 Noise static key
 	accessKeyName  = "access.key"  // cluster access key
 	issuerKeyName  = "issuer.key"  // Ed25519; on issuers only
+	issuerNewName  = "issuer.new"  // an issuer key that waits for its delegation
 	rootKeyName    = "root.key"    // where Init puts the root key if not told otherwise
 	nodeCertName   = "node.cert"   // trust and credential; its presence makes the node a member
 	issuerCertName = "issuer.cert" // delegation of issuer.key
@@ -39,6 +40,8 @@ const (
 	clusterTag    = "so-cluster:"
 	delegationTag = "so-delegation:"
 	nodeCertTag   = "so-node-cert:"
+
+	issuerRequestTag = "so-issuer-request:" // in texts between operators
 )
 
 // exposer is what all private key types have in common.
@@ -148,10 +151,9 @@ func parseMembership(b []byte) (membership, error) {
 }
 
 // objectLine gives tag, base64 and a newline.
-func objectLine(tag string, raw []byte) []byte {
-	b := base64.StdEncoding.AppendEncode([]byte(tag), raw)
-	return append(b, '\n')
-}
+func objectLine(tag string, raw []byte) []byte { return []byte(tag + encodeObject(raw) + "\n") }
+
+func encodeObject(raw []byte) string { return base64.StdEncoding.EncodeToString(raw) }
 
 // parseObjectLine reads tag and base64 without newline.
 func parseObjectLine(tag string, line []byte) ([]byte, error) {

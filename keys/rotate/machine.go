@@ -101,6 +101,9 @@ func (m *Machine) observePeers(o Observation) {
 		for _, i := range o.Installed {
 			m.pair(i.Peer)
 		}
+		for _, id := range o.Expelled {
+			delete(m.pairs, id)
+		}
 		return
 	}
 	for id := range m.pairs {

@@ -90,6 +90,9 @@ type Observation struct {
 	// Partial: after a restart Peers may lack some. What is installed for
 	// others stays as it is.
 	Partial bool
+	// Expelled are nodes that were thrown out of the cluster: their pairs go,
+	// even if the Observation is partial. None of them is in Peers.
+	Expelled []ids.NodeID
 	// Devices are this node's tunnel devices that exist and work.
 	Devices []Device
 	// Peers are the nodes with which this one wants a tunnel.

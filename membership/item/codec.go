@@ -68,11 +68,14 @@ func (it *Item) validate() error {
 	case it.Root != (len(it.Delegation) == 0):
 		return malformed("an issuer's item has a delegation, the root's has none")
 	}
-	if it.Slot.Kind == KindTarget {
-		_, err := parseTarget(it)
-		return err
+	var err error
+	switch it.Slot.Kind {
+	case KindTarget:
+		_, err = parseTarget(it)
+	case KindRevocation:
+		_, err = parseRevocation(it)
 	}
-	return nil
+	return err
 }
 
 // Parse reads an item. It checks everything but the signatures: what it returns

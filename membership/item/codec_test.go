@@ -18,7 +18,7 @@ func TestRoundTrip(t *testing.T) {
 		"target of an issuer": b.sign("a", target(t, 7, DriverIPsec)),
 		"target of the root":  b.root(target(t, 1<<32-1, DriverAuto)),
 		"unknown kind":        b.sign("a", other(250, strings.Repeat("\xff", MaxKey), 1<<64-1)),
-		"largest": b.sign("a", Content{Slot: Slot{2, strings.Repeat("k", MaxKey)}, Version: 1, Created: noon,
+		"largest": b.sign("a", Content{Slot: Slot{200, strings.Repeat("k", MaxKey)}, Version: 1, Created: noon,
 			Body: make([]byte, MaxBody)}),
 	} {
 		got, err := Parse(it.Raw)

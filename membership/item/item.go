@@ -11,13 +11,19 @@ import (
 // newer node may need them.
 type Kind uint8
 
-// KindTarget is the target epoch of rotation, the only kind so far.
-const KindTarget Kind = 1
+// The kinds. A full set keeps the lowest ones.
+const (
+	KindTarget     Kind = 1 // the target epoch of rotation
+	KindRevocation Kind = 2 // a node is out, for good
+)
 
 // String returns a word for people.
 func (k Kind) String() string {
-	if k == KindTarget {
+	switch k {
+	case KindTarget:
 		return "target epoch"
+	case KindRevocation:
+		return "revocation"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
@@ -29,7 +35,7 @@ const (
 )
 
 // Slot is what an item is the newest word about. There is one target epoch, so
-// its key is empty; a kind about nodes would have their IDs as keys.
+// its key is empty; a revocation has the ID of its node as key.
 type Slot struct {
 	Kind Kind
 	Key  string // at most MaxKey bytes, any

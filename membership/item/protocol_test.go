@@ -41,6 +41,10 @@ func TestProtocolVectors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	out, err := SignRevocation(noon, trust, s, Revocation{Node: ids.NodeID(bytes.Repeat([]byte{9}, 16)), Name: "db-1", Reason: "stolen", Created: noon})
+	if err != nil {
+		t.Fatal(err)
+	}
 	byRoot, err := SignRoot(trust.Cluster, root, Content{Slot: Slot{250, "key"}, Version: 3, Created: noon, Body: []byte("body")})
 	if err != nil {
 		t.Fatal(err)
@@ -53,6 +57,7 @@ func TestProtocolVectors(t *testing.T) {
 	digest := set.Digest()
 	protocol.Check(t, "items", map[string][]byte{
 		"target":       it.Raw,
+		"revocation":   out.Raw,
 		"root_item":    byRoot,
 		"head":         AppendHead(nil, it.Head()),
 		"digest":       digest[:],

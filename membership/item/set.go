@@ -11,7 +11,7 @@ import (
 )
 
 // MaxItems bounds a set. A full set, heads or items, fits one control message.
-const MaxItems = 1024
+const MaxItems = 2048
 
 // Set holds the newest verified item of each slot. The zero value is empty and
 // ready. Merging is commutative, associative and idempotent: any two nodes that

@@ -11,7 +11,7 @@ import (
 // Issuer is what IssuerAdmission needs of a *keystore.Issuer.
 type Issuer interface {
 	JoinKeys(low32 uint32) []JoinKey
-	Issue(now time.Time, id keys.TokenID, req keys.JoinRequest) (keys.JoinAnswer, error)
+	Issue(now time.Time, from netip.Addr, id keys.TokenID, req keys.JoinRequest) (keys.JoinAnswer, error)
 }
 
 // IssuerAdmission lets a node's issuer decide about newcomers.
@@ -21,6 +21,6 @@ type issuerAdmission struct{ issuer Issuer }
 
 func (a issuerAdmission) JoinKeys(low32 uint32) []JoinKey { return a.issuer.JoinKeys(low32) }
 
-func (a issuerAdmission) Issue(_ context.Context, _ netip.AddrPort, id keys.TokenID, req keys.JoinRequest) (keys.JoinAnswer, error) {
-	return a.issuer.Issue(time.Now(), id, req)
+func (a issuerAdmission) Issue(_ context.Context, from netip.AddrPort, id keys.TokenID, req keys.JoinRequest) (keys.JoinAnswer, error) {
+	return a.issuer.Issue(time.Now(), from.Addr(), id, req)
 }

@@ -66,9 +66,9 @@ type JoinKey = keystore.JoinKey
 
 // Admission decides about newcomers. JoinKeys returns the tokens whose ID ends
 // in low32, including used, expired and revoked ones as long as they are known,
-// so that their holders get a reason. Issue returns ErrTokenUsed,
-// ErrTokenExpired, ErrTokenUnknown or ErrTokenRevoked (wrapped or not) when it
-// refuses; another error becomes a refusal without detail.
+// so that their holders get a reason. Issue returns one of the ErrToken...
+// (wrapped or not) when it refuses; another error becomes a refusal without
+// detail.
 type Admission interface {
 	JoinKeys(low32 uint32) []JoinKey
 	Issue(ctx context.Context, from netip.AddrPort, id keys.TokenID, req keys.JoinRequest) (keys.JoinAnswer, error)

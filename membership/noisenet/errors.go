@@ -14,6 +14,12 @@ var (
 	ErrTokenExpired = keystore.ErrTokenExpired
 	ErrTokenUnknown = keystore.ErrTokenUnknown
 	ErrTokenRevoked = keystore.ErrTokenRevoked
+
+	ErrTokenHostname = keystore.ErrTokenHostname
+	ErrTokenSource   = keystore.ErrTokenSource
+	// ErrTokenWaiting: ask again.
+	ErrTokenWaiting = keystore.ErrTokenWaiting
+	ErrTokenDenied  = keystore.ErrTokenDenied
 	// ErrJoinRefused is every other refusal; the issuer's log has the reason.
 	ErrJoinRefused = errors.New("issuer refused the join request")
 )

@@ -20,40 +20,40 @@ const issueTimeout = 10 * time.Second
 
 // First byte of the issuer's answer.
 const (
-	joinGranted = 0
-	joinUsed    = 1
-	joinExpired = 2
-	joinUnknown = 3
-	joinRevoked = 4
-	joinRefused = 5
+	joinGranted  = 0
+	joinUsed     = 1
+	joinExpired  = 2
+	joinUnknown  = 3
+	joinRevoked  = 4
+	joinRefused  = 5
+	joinHostname = 6
+	joinSource   = 7
+	joinWaiting  = 8
+	joinDenied   = 9
 )
 
-// refusalCode says as much as the newcomer may know: it has proved that it
-// holds the token, so the token's state is no secret to it; other reasons are.
+// refusals are the reasons that a newcomer is told: it has proved that it holds
+// the token, so what the issuer knows of the token is no secret to it. Other
+// reasons are.
+func refusals() map[byte]error {
+	return map[byte]error{
+		joinUsed: ErrTokenUsed, joinExpired: ErrTokenExpired, joinUnknown: ErrTokenUnknown, joinRevoked: ErrTokenRevoked,
+		joinHostname: ErrTokenHostname, joinSource: ErrTokenSource, joinWaiting: ErrTokenWaiting, joinDenied: ErrTokenDenied,
+	}
+}
+
 func refusalCode(err error) byte {
-	switch {
-	case errors.Is(err, ErrTokenUsed):
-		return joinUsed
-	case errors.Is(err, ErrTokenExpired):
-		return joinExpired
-	case errors.Is(err, ErrTokenUnknown):
-		return joinUnknown
-	case errors.Is(err, ErrTokenRevoked):
-		return joinRevoked
+	for code, is := range refusals() {
+		if errors.Is(err, is) {
+			return code
+		}
 	}
 	return joinRefused
 }
 
 func refusalError(code byte) error {
-	switch code {
-	case joinUsed:
-		return ErrTokenUsed
-	case joinExpired:
-		return ErrTokenExpired
-	case joinUnknown:
-		return ErrTokenUnknown
-	case joinRevoked:
-		return ErrTokenRevoked
+	if err, ok := refusals()[code]; ok {
+		return err
 	}
 	return ErrJoinRefused
 }
@@ -93,6 +93,11 @@ func (t *Transport) admitNewcomer(ctx context.Context, a accepted, conn *secureC
 	if werr := conn.writeFrame(channelJoin, out, true); werr != nil {
 		return fmt.Errorf("write join answer: %w", errors.Join(err, werr))
 	}
+	if errors.Is(err, ErrTokenWaiting) {
+		// It asks every few seconds, and the list of tokens shows it.
+		t.cfg.Log.Debug("join waits for approval", logkey.Node, req.Identity.ID(), logkey.Name, req.Hostname, logkey.Addr, a.from)
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("refuse join of %s: %w", req.Identity.ID(), err)
 	}
@@ -113,9 +118,10 @@ type JoinOptions struct {
 
 // Join asks the issuer at o.Addr for a certificate. It returns only what it has
 // checked: the credential's chain ends at the token's root key and certifies
-// o.Node and o.Noise. Errors wrap ErrTokenUsed, ErrTokenExpired,
-// ErrTokenUnknown, ErrTokenRevoked or ErrJoinRefused if the issuer refused,
-// ErrUnreachable if nobody answered, ErrHandshake if the connection was closed.
+// o.Node and o.Noise. Errors wrap ErrTokenWaiting if the operator has to approve
+// it first, so that it may ask again; one of the other ErrToken... or
+// ErrJoinRefused if the issuer refused; ErrUnreachable if nobody answered;
+// ErrHandshake if the connection was closed.
 func Join(ctx context.Context, o JoinOptions) (keys.JoinAnswer, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

@@ -225,7 +225,7 @@ func TestJoinWithKeystore(t *testing.T) {
 	first := must(keystore.Init(t.TempDir()+"/first", keystore.InitOptions{Hostname: "first"}))
 	t.Cleanup(func() { _ = first.Close() })
 	issuer := must(first.Issuer())
-	token, _, err := issuer.CreateToken(time.Hour, nil, time.Now())
+	token, _, err := issuer.CreateToken(keystore.TokenSpec{TTL: time.Hour}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -282,6 +282,11 @@ func (t *Transport) closeIdle(now time.Time) {
 // logRefused reports a refused handshake: one line per source and second, and
 // a few per second in all, so that a flood does not become a flood of lines.
 func (t *Transport) logRefused(from netip.AddrPort, err error) {
+	if errors.Is(err, ErrRefused) {
+		// A revoked node may knock for years, and its revocation was logged.
+		t.cfg.Log.Debug("handshake refused", logkey.Addr, from, logkey.Reason, err)
+		return
+	}
 	now := time.Now()
 	if t.ctx.Err() != nil || !t.refused.allow(now, sourceOf(from.Addr())) || !t.lines.allow(now, netip.Prefix{}) {
 		return

@@ -81,6 +81,10 @@ func (s *Set) put(it *Item) {
 	s.items[it.Head.ID] = it
 }
 
+// Delete takes a node out of the set. A later Merge or Insert brings it back:
+// who must stay out is not this set's to know.
+func (s *Set) Delete(id ids.NodeID) { delete(s.items, id) }
+
 // compareRecord orders records of one node: the higher sequence number wins,
 // of two with the same number the lower hash.
 func compareRecord(a, b Head) int {

@@ -1,0 +1,106 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/logkey"
+	"github.com/secure-overlay/secure-overlay/membership/item"
+)
+
+// Errors of Revoke, besides ErrNotRunning.
+var (
+	// ErrNotIssuer: only a node with an issuer key revokes, on the word of its
+	// own operator. It does not do so for other members: one that is in wrong
+	// hands could throw out all others.
+	ErrNotIssuer = errors.New("this node has no issuer key")
+	// ErrRevokeSelf: the node would cut itself off.
+	ErrRevokeSelf = errors.New("a node does not revoke itself")
+	// ErrRevoked: the node was revoked.
+	ErrRevoked = errors.New("node is revoked")
+)
+
+// Revoke throws a node out of the cluster, for good: no node sends to it,
+// accepts anything from it, or admits its identity again. It returns when this
+// node's Snapshot shows it; the others learn it at once if they can be reached,
+// else when they are back. A node that is revoked already stays so, with its
+// first reason. name is for people.
+//
+// The order is that of security.md 2.6: whoever reads the Snapshot takes the
+// node out of the kernel; its streams, sessions and record are gone by then.
+// Errors: ErrNotIssuer, ErrRevokeSelf, ErrNotRunning (wrapped).
+func (c *Cluster) Revoke(_ context.Context, r item.Revocation) (item.Revocation, error) {
+	out, err := c.revoke(time.Now(), r)
+	if err != nil {
+		return item.Revocation{}, fmt.Errorf("revoke node %s: %w", r.Node, err)
+	}
+	return out, nil
+}
+
+func (c *Cluster) revoke(now time.Time, r item.Revocation) (item.Revocation, error) {
+	switch {
+	case !c.running.Load():
+		return r, ErrNotRunning
+	case r.Node == c.self:
+		return r, ErrRevokeSelf
+	}
+	if have, ok := c.revoked(r.Node); ok {
+		return have, nil
+	}
+	if c.opts.Signer == nil {
+		return r, ErrNotIssuer
+	}
+	r.Created = now.UTC().Truncate(time.Second)
+	it, err := item.SignRevocation(now, c.opts.Identity.Trust, c.opts.Signer, r)
+	if err != nil {
+		return r, err
+	}
+	// The issuer's store has it on disk by now: a crash here makes the next
+	// attempt give the same item.
+	if err := c.items.merge([]*item.Item{it}, true); err != nil {
+		return r, err
+	}
+	if have, ok := c.revoked(r.Node); ok {
+		return have, nil
+	}
+	return r, errors.New("set of cluster items has no room for it")
+}
+
+// revoked returns a node's revocation, if the view has one.
+func (c *Cluster) revoked(id ids.NodeID) (item.Revocation, bool) {
+	it := c.view.Load().cluster.Get(item.RevocationSlot(id))
+	if it == nil {
+		return item.Revocation{}, false
+	}
+	return it.Revocation()
+}
+
+// refuse is asked by the transport about everybody who has proved an identity.
+func (c *Cluster) refuse(id ids.NodeID) bool { return c.view.Load().cluster.Revoked(id) }
+
+// expel forgets a revoked node: its record, and what is planned with it. Its
+// streams are closed when the view says that it is revoked, because only from
+// then on does the transport refuse to open new ones (dropExpelled).
+func (l *loop) expel(r item.Revocation) {
+	if r.Node == l.c.self {
+		l.c.log.Error("this node is revoked: the others have thrown it out", logkey.Reason, r.Reason)
+		return
+	}
+	l.c.log.Warn("node is revoked", logkey.Node, r.Node, logkey.Name, r.Name, logkey.Reason, r.Reason)
+	l.set.Delete(r.Node)
+	delete(l.peers, r.Node)
+	delete(l.pulls, r.Node)
+	l.expelled = append(l.expelled, r.Node)
+}
+
+// dropExpelled ends the streams and sessions of nodes that the view shows as
+// revoked by now.
+func (l *loop) dropExpelled() {
+	for _, id := range l.expelled {
+		l.c.transport.Drop(id)
+	}
+	l.expelled = nil
+}
