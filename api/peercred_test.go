@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strings"
@@ -129,6 +130,39 @@ func TestOtherUsersMayNotChange(t *testing.T) {
 		if got[call] != want {
 			t.Errorf("as root, %s: %s, want %s", call, got[call], want)
 		}
+	}
+}
+
+// TestEveryChangeIsRefused asks for every call that changes something, those to
+// come included, as another user, and as somebody whom the kernel does not know.
+func TestEveryChangeIsRefused(t *testing.T) {
+	f := newFake()
+	s := NewServer(ServerOptions{Backend: f.backend()})
+	h, n := s.handler(), 0
+	for _, r := range s.routes() {
+		for method := range r.methods {
+			if method == http.MethodGet {
+				continue
+			}
+			n++
+			for name, ctx := range map[string]context.Context{
+				"another user": context.WithValue(context.Background(), callerKey{}, Caller{UID: 1000}),
+				"nobody":       context.Background(),
+			} {
+				req, err := http.NewRequestWithContext(ctx, method, strings.ReplaceAll(r.path, "{id}", "x"), strings.NewReader("{}"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, req)
+				if !strings.Contains(w.Body.String(), `"code":"`+string(CodePermission)+`"`) {
+					t.Errorf("%s %s by %s: %d %s", method, r.path, name, w.Code, w.Body.String())
+				}
+			}
+		}
+	}
+	if n < 10 || f.changes() != 0 {
+		t.Errorf("%d calls that change something, %d reached the agent", n, f.changes())
 	}
 }
 

@@ -114,26 +114,43 @@ type text struct {
 // methods maps the methods of one path to their operations.
 type methods map[string]call
 
+// route is one path of the API.
+type route struct {
+	path    string
+	methods methods
+	params  []string // query parameters that it takes
+}
+
+// routes lists all calls. Every method but GET changes something, and asks
+// mayChange before anything else.
+func (s *Server) routes() []route {
+	return []route{
+		{"/v1/status", methods{http.MethodGet: s.status}, nil},
+		{"/v1/members", methods{http.MethodGet: s.members}, nil},
+		{"/v1/networks", methods{http.MethodGet: s.networks}, nil},
+		{"/v1/endpoints", methods{http.MethodGet: s.endpoints, http.MethodPost: s.attach}, nil},
+		{"/v1/endpoints/{id}", methods{http.MethodDelete: s.detach}, nil},
+		{"/v1/tokens", methods{http.MethodGet: s.tokens, http.MethodPost: s.createToken}, nil},
+		{"/v1/tokens/{id}", methods{http.MethodDelete: s.revokeToken}, nil},
+		{"/v1/tokens/{id}/decision", methods{http.MethodPost: s.decideJoin}, nil},
+		{"/v1/issuers", methods{http.MethodGet: s.issuers}, nil},
+		{"/v1/issuers/request", methods{http.MethodPost: s.requestIssuer}, nil},
+		{"/v1/issuers/install", methods{http.MethodPost: s.installIssuer}, nil},
+		{"/v1/keys", methods{http.MethodGet: s.keyStatus}, nil},
+		{"/v1/keys/rotate", methods{http.MethodPost: s.rotate}, nil},
+		{"/v1/keys/history", methods{http.MethodGet: s.keyHistory}, nil},
+		{"/v1/revocations", methods{http.MethodGet: s.revocations, http.MethodPost: s.revoke}, nil},
+		{"/v1/events", methods{http.MethodGet: s.events}, []string{"since", "after", "kind", "limit"}},
+		{"/v1/metrics", methods{http.MethodGet: s.metrics}, nil},
+		{"/v1/down", methods{http.MethodPost: s.down}, nil},
+	}
+}
+
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/v1/status", s.serve(methods{http.MethodGet: s.status}))
-	mux.Handle("/v1/members", s.serve(methods{http.MethodGet: s.members}))
-	mux.Handle("/v1/networks", s.serve(methods{http.MethodGet: s.networks}))
-	mux.Handle("/v1/endpoints", s.serve(methods{http.MethodGet: s.endpoints, http.MethodPost: s.attach}))
-	mux.Handle("/v1/endpoints/{id}", s.serve(methods{http.MethodDelete: s.detach}))
-	mux.Handle("/v1/tokens", s.serve(methods{http.MethodGet: s.tokens, http.MethodPost: s.createToken}))
-	mux.Handle("/v1/tokens/{id}", s.serve(methods{http.MethodDelete: s.revokeToken}))
-	mux.Handle("/v1/tokens/{id}/decision", s.serve(methods{http.MethodPost: s.decideJoin}))
-	mux.Handle("/v1/issuers", s.serve(methods{http.MethodGet: s.issuers}))
-	mux.Handle("/v1/issuers/request", s.serve(methods{http.MethodPost: s.requestIssuer}))
-	mux.Handle("/v1/issuers/install", s.serve(methods{http.MethodPost: s.installIssuer}))
-	mux.Handle("/v1/keys", s.serve(methods{http.MethodGet: s.keyStatus}))
-	mux.Handle("/v1/keys/rotate", s.serve(methods{http.MethodPost: s.rotate}))
-	mux.Handle("/v1/keys/history", s.serve(methods{http.MethodGet: s.keyHistory}))
-	mux.Handle("/v1/revocations", s.serve(methods{http.MethodGet: s.revocations, http.MethodPost: s.revoke}))
-	mux.Handle("/v1/events", s.serve(methods{http.MethodGet: s.events}, "since", "after", "kind", "limit"))
-	mux.Handle("/v1/metrics", s.serve(methods{http.MethodGet: s.metrics}))
-	mux.Handle("/v1/down", s.serve(methods{http.MethodPost: s.down}))
+	for _, r := range s.routes() {
+		mux.Handle(r.path, s.serve(r.methods, r.params...))
+	}
 	mux.Handle("/", s.serve(nil))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The mux would redirect an unclean path; there is no good reason

@@ -213,7 +213,7 @@ const envPrefix = "SECURE_OVERLAY_"
 // otherEnv are the variables with our prefix that set no key of the file.
 // Those starting with envPrefix + "TEST_" belong to the test suites.
 func otherEnv() []string {
-	return []string{envPrefix + "CONFIG", envPrefix + "BIN", envPrefix + "TOKEN"}
+	return []string{envPrefix + "CONFIG", envPrefix + "BIN", envPrefix + "TOKEN", envPrefix + "ROOT_PASSPHRASE"}
 }
 
 // overrides collects environment variables and then flags, so that a flag

@@ -80,6 +80,8 @@ func classify(err error) (api.Code, string) {
 		return api.CodeFailed, "secure-overlay init, or secure-overlay join TOKEN"
 	case errors.Is(err, keystore.ErrExists), errors.Is(err, keystore.ErrLocked), errors.Is(err, keystore.ErrUnsafe):
 		return api.CodeRefused, ""
+	case errors.Is(err, keystore.ErrPassphrase):
+		return api.CodeRefused, "the same command again, with the passphrase that init was given"
 	case errors.Is(err, noisenet.ErrTokenHostname):
 		return api.CodeRefused, "join with --name NAME as the token wants it, or on the issuer: secure-overlay token create --name PATTERN"
 	case errors.Is(err, noisenet.ErrTokenSource):

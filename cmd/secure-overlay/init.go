@@ -39,12 +39,21 @@ overwritten. Other nodes use join instead.`,
 	flags := settingFlags(cmd)
 	rootKey := cmd.Flags().String("root-key", "", "where to write the cluster's root key (default: root.key in the data directory)")
 	_ = cmd.MarkFlagFilename("root-key")
+	seal := cmd.Flags().Bool("root-passphrase", false, "seal the root key with a passphrase, which is asked for")
 	cmd.RunE = func(*cobra.Command, []string) error {
+		var passphrase []byte
+		if *seal {
+			var err error
+			if passphrase, err = a.newRootPassphrase(); err != nil {
+				return err
+			}
+			defer clear(passphrase)
+		}
 		cfg, path, err := a.plan(flags())
 		if err != nil {
 			return err
 		}
-		id, err := found(cfg, *rootKey)
+		id, err := found(cfg, *rootKey, passphrase)
 		if err != nil {
 			return err
 		}
@@ -76,7 +85,7 @@ func (a *app) plan(flags map[string]string) (cfg config.Config, path string, err
 }
 
 // found makes the cluster, or reports the one that this node founded before.
-func found(cfg config.Config, rootKey string) (identity, error) {
+func found(cfg config.Config, rootKey string, passphrase []byte) (identity, error) {
 	if rootKey != "" {
 		abs, err := filepath.Abs(rootKey)
 		if err != nil {
@@ -84,7 +93,7 @@ func found(cfg config.Config, rootKey string) (identity, error) {
 		}
 		rootKey = abs
 	}
-	store, err := keystore.Init(cfg.DataDir, keystore.InitOptions{Hostname: cfg.Node.Name, RootKeyFile: rootKey})
+	store, err := keystore.Init(cfg.DataDir, keystore.InitOptions{Hostname: cfg.Node.Name, RootKeyFile: rootKey, RootPassphrase: passphrase})
 	if errors.Is(err, keystore.ErrExists) {
 		return known(cfg, err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/internal/cli"
+	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
 )
 
@@ -108,7 +109,7 @@ host of the cluster. REQUEST may be -, which reads standard input.`,
 		if err != nil {
 			return err
 		}
-		out, err := signIssuer(*root, text, *life)
+		out, err := a.signIssuer(*root, text, *life)
 		if err != nil {
 			return err
 		}
@@ -123,22 +124,44 @@ host of the cluster. REQUEST may be -, which reads standard input.`,
 }
 
 // signIssuer reads the root key for as long as it takes to sign once.
-func signIssuer(rootFile, request string, life time.Duration) (signed, error) {
-	switch {
-	case rootFile == "":
-		return signed{}, &usageError{msg: "--root-key is missing: the file that init wrote and told you to take away", fix: "--root-key FILE"}
-	case life < time.Hour:
-		return signed{}, &usageError{msg: "--lifetime must be at least an hour", fix: "--lifetime " + delegationLife.String()}
+func (a *app) signIssuer(rootFile, request string, life time.Duration) (signed, error) {
+	if err := checkSigning(rootFile, life); err != nil {
+		return signed{}, err
 	}
-	req, err := keystore.ParseIssuerRequest(request)
-	if err != nil {
-		return signed{}, &usageError{msg: "this is no request: " + err.Error(), fix: "copy the whole line that secure-overlay issuer request printed"}
+	if _, err := parseRequest(request); err != nil {
+		return signed{}, err // before anybody types a passphrase
 	}
-	root, err := keystore.ReadRootKey(rootFile)
+	root, err := keystore.ReadRootKey(rootFile, a.rootPassphrase)
 	if err != nil {
 		return signed{}, err
 	}
 	defer root.Wipe()
+	return signWith(root, request, life)
+}
+
+func checkSigning(rootFile string, life time.Duration) error {
+	switch {
+	case rootFile == "":
+		return &usageError{msg: "--root-key is missing: the file that init wrote and told you to take away", fix: "--root-key FILE"}
+	case life < time.Hour:
+		return &usageError{msg: "--lifetime must be at least an hour", fix: "--lifetime " + delegationLife.String()}
+	}
+	return nil
+}
+
+func parseRequest(text string) (keys.IssuerRequest, error) {
+	req, err := keystore.ParseIssuerRequest(text)
+	if err != nil {
+		return req, &usageError{msg: "this is no request: " + err.Error(), fix: "copy the whole line that secure-overlay issuer request printed"}
+	}
+	return req, nil
+}
+
+func signWith(root keys.RootPrivate, request string, life time.Duration) (signed, error) {
+	req, err := parseRequest(request)
+	if err != nil {
+		return signed{}, err
+	}
 	text, err := keystore.SignIssuer(root, req, time.Now(), life)
 	if err != nil {
 		return signed{}, err
@@ -194,11 +217,11 @@ read on this machine. Take the root key away again afterwards.`,
 	life := f.Duration("lifetime", delegationLife, "how long the node may be an issuer")
 	_ = cmd.MarkFlagFilename("root-key")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if *root == "" {
-			return &usageError{msg: "--root-key is missing: the file that init wrote and told you to take away", fix: "--root-key FILE"}
+		if err := checkSigning(*root, *life); err != nil {
+			return err
 		}
 		// Read first, so that a wrong file leaves nothing behind.
-		key, err := keystore.ReadRootKey(*root)
+		key, err := keystore.ReadRootKey(*root, a.rootPassphrase)
 		if err != nil {
 			return err
 		}
@@ -207,7 +230,7 @@ read on this machine. Take the root key away again afterwards.`,
 		if err != nil {
 			return err
 		}
-		out, err := signIssuer(*root, req.Request, *life)
+		out, err := signWith(key, req.Request, *life)
 		if err != nil {
 			return err
 		}

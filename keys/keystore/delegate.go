@@ -91,15 +91,37 @@ func SignIssuer(root keys.RootPrivate, req keys.IssuerRequest, now time.Time, li
 	return delegationTag + encodeObject(raw), nil
 }
 
-// ReadRootKey reads the file that Init wrote. The caller wipes the key.
-func ReadRootKey(path string) (keys.RootPrivate, error) {
+// ReadRootKey reads the file that Init wrote, and asks for the passphrase if it
+// is sealed: ErrPassphrase if that is another one. The caller wipes the key.
+func ReadRootKey(path string, passphrase func() ([]byte, error)) (keys.RootPrivate, error) {
+	key, err := readRootKey(path, passphrase)
+	if err != nil {
+		return keys.RootPrivate{}, fmt.Errorf("read root key %s: %w", path, err)
+	}
+	return key, nil
+}
+
+func readRootKey(path string, passphrase func() ([]byte, error)) (keys.RootPrivate, error) {
 	parent, err := os.OpenRoot(filepath.Dir(path))
 	if err != nil {
-		return keys.RootPrivate{}, fmt.Errorf("read root key: %w", err)
+		return keys.RootPrivate{}, err
 	}
 	defer func() { _ = parent.Close() }()
 	d := &dir{path: filepath.Dir(path), root: parent}
-	return readKey(d, filepath.Base(path), rootKeyTag, keys.RootPrivateFromRaw32)
+	line, err := d.read(filepath.Base(path))
+	if err != nil {
+		return keys.RootPrivate{}, err
+	}
+	defer clear(line)
+	if !bytes.HasPrefix(line, []byte(sealedRootTag)) {
+		return readKey(d, filepath.Base(path), rootKeyTag, keys.RootPrivateFromRaw32)
+	}
+	secret, err := passphrase()
+	if err != nil {
+		return keys.RootPrivate{}, err
+	}
+	defer clear(secret)
+	return openRoot(line, secret)
 }
 
 // InstallIssuer makes this node an issuer by the root's delegation, or gives the

@@ -38,7 +38,7 @@ func member(t *testing.T, i *Issuer, name string) *Store {
 // rootOf reads the root key as the operator would.
 func rootOf(t *testing.T, s *Store) keys.RootPrivate {
 	t.Helper()
-	root, err := ReadRootKey(filepath.Join(s.Dir(), "root.key"))
+	root, err := ReadRootKey(filepath.Join(s.Dir(), "root.key"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,13 +193,13 @@ func TestInstallIssuerRefuses(t *testing.T) {
 	if err := os.WriteFile(path, []byte("so-root-key:"+strings.Repeat("0", 63)+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ReadRootKey(path); !errors.Is(err, ErrCorrupt) {
+	if _, err := ReadRootKey(path, nil); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("a damaged root key: %v", err)
 	}
 	if err := os.Chmod(path, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ReadRootKey(path); !errors.Is(err, ErrUnsafe) {
+	if _, err := ReadRootKey(path, nil); !errors.Is(err, ErrUnsafe) {
 		t.Errorf("a root key that others can read: %v", err)
 	}
 }

@@ -14,9 +14,12 @@ import (
 
 // InitOptions describes a new cluster.
 type InitOptions struct {
-	Hostname    string    // of this node; keys.ValidHostname
-	RootKeyFile string    // where the root's private key goes; default DIR/root.key
-	Now         time.Time // default: the system clock
+	Hostname    string // of this node; keys.ValidHostname
+	RootKeyFile string // where the root's private key goes; default DIR/root.key
+	// RootPassphrase seals the root key file, at least MinPassphrase bytes; nil:
+	// whoever has the file has the key.
+	RootPassphrase []byte
+	Now            time.Time // default: the system clock
 }
 
 // Init founds a cluster in dir, which it creates if need be: root key,
@@ -26,6 +29,9 @@ type InitOptions struct {
 func Init(dir string, o InitOptions) (*Store, error) {
 	if err := keys.ValidHostname(o.Hostname); err != nil {
 		return nil, fmt.Errorf("init: %w", err)
+	}
+	if n := len(o.RootPassphrase); o.RootPassphrase != nil && n < MinPassphrase {
+		return nil, fmt.Errorf("init: passphrase of %d bytes: want at least %d", n, MinPassphrase)
 	}
 	if o.Now.IsZero() {
 		o.Now = time.Now()
@@ -171,7 +177,7 @@ func (s *Store) writeFounder(f founder, m membership, o InitOptions) (rootWritte
 	if err := d.createKey(issuerKeyName, issuerKeyTag, f.issuer); err != nil {
 		return false, err
 	}
-	if err := writeRootKey(o.RootKeyFile, f.root, d.step); err != nil {
+	if err := writeRootKey(o, f.root, d.step); err != nil {
 		return false, err
 	}
 	for _, write := range []func() error{
@@ -193,15 +199,23 @@ func (s *Store) writeFounder(f founder, m membership, o InitOptions) (rootWritte
 
 // writeRootKey puts the root key where the operator wants it, which may be a
 // removable medium. Its directory need not be private; the file is.
-func writeRootKey(path string, root keys.RootPrivate, step func(name, call string) error) error {
+func writeRootKey(o InitOptions, root keys.RootPrivate, step func(name, call string) error) error {
+	path, line := o.RootKeyFile, []byte(nil)
+	if o.RootPassphrase == nil {
+		line = keyLine(rootKeyTag, root)
+	} else {
+		var err error
+		if line, err = sealRoot(root, o.RootPassphrase); err != nil {
+			return fmt.Errorf("seal root key: %w", err)
+		}
+	}
+	defer clear(line)
 	parent, err := os.OpenRoot(filepath.Dir(path))
 	if err != nil {
 		return fmt.Errorf("write root key: %w", err)
 	}
 	defer func() { _ = parent.Close() }()
 	at := &dir{path: filepath.Dir(path), root: parent, step: step}
-	line := keyLine(rootKeyTag, root)
-	defer clear(line)
 	if err := at.createPlain(filepath.Base(path), line); err != nil {
 		return fmt.Errorf("write root key: %w", err)
 	}

@@ -41,6 +41,7 @@ const (
 	delegationTag = "so-delegation:"
 	nodeCertTag   = "so-node-cert:"
 
+	sealedRootTag    = "so-root-key-sealed:"
 	issuerRequestTag = "so-issuer-request:" // in texts between operators
 )
 

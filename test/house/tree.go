@@ -164,5 +164,6 @@ func Rules() []Rule {
 		{"externalprogram", checkExternalProgram},
 		{"nolater", checkNoLater},
 		{"nomachine", checkNoMachine},
+		{"namedtests", checkNamedTests},
 	}
 }

@@ -22,6 +22,7 @@ type FlowOptions struct {
 	Rate     int            // packets per second; default 1000
 	Size     int            // UDP payload bytes; default 200, at least 8
 	Marker   []byte         // repeated through the payload behind the 8-byte number
+	Late     time.Duration  // from when on a packet counts as late; default StallTime/2
 }
 
 // FlowResult is what became of the numbered packets.
@@ -34,6 +35,9 @@ type FlowResult struct {
 	Corrupt    uint64        // packets of a wrong size or content
 	LongestGap time.Duration // longest time between two arrivals
 	Stalls     uint64        // times between two arrivals of at least StallTime
+
+	LongestDelay time.Duration // longest time from sending a packet to looking at it
+	Late         uint64        // spells in which packets arrived late (FlowOptions.Late)
 }
 
 // StallTime is the least retransmission timeout of Linux's TCP (TCP_RTO_MIN):
@@ -58,6 +62,9 @@ type Flow struct {
 	seen   []uint64 // bitmap by number
 	high   uint64   // highest number seen plus one
 	last   time.Time
+	began  time.Time
+	sentAt []uint32  // by number, milliseconds after began
+	late   time.Time // the last late arrival
 }
 
 // StartUDPFlow starts to send numbered packets at a steady rate and to count
@@ -70,7 +77,10 @@ func StartUDPFlow(ctx context.Context, o FlowOptions) (*Flow, error) {
 		o.Size = 200
 	}
 	o.Size = max(o.Size, 8)
-	f := &Flow{o: o, sent: make(chan struct{}), recved: make(chan struct{})}
+	if o.Late == 0 {
+		o.Late = StallTime / 2
+	}
+	f := &Flow{o: o, began: time.Now(), sent: make(chan struct{}), recved: make(chan struct{})}
 	if err := f.open(); err != nil {
 		return nil, fmt.Errorf("start UDP flow to %s: %w", o.Dst, err)
 	}
@@ -162,8 +172,10 @@ func (f *Flow) turn() time.Duration {
 // sendOne sends the next number. The number is counted as sent before it can
 // arrive, and a refused one is used again.
 func (f *Flow) sendOne(buf []byte) {
+	now := uint32(time.Since(f.began).Milliseconds())
 	f.mu.Lock()
 	binary.BigEndian.PutUint64(buf, f.result.Sent)
+	f.sentAt = append(f.sentAt[:f.result.Sent], now)
 	f.result.Sent++
 	f.mu.Unlock()
 	if _, err := f.tx.Write(buf); err != nil {
@@ -226,6 +238,7 @@ func (f *Flow) arrived(p, want []byte) {
 	}
 	f.seen[num/64] |= 1 << (num % 64)
 	f.result.Received++
+	f.delayed(now, num)
 	if num+1 < f.high {
 		f.result.Reordered++
 	}
@@ -238,6 +251,20 @@ func (f *Flow) arrived(p, want []byte) {
 		}
 	}
 	f.last = now
+}
+
+// delayed counts how long a packet was under way. Late packets that arrive one
+// soon after the other are one spell: whatever held them up did so once. mu is held.
+func (f *Flow) delayed(now time.Time, num uint64) {
+	d := now.Sub(f.began.Add(time.Duration(f.sentAt[num]) * time.Millisecond))
+	f.result.LongestDelay = max(f.result.LongestDelay, d)
+	if d < f.o.Late {
+		return
+	}
+	if f.late.IsZero() || now.Sub(f.late) >= f.o.Late {
+		f.result.Late++
+	}
+	f.late = now
 }
 
 // Result returns the counts until now. Packets under way count as lost.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 )
@@ -22,6 +23,7 @@ type MeshOptions struct {
 	Rate   int // packets per second of each flow; default 1000
 	Size   int // UDP payload bytes; default 200
 	Marker []byte
+	Late   time.Duration // as in FlowOptions
 }
 
 // Mesh is one Flow from every point to every other. Its methods may be called
@@ -41,7 +43,7 @@ func StartMesh(ctx context.Context, o MeshOptions) (*Mesh, error) {
 			}
 			f, err := StartUDPFlow(ctx, FlowOptions{
 				From: from.NS, To: to.NS, Dst: netip.AddrPortFrom(to.Addr, 0),
-				Rate: o.Rate, Size: o.Size, Marker: o.Marker,
+				Rate: o.Rate, Size: o.Size, Marker: o.Marker, Late: o.Late,
 			})
 			if err != nil {
 				m.Stop()
@@ -75,7 +77,8 @@ func (m *Mesh) WaitReceived(ctx context.Context, n uint64) error {
 // Result returns the sum until now. Packets under way count as lost.
 func (m *Mesh) Result() FlowResult { return m.sum((*Flow).Result) }
 
-// Stop ends all flows and returns their sum; LongestGap is that of the worst.
+// Stop ends all flows and returns their sum; LongestGap and LongestDelay are those
+// of the worst.
 func (m *Mesh) Stop() FlowResult {
 	for _, f := range m.flows {
 		f.cancel() // all at once, so that none of them sends while another waits
@@ -94,6 +97,8 @@ func (m *Mesh) sum(of func(*Flow) FlowResult) FlowResult {
 		s.Reordered += r.Reordered
 		s.Corrupt += r.Corrupt
 		s.Stalls += r.Stalls
+		s.Late += r.Late
+		s.LongestDelay = max(s.LongestDelay, r.LongestDelay)
 		s.LongestGap = max(s.LongestGap, r.LongestGap)
 	}
 	return s

@@ -90,9 +90,28 @@ func TestUDPFlowCountsLoss(t *testing.T) {
 	}
 }
 
+// TestFlowLate: late packets that arrive together are one spell.
+func TestFlowLate(t *testing.T) {
+	f := &Flow{
+		o: FlowOptions{Late: 100 * time.Millisecond}, began: time.Now().Add(-time.Second),
+		sentAt: []uint32{0, 990, 100, 0}, result: FlowResult{Sent: 4},
+	}
+	for num, want := range []uint64{1, 1, 1} {
+		f.arrived([]byte{0, 0, 0, 0, 0, 0, 0, byte(num)}, make([]byte, 8))
+		if r := f.Result(); r.Late != want || r.LongestDelay < time.Second {
+			t.Errorf("after packet %d: %d spells, longest %v", num, r.Late, r.LongestDelay)
+		}
+	}
+	f.late = f.late.Add(-time.Second) // long ago
+	f.arrived([]byte{0, 0, 0, 0, 0, 0, 0, 3}, make([]byte, 8))
+	if r := f.Result(); r.Late != 2 {
+		t.Errorf("after a pause: %d spells, want 2", r.Late)
+	}
+}
+
 func TestFlowArrived(t *testing.T) {
 	packet := func(num byte, tail string) []byte { return append([]byte{0, 0, 0, 0, 0, 0, 0, num}, tail...) }
-	f := &Flow{result: FlowResult{Sent: 5}}
+	f := &Flow{o: FlowOptions{Late: time.Hour}, began: time.Now(), sentAt: make([]uint32, 5), result: FlowResult{Sent: 5}}
 	want := packet(0, "xyz")
 	for _, p := range [][]byte{
 		packet(0, "xyz"), packet(2, "xyz"), packet(1, "xyz"), packet(2, "xyz"),
