@@ -148,6 +148,16 @@ type AccessKey struct{ secret }
 // always nil today; it stands in the signature for a hardware source.
 func NewAccessKey() (AccessKey, error) { return AccessKey{newSecret()}, nil }
 
+// Commitment is SHA-256("so-access-v1" || key). It says nothing about the key,
+// and names it: whoever gets a key can tell whether it is the one that was meant.
+func (k AccessKey) Commitment() (sum [32]byte) {
+	h := sha256.New()
+	h.Write([]byte("so-access-v1"))
+	k.Expose(func(raw []byte) { h.Write(raw) })
+	h.Sum(sum[:0])
+	return sum
+}
+
 // AccessKeyFromRaw32 copies 32 bytes that Expose gave. It is for stores and
 // decoders; the caller clears raw. The error never repeats the input.
 func AccessKeyFromRaw32(raw []byte) (AccessKey, error) {

@@ -62,14 +62,20 @@ type transport interface {
 	memberlist.NodeAwareTransport
 	control
 	handshakes
+	known
 }
 
 // handshakes is the part of it that is about identities and fresh secrets.
 type handshakes interface {
 	SetCredential(c keys.Credential)
+	SetAccess(list []keys.AccessKey) error
+	Agree(ctx context.Context, id ids.NodeID, req []byte) (noisenet.Agreed, error)
+}
+
+// known is the part of it about peers that have proved who they are.
+type known interface {
 	Peer(id ids.NodeID) (noisenet.Peer, bool)
 	Drop(id ids.NodeID)
-	Agree(ctx context.Context, id ids.NodeID, req []byte) (noisenet.Agreed, error)
 }
 
 // control is the part of it that memberlist does not know.
@@ -142,6 +148,9 @@ func (c *Cluster) Run(ctx context.Context) error {
 	c.view.Store(newView(c.self, l.set, l.items, nil))
 	wake(c.changes)
 	c.transport = c.newTransport(c.transportConfig())
+	if err := c.useAccess(time.Now()); err != nil {
+		return fmt.Errorf("use access keys: %w", err)
+	}
 	if err := c.transport.Open(); err != nil {
 		return fmt.Errorf("open control port %s: %w", c.opts.Bind, err)
 	}

@@ -132,6 +132,9 @@ func (t *fakeTransport) peer() noisenet.Peer {
 	return noisenet.Peer{ID: t.cfg.Node, Credential: t.cfg.Credential, Addr: t.cfg.Bind, Hybrid: true}
 }
 
+// SetAccess does nothing: the fake net has no strangers.
+func (t *fakeTransport) SetAccess([]keys.AccessKey) error { return nil }
+
 // Drop has nothing to close: each packet and each call asks anew whether it may
 // pass.
 func (t *fakeTransport) Drop(ids.NodeID) {}

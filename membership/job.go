@@ -26,13 +26,14 @@ const (
 	jobGive                   // hand over new ones
 	jobHeard                  // verify those that gossip brought
 	jobMeet                   // learn from a live member whom else gossip counts
+	jobAccess                 // get the access key in force
 	jobKinds
 )
 
 // limits of jobs running at once, by kind.
-var jobLimit = [jobKinds]int{jobSync: 4, jobConnect: 8, jobSeed: 8, jobPull: 8, jobPush: 8, jobItems: 4, jobGive: 8, jobHeard: 1, jobMeet: 1}
+var jobLimit = [jobKinds]int{jobSync: 4, jobConnect: 8, jobSeed: 8, jobPull: 8, jobPush: 8, jobItems: 4, jobGive: 8, jobHeard: 1, jobMeet: 1, jobAccess: 1}
 
-const maxJobs = 4 + 8 + 8 + 8 + 8 + 4 + 8 + 1 + 1
+const maxJobs = 4 + 8 + 8 + 8 + 8 + 4 + 8 + 1 + 1 + 1
 
 type job struct {
 	kind  jobKind
@@ -100,6 +101,8 @@ func (c *Cluster) do(ctx context.Context, j job, gossip joiner) (r result) {
 		r.err = c.give(ctx, j.node, j.items, &r)
 	case jobHeard:
 		r.err = c.hearItems(time.Now(), j.raws)
+	case jobAccess:
+		r.err = c.fetchAccess(ctx, j.node)
 	case jobMeet:
 		_, r.err = gossip.Join([]string{gossipName(j.node)})
 	}

@@ -68,6 +68,8 @@ type loop struct {
 	dirty  bool // the view may be stale
 
 	expelled []ids.NodeID // revoked, and their streams still open
+	accessAt time.Time    // next look at the access key
+	formerAt time.Time    // next look at the former ones
 
 	credential keys.Credential // of this node, the newest
 

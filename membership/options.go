@@ -40,6 +40,9 @@ type Options struct {
 	// that is known in the cluster: another issuer may have given it out. Nil:
 	// there is no other.
 	Serials interface{ RaiseSerial(above uint64) }
+	// Keys keeps the cluster access key, *keystore.Store. Nil: the one of
+	// Identity is used for ever.
+	Keys AccessKeeper
 	// Adopt keeps a renewed credential, which has been verified, for the next
 	// start. Nil: this node's certificate is not renewed.
 	Adopt func(keys.Credential) error

@@ -46,6 +46,7 @@ func (l *loop) tick(ctx context.Context, now time.Time) {
 	l.tickPeers(ctx, now)
 	l.tickPulls(ctx, now)
 	l.tickItems(ctx, now)
+	l.tickAccess(ctx, now)
 	if !l.strangerAt.IsZero() && !now.Before(l.strangerAt) {
 		l.strangerAt = time.Time{}
 		l.syncAny(ctx)

@@ -63,7 +63,13 @@ func (c *Cluster) revoke(now time.Time, r item.Revocation) (item.Revocation, err
 	if err := c.items.merge([]*item.Item{it}, true); err != nil {
 		return r, err
 	}
-	if have, ok := c.revoked(r.Node); ok {
+	have, ok := c.revoked(r.Node)
+	if ok {
+		// It knows the access key. That it cannot be replaced is no reason to
+		// say that the node is not out.
+		if err := c.renewAccess(now); err != nil {
+			c.log.Error("cluster access key is not replaced", logkey.Error, err)
+		}
 		return have, nil
 	}
 	return r, errors.New("set of cluster items has no room for it")

@@ -54,6 +54,7 @@ type Store struct {
 	nextSeq  uint64 // the next number to give out, up to state.Reserved
 	warnings []string
 	closed   bool
+	former   []former // access keys, newest first
 
 	issuer    *Issuer // nil without issuer key; set while opening only
 	issuerErr error   // why Issuer has nothing to give
@@ -100,6 +101,9 @@ func (s *Store) loadMember() error {
 		return err
 	}
 	if err := s.loadState(); err != nil {
+		return err
+	}
+	if err := s.loadFormer(); err != nil {
 		return err
 	}
 	return s.loadIssuer()
@@ -187,6 +191,9 @@ func (s *Store) Close() error {
 	s.id.Node.Wipe()
 	s.id.Noise.Wipe()
 	s.id.Access.Wipe()
+	for _, f := range s.former {
+		f.key.Wipe()
+	}
 	if err := s.dir.close(); err != nil {
 		return fmt.Errorf("close data directory %s: %w", s.dir.path, err)
 	}

@@ -25,6 +25,7 @@ const (
 	tokensName     = "tokens.json"
 	logName        = "issued.log"
 	itemsName      = "items.json"
+	formerName     = "access.json" // former access keys
 
 	prevSuffix = ".prev"
 )

@@ -74,6 +74,8 @@ func (it *Item) validate() error {
 		_, err = parseTarget(it)
 	case KindRevocation:
 		_, err = parseRevocation(it)
+	case KindAccess:
+		_, err = parseAccess(it)
 	}
 	return err
 }

@@ -15,6 +15,7 @@ type Kind uint8
 const (
 	KindTarget     Kind = 1 // the target epoch of rotation
 	KindRevocation Kind = 2 // a node is out, for good
+	KindAccess     Kind = 3 // which access key the cluster uses
 )
 
 // String returns a word for people.
@@ -24,6 +25,8 @@ func (k Kind) String() string {
 		return "target epoch"
 	case KindRevocation:
 		return "revocation"
+	case KindAccess:
+		return "access key"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }

@@ -183,7 +183,9 @@ func (t *Transport) respond(a accepted, offered header) (*established, error) {
 		if err != nil {
 			return nil, err
 		}
-		a.place.prove() // message 1 opened under the access key
+		if h.keyed() || done != nil {
+			a.place.prove() // message 1 opened under the access key
+		}
 		if len(out) > 0 {
 			if _, err := a.raw.Write(out); err != nil {
 				return nil, fmt.Errorf("write handshake: %w", err)

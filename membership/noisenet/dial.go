@@ -47,6 +47,24 @@ func (t *Transport) dialStream(ctx context.Context, addr netip.AddrPort, expect 
 	if err := t.sameFamily(addr.Addr()); err != nil {
 		return nil, err
 	}
+	// A node that has missed a change of the access key, or has heard of it before
+	// the peer, hangs up at the first message: then the former keys are tried,
+	// and at last none.
+	entries := t.party.entries()
+	if len(entries) > 1 || t.access.Load() != nil {
+		entries = append(slices.Clone(entries), accessEntry{none: true})
+	}
+	var err error
+	for _, access := range entries {
+		var conn *secureConn
+		if conn, err = t.dialWith(ctx, addr, expect, access); err == nil || !errors.Is(err, errHungUp) {
+			return conn, err
+		}
+	}
+	return nil, err
+}
+
+func (t *Transport) dialWith(ctx context.Context, addr netip.AddrPort, expect ids.NodeID, access accessEntry) (*secureConn, error) {
 	raw, err := dialTCP(ctx, addr)
 	if err != nil {
 		return nil, err
@@ -54,7 +72,7 @@ func (t *Transport) dialStream(ctx context.Context, addr netip.AddrPort, expect 
 	if !t.track(raw) {
 		return nil, ErrClosed
 	}
-	conn, err := t.initiate(ctx, raw, addr, expect)
+	conn, err := t.initiate(ctx, raw, addr, expect, access)
 	if err != nil {
 		t.untrack(raw)
 		if ctx.Err() != nil {
@@ -65,7 +83,10 @@ func (t *Transport) dialStream(ctx context.Context, addr netip.AddrPort, expect 
 	return conn, nil
 }
 
-func (t *Transport) initiate(ctx context.Context, raw net.Conn, addr netip.AddrPort, expect ids.NodeID) (*secureConn, error) {
+// errHungUp: the peer closed the stream instead of answering the first message.
+var errHungUp = errors.New("no answer to the first message")
+
+func (t *Transport) initiate(ctx context.Context, raw net.Conn, addr netip.AddrPort, expect ids.NodeID, access accessEntry) (*secureConn, error) {
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
 	defer stop()
 	deadline := time.Now().Add(t.cfg.limits.handshake)
@@ -75,7 +96,7 @@ func (t *Transport) initiate(ctx context.Context, raw net.Conn, addr netip.AddrP
 	if err := raw.SetDeadline(deadline); err != nil {
 		return nil, err
 	}
-	e, err := initiate(raw, t.party, expect)
+	e, err := initiateWith(raw, t.party, expect, access)
 	if err != nil {
 		return nil, err
 	}
@@ -85,18 +106,25 @@ func (t *Transport) initiate(ctx context.Context, raw net.Conn, addr netip.AddrP
 // initiate runs the initiator's side of a handshake over a connection whose
 // deadline is set.
 func initiate(raw io.ReadWriter, p *party, expect ids.NodeID) (*established, error) {
-	h, out, err := newInitiator(p, expect)
+	return initiateWith(raw, p, expect, p.entries()[0])
+}
+
+func initiateWith(raw io.ReadWriter, p *party, expect ids.NodeID, access accessEntry) (*established, error) {
+	h, out, err := newInitiatorWith(p, expect, access)
 	if err != nil {
 		return nil, err
 	}
 	defer h.kill()
-	for {
+	for first := true; ; first = false {
 		if _, err := raw.Write(out); err != nil {
 			return nil, closedByPeer(err)
 		}
 		least, most := h.want()
 		msg, err := readHandshake(raw, least, most)
 		if err != nil {
+			if closed := closedByPeer(err); first && errors.Is(closed, ErrHandshake) {
+				return nil, fmt.Errorf("%w: %w", errHungUp, closed)
+			}
 			return nil, closedByPeer(err)
 		}
 		var done *established

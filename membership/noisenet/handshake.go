@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	helloSize = 48 // message 1: ephemeral key and the tag of an empty payload
+	helloSize   = 48 // message 1: ephemeral key and the tag of an empty payload
+	unkeyedSize = 32 // the same without access key, where nothing is encrypted yet
 	// maxHandshake bounds messages 2 and 3, so that a responder reads at most
 	// 10 + 50 + 2 + 1,900 bytes, less than 2 KiB, from an unauthenticated peer.
 	maxHandshake = 1900
@@ -56,6 +57,7 @@ type handshake struct {
 	version   uint8
 	offered   header
 	expect    ids.NodeID // zero: whoever answers
+	access    accessEntry
 	noise     *noise.HandshakeState
 	private   []byte  // copy of the static key, cleared at the end
 	messages  int     // written and read so far
@@ -66,8 +68,13 @@ type handshake struct {
 // newInitiator begins a handshake with the node expect, or with whoever
 // answers if it is zero. The returned bytes are header and message 1.
 func newInitiator(p *party, expect ids.NodeID) (*handshake, []byte, error) {
-	h := &handshake{party: p, initiator: true, expect: expect,
-		offered: header{min: versionMin, max: p.versionMax, kind: streamMember, keyID: p.keyID}}
+	return newInitiatorWith(p, expect, p.entries()[0])
+}
+
+// newInitiatorWith is newInitiator with one of the access keys, or with none.
+func newInitiatorWith(p *party, expect ids.NodeID, access accessEntry) (*handshake, []byte, error) {
+	h := &handshake{party: p, initiator: true, expect: expect, access: access,
+		offered: header{min: versionMin, max: p.versionMax, kind: streamMember, keyID: access.id}}
 	if err := h.begin(); err != nil {
 		return nil, nil, err
 	}
@@ -84,8 +91,12 @@ func newInitiator(p *party, expect ids.NodeID) (*handshake, []byte, error) {
 // newResponder answers a stream that began with offered. It refuses other
 // clusters' key IDs before any cryptography.
 func newResponder(p *party, offered header) (*handshake, error) {
-	if offered.kind != streamMember || offered.keyID != p.keyID {
-		return nil, fmt.Errorf("answer handshake: access key ID %08x is unknown: %w", offered.keyID, ErrHandshake)
+	if offered.kind != streamMember {
+		return nil, fmt.Errorf("answer handshake: stream of kind %d: %w", offered.kind, ErrHandshake)
+	}
+	access, err := p.entry(offered.keyID)
+	if err != nil {
+		return nil, err
 	}
 	version, err := offered.chooseVersion(p.versionMax)
 	if err != nil {
@@ -94,17 +105,20 @@ func newResponder(p *party, offered header) (*handshake, error) {
 	if p.hybridOnly && version < versionHybrid {
 		return nil, fmt.Errorf("answer handshake: peer speaks version %d to %d: %w", offered.min, offered.max, ErrNotHybrid)
 	}
-	h := &handshake{party: p, offered: offered, version: version}
+	h := &handshake{party: p, offered: offered, version: version, access: access}
 	return h, h.begin()
 }
 
 func (h *handshake) begin() error {
 	h.private = exposeCopy(h.party.static.Expose)
-	psk := exposeCopy(h.party.access.Expose)
+	var psk []byte
+	if h.keyed() {
+		psk = exposeCopy(h.access.key.Expose)
+	}
 	defer clear(psk)
 	// flynn/noise takes an empty psk for "no psk" and would then speak plain
-	// XX, which any stranger can begin.
-	if len(psk) != 32 || len(h.private) != 32 {
+	// XX, which any stranger can begin: only where the header says so.
+	if h.keyed() && len(psk) != 32 || len(h.private) != 32 {
 		return fmt.Errorf("begin handshake: node has no access key or no Noise key")
 	}
 	var err error
@@ -123,6 +137,18 @@ func (h *handshake) begin() error {
 		return fmt.Errorf("begin handshake: %w", err)
 	}
 	return nil
+}
+
+// keyed reports whether the handshake runs under an access key. The header says
+// it, and is in the prologue, so both sides mean the same.
+func (h *handshake) keyed() bool { return !h.access.none }
+
+// helloSize is the length of message 1.
+func (h *handshake) helloSize() int {
+	if h.keyed() {
+		return helloSize
+	}
+	return unkeyedSize
 }
 
 // step takes the peer's next message without its length prefix. out, if not
@@ -155,7 +181,7 @@ func (h *handshake) step(now time.Time, msg []byte) (out []byte, done *establish
 func (h *handshake) want() (least, most int) {
 	switch {
 	case !h.initiator && h.messages == 0:
-		return helloSize, helloSize
+		return h.helloSize(), h.helloSize()
 	case !h.initiator && h.messages == 3:
 		return hybridOffer, hybridOffer
 	case h.initiator && h.messages == 4:

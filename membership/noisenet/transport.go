@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"golang.org/x/time/rate"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
@@ -25,6 +26,7 @@ const (
 	bindTries     = 10 // to find a port that is free for both TCP and UDP
 	janitorEvery  = time.Second
 	maxLogLines   = 10 // refusals logged per second, all sources together
+	unkeyedRate   = 5  // handshakes without access key per second, all sources together
 )
 
 // Transport is a memberlist transport inside Noise, with a control channel to
@@ -53,6 +55,8 @@ type Transport struct {
 	wg     sync.WaitGroup
 
 	renewed atomic.Pointer[keys.Credential] // nil until SetCredential
+	access  atomic.Pointer[[]accessEntry]   // nil until SetAccess
+	unkeyed *rate.Limiter                   // handshakes without access key
 
 	listener *net.TCPListener // set by Open
 	socket   *net.UDPConn
@@ -82,6 +86,7 @@ func New(cfg Config) *Transport {
 		hints:   newBuckets(1, 1),
 		refused: newBuckets(1, 1),
 		lines:   newBuckets(maxLogLines, maxLogLines),
+		unkeyed: rate.NewLimiter(unkeyedRate, unkeyedRate),
 		ctx:     ctx,
 		cancel:  cancel,
 		peers:   make(map[ids.NodeID]*peerState),
@@ -117,6 +122,8 @@ func (t *Transport) Open() error {
 		credential: t.cfg.Credential,
 		renewed:    t.renewed.Load,
 		access:     t.cfg.Access,
+		ring:       t.accessEntries,
+		unkeyed:    t.unkeyed.Allow,
 		port:       t.Port(),
 		boot:       max(binary.BigEndian.Uint64(boot[:]), 1),
 		refuse:     t.cfg.Refuse,

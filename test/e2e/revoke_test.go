@@ -3,6 +3,8 @@ package e2e
 import (
 	"context"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -66,6 +68,12 @@ func (v victimFlows) silentFor(ctx context.Context, quiet time.Duration) (last t
 	return last
 }
 
+// accessKey reads the cluster access key of a node off its disk.
+func accessKey(n *fleet.Node) (string, error) {
+	b, err := os.ReadFile(filepath.Join(n.DataDir(), "access.key"))
+	return string(b), err
+}
+
 // TestRevokeUnderLoad throws one of five nodes out while all of them send to each
 // other. Nothing of it arrives anywhere any more, the others lose nothing, and
 // neither its agent's restart nor its old state brings it back.
@@ -108,6 +116,19 @@ func revokeUnderLoad(t *testing.T, driver string) {
 	if d := last.Sub(begin); d > revokedWithin {
 		t.Errorf("the last packet arrived %v after the command, want at most %v", d, revokedWithin)
 	}
+
+	waitUntil(t, ctx, 10*time.Second, "a new access key on all nodes but the victim", func() (bool, error) {
+		old, err := accessKey(victim)
+		if err != nil {
+			return false, err
+		}
+		for _, n := range f.Nodes[:4] {
+			if now, err := accessKey(n); err != nil || now == old {
+				return false, err
+			}
+		}
+		return true, nil
+	})
 
 	// What the victim does about it, or its operator, changes nothing.
 	if err := victim.Kill(); err != nil {
