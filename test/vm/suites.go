@@ -45,6 +45,10 @@ func Suites() []Suite {
 // shows that the machine gets on.
 const rotating = "^Test(Rotation|TwoRotations|KillAt|CutOff|Scheduled|Replay|OldKeys|ESPBlocked)"
 
+// membersComeAndGo picks the tests about who belongs to a cluster, which make
+// larger fleets and floods.
+const membersComeAndGo = "^Test(Revoke|SecondIssuer|Token|HandshakeFlood)"
+
 // endToEnd returns the suites of test/e2e. What takes long in emulation runs if
 // a number of rotations was asked for, not in a run of everything.
 func endToEnd() []Suite {
@@ -53,7 +57,8 @@ func endToEnd() []Suite {
 	}
 	run := func(pattern string) string { return "-test.run=" + pattern }
 	suites := []Suite{
-		e2e("", 420, "-test.skip="+rotating),
+		e2e("", 420, "-test.skip="+rotating+"|"+membersComeAndGo),
+		e2e("members", 360, run(membersComeAndGo)),
 		e2e("load-wireguard", stretched(240), run("^TestRotationUnderLoad$/^wireguard$")),
 		e2e("load-ipsec", stretched(240), run("^TestRotationUnderLoad$/^ipsec$")),
 		e2e("esp-blocked", 240, run("^TestESPBlocked")),
