@@ -35,16 +35,25 @@ type AccessKeeper interface {
 	ReplaceAccess(key keys.AccessKey, until time.Time) error
 }
 
-// useAccess gives the transport the keys that are in force now.
+// useAccess gives the transport the keys that are in force now. It may wait for
+// the disk, so the loop has a job do it.
 func (c *Cluster) useAccess(now time.Time) error {
 	if c.opts.Keys == nil {
 		return nil
 	}
+	// Held so that an older list does not come after a newer one.
+	c.using.Lock()
+	defer c.using.Unlock()
 	list, err := c.opts.Keys.AccessKeys(now)
 	if err != nil {
 		return err
 	}
-	return c.transport.SetAccess(list)
+	if err := c.transport.SetAccess(list); err != nil {
+		return err
+	}
+	inForce := list[0].Commitment()
+	c.inForce.Store(&inForce)
+	return nil
 }
 
 // adoptAccess puts a key into force, on disk first.
@@ -96,21 +105,19 @@ func (c *Cluster) access() (item.Access, bool) {
 }
 
 // accessMissing returns the access key that the cluster uses and this node lacks.
-func (c *Cluster) accessMissing(now time.Time) (item.Access, bool) {
+func (c *Cluster) accessMissing() (item.Access, bool) {
 	want, ok := c.access()
-	if !ok || c.opts.Keys == nil {
-		return want, false
-	}
-	have, err := c.opts.Keys.AccessKeys(now)
-	if err != nil || len(have) == 0 {
-		return want, false
-	}
-	return want, have[0].Commitment() != want.Commitment
+	have := c.inForce.Load()
+	return want, ok && have != nil && *have != want.Commitment
 }
 
-// fetchAccess asks a member for the access key in force, and uses it.
+// fetchAccess asks a member for the access key in force, and uses it. Without a
+// member it only looks anew which of the own keys are in force.
 func (c *Cluster) fetchAccess(ctx context.Context, node ids.NodeID) error {
-	want, missing := c.accessMissing(time.Now())
+	if node.IsZero() {
+		return c.useAccess(time.Now())
+	}
+	want, missing := c.accessMissing()
 	if !missing {
 		return nil
 	}
@@ -168,16 +175,13 @@ func (l *loop) tickAccess(ctx context.Context, now time.Time) {
 		return
 	}
 	l.accessAt = now.Add(l.c.prof.retryMin)
-	if _, missing := l.c.accessMissing(now); !missing {
-		if now.After(l.formerAt) {
-			l.formerAt = now.Add(time.Minute)
-			if err := l.c.useAccess(now); err != nil {
-				l.c.log.Debug("access keys", logkey.Error, err)
-			}
+	if _, missing := l.c.accessMissing(); missing {
+		if id, ok := l.anyMember(); ok {
+			l.start(ctx, job{kind: jobAccess, node: id})
 		}
 		return
 	}
-	if id, ok := l.anyMember(); ok {
-		l.start(ctx, job{kind: jobAccess, node: id})
+	if now.After(l.formerAt) && l.start(ctx, job{kind: jobAccess}) {
+		l.formerAt = now.Add(time.Minute)
 	}
 }

@@ -17,9 +17,16 @@ type memoryKeys struct {
 	mu   sync.Mutex
 	list []keys.AccessKey
 	err  error
+	hang chan struct{} // a read waits until it is closed; nil: it does not
 }
 
 func (m *memoryKeys) AccessKeys(time.Time) ([]keys.AccessKey, error) {
+	m.mu.Lock()
+	hang := m.hang
+	m.mu.Unlock()
+	if hang != nil {
+		<-hang
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return append([]keys.AccessKey(nil), m.list...), nil
@@ -122,6 +129,40 @@ func TestAccessKeyNotTakenFromAnybody(t *testing.T) {
 	served = good
 	if err := n.fetchAccess(context.Background(), r.id.ID); err != nil || !stored.current().Equal(good) {
 		t.Errorf("the key that was named is not taken: %v", err)
+	}
+}
+
+// TestAccessKeysOnAHangingDisk: while the store waits for its disk, the node takes
+// in what the others say.
+func TestAccessKeysOnAHangingDisk(t *testing.T) {
+	l := newLab(t)
+	stored, hang := &memoryKeys{}, make(chan struct{})
+	n := l.start(0, keyed(stored))
+	n.Publish(content(0, 0))
+	n.until("own record", func(s Snapshot) bool { return len(s.Members) == 1 })
+	stored.mu.Lock()
+	stored.hang = hang
+	stored.mu.Unlock()
+	defer close(hang)
+	it, err := item.SignAccess(time.Now(), l.auth.Trust, l.signer("a"), item.Access{Version: 1, Commitment: key32(t, 1).Commitment(), Created: time.Now().Truncate(time.Second)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := l.rogue(8, nil)
+	if err := r.give(n.self, it.Raw); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 {
+		gone := l.identity(20 + i).ID
+		if err := r.give(n.self, l.revocation(gone).Raw); err != nil {
+			t.Fatal(err)
+		}
+		n.until("a revocation", expelled(gone))
+	}
+	// Long enough for several looks at the access key.
+	for v, began := 1, time.Now(); time.Since(began) < 5*n.prof.retryMin; v++ {
+		n.Publish(content(0, v))
+		n.until("a publication", shows(n.self, 0, v))
 	}
 }
 

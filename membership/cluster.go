@@ -43,6 +43,9 @@ type Cluster struct {
 	rotating sync.Mutex    // held by the one request that makes a target; before items.mu
 	running  atomic.Bool   // transport and gossip are there
 
+	using   sync.Mutex               // held while the transport is given access keys; leaf
+	inForce atomic.Pointer[[32]byte] // commitment of the access key in use; nil: not known
+
 	pending   atomic.Pointer[record.Node] // newest content not yet published
 	published chan struct{}               // capacity 1: look at pending
 	renewed   chan keys.Credential        // from keepRenewed to the loop

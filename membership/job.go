@@ -37,7 +37,7 @@ const maxJobs = 4 + 8 + 8 + 8 + 8 + 4 + 8 + 1 + 1 + 1
 
 type job struct {
 	kind  jobKind
-	node  ids.NodeID     // all but jobSeed and jobHeard
+	node  ids.NodeID     // all but jobSeed and jobHeard; of jobAccess it may be zero
 	addr  netip.AddrPort // jobSeed
 	nodes []ids.NodeID   // jobPull
 	items []*item.Item   // jobGive
