@@ -1,6 +1,7 @@
 package xfrm
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net/netip"
 	"syscall"
@@ -115,7 +116,13 @@ func inner(s *rtnl.XfrmSelector) (from, to netip.Addr, ok bool) {
 	return netip.AddrFrom16(s.Saddr), netip.AddrFrom16(s.Daddr), true
 }
 
+// parseAttrs reads attributes. The library's parser panics where the padding of the
+// last one is missing; the kernel never leaves it out, but a decoder must not
+// depend on that.
 func parseAttrs(b []byte) ([]syscall.NetlinkRouteAttr, bool) {
+	if n := len(b) % unix.NLA_ALIGNTO; n != 0 {
+		b = append(bytes.Clone(b), make([]byte, unix.NLA_ALIGNTO-n)...)
+	}
 	attrs, err := rtnl.ParseRouteAttr(b)
 	return attrs, err == nil
 }
