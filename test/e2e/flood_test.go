@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 )
 
@@ -71,6 +72,12 @@ func TestHandshakeFlood(t *testing.T) {
 	}
 	ctx, f := startFor(t, suited(), 3, 1, "")
 	blue := attachAll(t, ctx, f, "blue")
+	for _, n := range f.Nodes {
+		// A tunnel can be up before gossip counts the node at its other end.
+		if err := n.WaitStatus(ctx, "all members alive", func(s api.Status) bool { return s.Members.OK == 3 }); err != nil {
+			t.Fatal(err)
+		}
+	}
 	outsider, err := f.AddNode("outsider")
 	if err != nil {
 		t.Fatal(err)
