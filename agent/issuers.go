@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/api"
@@ -15,23 +17,16 @@ import (
 func (a *Agent) Issuers(ctx context.Context) ([]api.Issuer, error) {
 	var out []api.Issuer
 	err := a.do(ctx, func(_ context.Context, l *loop) {
-		for _, m := range l.members() {
-			if l.issues(m) {
-				out = append(out, api.Issuer{NodeRef: m.NodeRef, Self: m.Self, State: m.State})
+		for _, m := range l.gossip.Snapshot().Members {
+			// A node that has just become one may not have shown it yet.
+			self := m.ID == l.identity.ID
+			if self && l.canIssue || m.Cert.Roles&keys.RoleIssuer != 0 {
+				out = append(out, api.Issuer{NodeRef: api.NodeRef{ID: m.ID, Name: m.Hostname}, Self: self, State: m.State.String()})
 			}
 		}
 	})
+	slices.SortFunc(out, func(x, y api.Issuer) int { return cmp.Or(cmp.Compare(x.Name, y.Name), x.ID.Compare(y.ID)) })
 	return out, err
-}
-
-// issues reports whether a member says that it has an issuer key. This node
-// knows of itself.
-func (l *loop) issues(m api.Member) bool {
-	if m.Self {
-		return l.canIssue
-	}
-	s, ok := l.gossip.Snapshot().Member(m.ID)
-	return ok && s.Cert.Roles&keys.RoleIssuer != 0
 }
 
 // RequestIssuer implements api.Issuing.

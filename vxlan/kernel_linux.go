@@ -146,7 +146,7 @@ func portFlags(r *room) (map[int]PortFlags, error) {
 	out := make(map[int]PortFlags)
 	for _, m := range msgs {
 		info := rtnl.DeserializeIfInfomsg(m)
-		list, err := rtnl.ParseRouteAttr(m[info.Len():])
+		list, err := nl.ParseAttrs(m[info.Len():])
 		if err != nil {
 			return nil, fmt.Errorf("parse bridge port: %w", err)
 		}
@@ -182,7 +182,7 @@ func flagAttrs(want PortFlags) map[int]bool {
 }
 
 func parseFlags(raw []byte) (PortFlags, error) {
-	list, err := rtnl.ParseRouteAttr(raw)
+	list, err := nl.ParseAttrs(raw)
 	if err != nil {
 		return PortFlags{}, err
 	}

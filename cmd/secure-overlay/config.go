@@ -70,7 +70,7 @@ type validation struct {
 func (a *app) configValidate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "validate [FILE]", Aliases: []string{"check"}, Short: "Check a configuration; names every problem, exit code 2 if there is one",
-		Args: optional,
+		Args: argsFrom(0, "FILE"),
 	}
 	format := a.output(cmd)
 	flags := settingFlags(cmd)

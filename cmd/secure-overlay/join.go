@@ -30,7 +30,7 @@ give it on standard input, or in the environment:
 
   secure-overlay join - < FILE
   SECURE_OVERLAY_TOKEN=... secure-overlay join`,
-		Args: optional,
+		Args: argsFrom(0, "TOKEN"),
 	}
 	format := a.output(cmd)
 	flags := settingFlags(cmd)

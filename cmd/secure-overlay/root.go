@@ -118,14 +118,6 @@ func argsFrom(least int, names ...string) cobra.PositionalArgs {
 	}
 }
 
-// optional allows one argument, or none.
-func optional(cmd *cobra.Command, args []string) error {
-	if len(args) > 1 {
-		return &usageError{msg: fmt.Sprintf("%s: %q is one argument too many", cmd.CommandPath(), args[1]), fix: cmd.UseLine()}
-	}
-	return nil
-}
-
 // source says where the configuration comes from: the file of -c, of the
 // environment, or the default one if it exists.
 func (a *app) source(flags map[string]string) config.Source {

@@ -179,7 +179,7 @@ func keyedVerdict(data []byte, flags uint16) error {
 	// struct nlmsgerr, capped: errno, header of the request, attributes.
 	const capped = 4 + unix.SizeofNlMsghdr
 	if flags&unix.NLM_F_ACK_TLVS != 0 && flags&unix.NLM_F_CAPPED != 0 && len(data) > capped {
-		attrs, err := rtnl.ParseRouteAttr(data[capped:])
+		attrs, err := ParseAttrs(data[capped:])
 		if err == nil {
 			for _, a := range attrs {
 				if a.Attr.Type == unix.NLMSGERR_ATTR_MSG {

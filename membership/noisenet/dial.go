@@ -103,12 +103,8 @@ func (t *Transport) initiate(ctx context.Context, raw net.Conn, addr netip.AddrP
 	return t.authenticated(raw, e, addr)
 }
 
-// initiate runs the initiator's side of a handshake over a connection whose
-// deadline is set.
-func initiate(raw io.ReadWriter, p *party, expect ids.NodeID) (*established, error) {
-	return initiateWith(raw, p, expect, p.entries()[0])
-}
-
+// initiateWith runs the initiator's side of a handshake over a connection whose
+// deadline is set, with one of the access keys or with none.
 func initiateWith(raw io.ReadWriter, p *party, expect ids.NodeID, access accessEntry) (*established, error) {
 	h, out, err := newInitiatorWith(p, expect, access)
 	if err != nil {

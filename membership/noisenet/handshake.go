@@ -43,9 +43,9 @@ func (e *established) hybrid() bool { return e.version >= versionHybrid }
 // members, and in version 2 the hybrid step after it. It does no I/O and reads
 // no clock: step takes messages without and returns them with their u16 length.
 //
-//	initiator 1: newInitiator -> m1; step(m2) -> m3 and the result
+//	initiator 1: newInitiatorWith -> m1; step(m2) -> m3 and the result
 //	responder 1: step(m1) -> m2; step(m3) -> the result
-//	initiator 2: newInitiator -> m1; step(m2) -> m3, m4; step(m5) -> the result
+//	initiator 2: newInitiatorWith -> m1; step(m2) -> m3, m4; step(m5) -> the result
 //	responder 2: step(m1) -> m2; step(m3) -> nothing; step(m4) -> m5 and the result
 //
 // Any error kills it: later calls return errHandshakeDead, because flynn/noise
@@ -65,13 +65,9 @@ type handshake struct {
 	over      bool
 }
 
-// newInitiator begins a handshake with the node expect, or with whoever
-// answers if it is zero. The returned bytes are header and message 1.
-func newInitiator(p *party, expect ids.NodeID) (*handshake, []byte, error) {
-	return newInitiatorWith(p, expect, p.entries()[0])
-}
-
-// newInitiatorWith is newInitiator with one of the access keys, or with none.
+// newInitiatorWith begins a handshake with the node expect, or with whoever
+// answers if it is zero, under one of the access keys or none. The returned bytes
+// are header and message 1.
 func newInitiatorWith(p *party, expect ids.NodeID, access accessEntry) (*handshake, []byte, error) {
 	h := &handshake{party: p, initiator: true, expect: expect, access: access,
 		offered: header{min: versionMin, max: p.versionMax, kind: streamMember, keyID: access.id}}

@@ -112,6 +112,16 @@ func (n *testNode) party() *party {
 	return p
 }
 
+// newInitiator begins a handshake under the newest access key.
+func newInitiator(p *party, expect ids.NodeID) (*handshake, []byte, error) {
+	return newInitiatorWith(p, expect, p.entries()[0])
+}
+
+// initiate runs the initiator's side under the newest access key.
+func initiate(raw io.ReadWriter, p *party, expect ids.NodeID) (*established, error) {
+	return initiateWith(raw, p, expect, p.entries()[0])
+}
+
 // directory is a Directory that tests fill.
 type directory struct {
 	mu    sync.Mutex

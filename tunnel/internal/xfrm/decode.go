@@ -1,7 +1,6 @@
 package xfrm
 
 import (
-	"bytes"
 	"encoding/binary"
 	"net/netip"
 	"syscall"
@@ -10,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/nl"
 )
 
 // decodeState reads a message of XFRM_MSG_NEWSA. It reports false for what
@@ -116,14 +116,8 @@ func inner(s *rtnl.XfrmSelector) (from, to netip.Addr, ok bool) {
 	return netip.AddrFrom16(s.Saddr), netip.AddrFrom16(s.Daddr), true
 }
 
-// parseAttrs reads attributes. The library's parser panics where the padding of the
-// last one is missing; the kernel never leaves it out, but a decoder must not
-// depend on that.
 func parseAttrs(b []byte) ([]syscall.NetlinkRouteAttr, bool) {
-	if n := len(b) % unix.NLA_ALIGNTO; n != 0 {
-		b = append(bytes.Clone(b), make([]byte, unix.NLA_ALIGNTO-n)...)
-	}
-	attrs, err := rtnl.ParseRouteAttr(b)
+	attrs, err := nl.ParseAttrs(b)
 	return attrs, err == nil
 }
 
