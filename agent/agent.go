@@ -71,6 +71,8 @@ var (
 	_ api.Keys      = (*Agent)(nil)
 	_ api.Revoker   = (*Agent)(nil)
 	_ api.Issuing   = (*Agent)(nil)
+
+	_ api.IssuerRevoker = (*Agent)(nil)
 )
 
 // New returns an agent. It does no I/O; Run does.
@@ -100,7 +102,7 @@ func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
 // Backend returns the agent as the control socket serves it.
 func (a *Agent) Backend() api.Backend {
-	return api.Backend{Observer: a, Attacher: a, Tokens: a, Lifecycle: a, Keys: a, Revoker: a, Issuing: a, Events: api.LogEvents(a.opts.Events)}
+	return api.Backend{Observer: a, Attacher: a, Tokens: a, Lifecycle: a, Keys: a, Revoker: a, Issuing: a, IssuerRevoker: a, Events: api.LogEvents(a.opts.Events)}
 }
 
 // errDown ends the tasks of Run after Down.

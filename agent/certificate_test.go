@@ -71,7 +71,7 @@ func TestAdoptInto(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := issuer.Renew(time.Now(), id.Cert)
+	c, err := issuer.Renew(time.Now(), id.Cert, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -17,15 +18,11 @@ import (
 func (a *Agent) Issuers(ctx context.Context) ([]api.Issuer, error) {
 	var out []api.Issuer
 	err := a.do(ctx, func(_ context.Context, l *loop) {
-		for _, m := range l.gossip.Snapshot().Members {
-			// A node that has just become one may not have shown it yet.
-			self := m.ID == l.identity.ID
-			if self && l.canIssue || m.Cert.Roles&keys.RoleIssuer != 0 {
-				out = append(out, api.Issuer{NodeRef: api.NodeRef{ID: m.ID, Name: m.Hostname}, Self: self, State: m.State.String()})
-			}
-		}
+		out = slices.Collect(maps.Values(l.issuerViews(l.gossip.Snapshot())))
 	})
-	slices.SortFunc(out, func(x, y api.Issuer) int { return cmp.Or(cmp.Compare(x.Name, y.Name), x.ID.Compare(y.ID)) })
+	slices.SortFunc(out, func(x, y api.Issuer) int {
+		return cmp.Or(cmp.Compare(x.Name, y.Name), x.ID.Compare(y.ID), cmp.Compare(x.Key, y.Key))
+	})
 	return out, err
 }
 

@@ -18,7 +18,7 @@ func (l *loop) members() []api.Member {
 		a := api.Member{
 			NodeRef: api.NodeRef{ID: m.ID, Name: m.Hostname}, Self: m.ID == l.identity.ID,
 			State: m.State.String(), Synced: m.Synced, Addr: m.Addr, Inner: m.ID.InnerAddr(),
-			LastSeen: m.LastSeen, Expires: m.Cert.NotAfter,
+			LastSeen: m.LastSeen, Expires: m.Cert.NotAfter, Role: roleName(m.Cert.Roles),
 		}
 		for _, u := range m.Record.Underlay {
 			a.Underlay = append(a.Underlay, u.Control)

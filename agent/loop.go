@@ -10,6 +10,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/events"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/membership"
 	"github.com/secure-overlay/secure-overlay/membership/item"
@@ -89,9 +90,11 @@ type loop struct {
 	target     item.Target  // the cluster's epoch
 	unable     string       // why this node cannot follow it; empty: it can
 	former     secure.State // what the secure namespace had at the start
-	canIssue   bool         // this node holds an issuer key
-	adopted    bool         // routes of a predecessor are known
-	toldDriver string       // the driver that was logged last
+	canIssue   bool         // this node holds an issuer key that is in force
+	issuerKey  keys.IssuerPublic
+	rooted     rooted
+	adopted    bool   // routes of a predecessor are known
+	toldDriver string // the driver that was logged last
 	rot        rotation
 	unproved   time.Duration // rotate.Timing.Unproved
 	events     *events.Log   // nil: not kept
@@ -131,9 +134,11 @@ type loop struct {
 	reported   map[api.Problem]bool // in the log
 	tunnelsUp  map[ids.NodeID]bool
 	revoked    map[ids.NodeID]bool // nodes that were thrown out, as noted
-	round      ids.Revision
-	ready      chan struct{}
-	isReady    bool
+
+	revokedIssuers map[keys.IssuerPublic]bool // as noted
+	round          ids.Revision
+	ready          chan struct{}
+	isReady        bool
 }
 
 // call is a function that runs in the loop's goroutine between two rounds.

@@ -63,6 +63,11 @@ func (a *Agent) open(ctx context.Context, dir files) (_ *loop, _ *membership.Clu
 	if err != nil {
 		return nil, nil, fmt.Errorf("open identity: %w", err)
 	}
+	if identity.Cert.Roles&keys.RoleObserver != 0 && len(a.opts.Config.Networks) > 0 {
+		return nil, nil, api.NewError(api.CodeInvalid,
+			fmt.Sprintf("this node joined as an observer, which is on no network, but its configuration has network %s", a.opts.Config.Networks[0].Name),
+			"remove networks from the configuration, or join anew with a token made without --role observer")
+	}
 	l := newLoop(a, identity, dir)
 	defer func() {
 		if err != nil {
@@ -89,7 +94,7 @@ func (a *Agent) open(ctx context.Context, dir files) (_ *loop, _ *membership.Clu
 	if err != nil {
 		return nil, nil, err
 	}
-	l.gossip, l.rot.pairs = cluster, cluster
+	l.gossip, l.rot.pairs, l.rooted = cluster, cluster, cluster
 	return l, cluster, nil
 }
 
@@ -132,6 +137,7 @@ func newLoop(a *Agent, identity keystore.Identity, dir files) *loop {
 		claims:   claims{since: map[claimKey]time.Time{}, settled: map[claimKey]bool{}},
 		events:   a.opts.Events,
 		reported: map[api.Problem]bool{}, tunnelsUp: map[ids.NodeID]bool{}, revoked: map[ids.NodeID]bool{},
+		revokedIssuers: map[keys.IssuerPublic]bool{},
 	}
 }
 
@@ -214,7 +220,7 @@ func (a *Agent) openCluster(ctx context.Context, l *loop) (*membership.Cluster, 
 		Resolve: func(ctx context.Context) []netip.AddrPort { return a.seeds(ctx, slog.LevelDebug) },
 		NextSeq: a.opts.Store.NextSeq, SaveSeeds: a.opts.Store.SaveSeeds,
 		Cache: membership.FileCache{Path: filepath.Join(l.cfg.DataDir, cacheFile)},
-		Adopt: adoptInto(a.opts.Store), Keys: a.opts.Store,
+		Adopt: adoptInto(a.opts.Store), Keys: a.opts.Store, DropIssuer: a.opts.Store.DropIssuer,
 		Pair: a.pair, Agree: a.agree, RequireHybrid: l.cfg.Crypto.RequirePQ,
 		ItemCache: membership.FileItems{Path: filepath.Join(l.cfg.DataDir, itemsFile)},
 		// 0, which profile local allows, would mean the default.
@@ -227,6 +233,7 @@ func (a *Agent) openCluster(ctx context.Context, l *loop) (*membership.Cluster, 
 	switch i, err := a.issuerOf(); {
 	case err == nil:
 		o.Admission, o.Renewal, o.Serials, o.Signer, l.canIssue = noisenet.IssuerAdmission(i), i, i, i, true
+		l.issuerKey = issuerKeyOf(i)
 	case !errors.Is(err, keystore.ErrNoIssuer):
 		return nil, fmt.Errorf("open issuer key: %w", err)
 	}

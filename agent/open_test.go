@@ -81,7 +81,7 @@ type stubIssuer struct {
 func (i *stubIssuer) Issue(time.Time, netip.Addr, keys.TokenID, keys.JoinRequest) (keys.JoinAnswer, error) {
 	return keys.JoinAnswer{}, i.err
 }
-func (i *stubIssuer) Renew(time.Time, keys.Cert) (keys.Credential, error) {
+func (i *stubIssuer) Renew(time.Time, keys.Cert, bool) (keys.Credential, error) {
 	return keys.Credential{}, i.err
 }
 func (i *stubIssuer) RaiseSerial(uint64)                    {}

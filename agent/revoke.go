@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -25,6 +26,10 @@ import (
 // forwarding, in this order and in this very turn; here goes what would hold
 // on to them after a restart.
 func (l *loop) noteRevoked(snap membership.Snapshot) {
+	// The root can void what a stolen issuer key has revoked.
+	maps.DeleteFunc(l.revoked, func(id ids.NodeID, _ bool) bool {
+		return !slices.ContainsFunc(snap.Revoked, func(r item.Revocation) bool { return r.Node == id })
+	})
 	for _, r := range snap.Revoked {
 		if l.revoked[r.Node] {
 			continue
@@ -122,6 +127,9 @@ func (a *Agent) Revoke(ctx context.Context, req api.RevokeRequest) (api.Revocati
 func (a *Agent) revokeError(ctx context.Context, r item.Revocation, err error) error {
 	name := cmp.Or(r.Name, r.Node.Short())
 	switch {
+	case errors.Is(err, membership.ErrIssuerRevoked):
+		return typed(api.CodeRefused, err, "the issuer key of this node is revoked, so it cannot revoke "+name,
+			"run the command on a node with another issuer: secure-overlay issuer ls")
 	case errors.Is(err, membership.ErrNotIssuer):
 		issuers := ""
 		_ = a.do(ctx, func(_ context.Context, l *loop) { issuers = l.issuerNames() })
@@ -152,7 +160,7 @@ func (l *loop) issuerNames() string {
 // already, has to be named by its whole ID.
 func (l *loop) revocationOf(req api.RevokeRequest) (item.Revocation, error) {
 	r := item.Revocation{Reason: req.Reason}
-	if _, err := (item.Revocation{Node: l.identity.ID, Reason: req.Reason}).Content(); err != nil {
+	if _, err := (item.Revocation{Node: l.identity.ID, Reason: req.Reason}).Content([32]byte{}); err != nil {
 		return r, typed(api.CodeInvalid, err, fmt.Sprintf("the reason is not one line of at most %d bytes of printable text", item.MaxReason), "")
 	}
 	var found []membership.Member
@@ -202,19 +210,26 @@ func (l *loop) revocation(r item.Revocation, snap membership.Snapshot) api.Revoc
 	out := api.Revocation{
 		Node: api.NodeRef{ID: r.Node, Name: r.Name}, Reason: r.Reason, Created: r.Created,
 	}
+	out.Applied, out.Waiting = appliedBy(snap, r.Node)
+	return out
+}
+
+// appliedBy counts the members but one that are known to have the same cluster
+// items as this node, and lists the others.
+func appliedBy(snap membership.Snapshot, but ids.NodeID) (n api.Count, waiting []api.RevocationWait) {
 	for _, m := range snap.Members {
-		if m.ID == r.Node {
+		if m.ID == but {
 			continue
 		}
-		out.Applied.Total++
+		n.Total++
 		switch {
 		case m.SameItems:
-			out.Applied.OK++
+			n.OK++
 		default:
-			out.Waiting = append(out.Waiting, api.RevocationWait{NodeRef: api.NodeRef{ID: m.ID, Name: m.Hostname}, State: m.State.String()})
+			waiting = append(waiting, api.RevocationWait{NodeRef: api.NodeRef{ID: m.ID, Name: m.Hostname}, State: m.State.String()})
 		}
 	}
-	return out
+	return n, waiting
 }
 
 // nearestNode says which node may have been meant.

@@ -13,6 +13,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/membership/item"
 )
 
@@ -185,6 +186,27 @@ func TestRevokeRefuses(t *testing.T) {
 		stranger := ids.NodeID{9, 9, 9}
 		if r, err := a.revoke(stranger.String(), ""); err != nil || r.Node.ID != stranger {
 			t.Errorf("a stranger: %+v, %v", r, err)
+		}
+	})
+}
+
+// TestObserver: a node that is an observer by its certificate gets no tunnel, no
+// filter and no entry of a network, whatever its record says.
+func TestObserver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a, b, o := w.machine(1, blue()), w.machine(2, blue()), w.machine(3, blue())
+		o.roles = keys.RoleObserver // and yet it runs as if it were none
+		for _, m := range []*machine{a, b, o} {
+			m.start()
+			m.mustAttach("blue", "/ns/1")
+		}
+		w.until("the others are connected", func() bool { return a.on(1, 1) && b.on(1, 1) && a.knows(b.id) })
+		w.until("its record says blue", func() bool { return len(w.board.record(o.id).Attached) == 1 })
+		w.watch("nobody has anything of it", 3*time.Second, func() bool { return !a.knows(o.id) && !b.knows(o.id) })
+		list, err := a.agent.Members(context.Background())
+		if err != nil || len(list) != 3 || list[2].Role != api.RoleObserver || list[0].Role != "" {
+			t.Errorf("%+v, %v", list, err)
 		}
 	})
 }

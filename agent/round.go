@@ -11,7 +11,9 @@ import (
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
+	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/membership"
+	"github.com/secure-overlay/secure-overlay/membership/record"
 	"github.com/secure-overlay/secure-overlay/tunnel/secure"
 	"github.com/secure-overlay/secure-overlay/vxlan"
 )
@@ -93,6 +95,7 @@ func (l *loop) input(ctx context.Context, snap membership.Snapshot) Input {
 		Attachments: l.attachments,
 	}
 	l.noteRevoked(snap)
+	l.noteRevokedIssuers(snap)
 	synced := false
 	if l.revoked[l.identity.ID] {
 		snap.Members = nil // nobody wants anything of this node any more
@@ -106,7 +109,7 @@ func (l *loop) input(ctx context.Context, snap membership.Snapshot) Input {
 			continue
 		}
 		synced = synced || m.Synced
-		in.Members = append(in.Members, Member{ID: m.ID, Name: m.Hostname, Serial: m.Serial, Record: m.Record})
+		in.Members = append(in.Members, Member{ID: m.ID, Name: m.Hostname, Serial: m.Serial, Record: granted(m)})
 	}
 	if !l.holdUntil.IsZero() && (synced || l.now().After(l.holdUntil)) {
 		l.log.Debug("all records are known after the restart", logkey.Count, len(in.Members))
@@ -116,6 +119,17 @@ func (l *loop) input(ctx context.Context, snap membership.Snapshot) Input {
 	l.chooseDriver(ctx)
 	in.Tunnels = l.facts
 	return in
+}
+
+// granted returns what of a member's record this node acts upon. An observer says
+// what it likes: it gets no tunnel, no key, no address and no frame, because here
+// it is on no network.
+func granted(m membership.Member) record.Node {
+	n := m.Record
+	if m.Cert.Roles&keys.RoleObserver != 0 {
+		n.Tunnels, n.Networks, n.Attached = nil, nil, nil
+	}
+	return n
 }
 
 // underlay asks the host for its addresses and its routes to the members.

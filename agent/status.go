@@ -77,6 +77,9 @@ func (l *loop) status(ctx context.Context) api.Status {
 	if p, ok := certificateProblem(l.ownCert(snap), l.now()); ok {
 		s.Problems = append(s.Problems, p)
 	}
+	if p, ok := issuerProblem(l.ownCert(snap), snap); ok {
+		s.Problems = append(s.Problems, p)
+	}
 	s.Problems = append(s.Problems, l.quietPeers(s.Peers)...)
 	switch {
 	case l.stopping:

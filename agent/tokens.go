@@ -60,11 +60,23 @@ func (a *Agent) CreateToken(ctx context.Context, req api.TokenRequest) (api.NewT
 	if ttl < 0 || ttl > keystore.MaxTokenTTL {
 		return api.NewToken{}, api.NewError(api.CodeInvalid, fmt.Sprintf("a token cannot live for %s", ttl), fmt.Sprintf("give a --ttl up to %s", keystore.MaxTokenTTL))
 	}
+	var roles uint8
+	switch req.Role {
+	case "":
+	case api.RoleObserver:
+		roles = keys.RoleObserver
+	default:
+		return api.NewToken{}, api.NewError(api.CodeInvalid, fmt.Sprintf("there is no role %q", req.Role), "--role observer, or none for a full member")
+	}
 	token, info, err := i.CreateToken(keystore.TokenSpec{
-		TTL: ttl, Seeds: seeds, Uses: req.Uses, Hostname: req.Hostname, Sources: req.Sources, Approve: req.Approve,
+		TTL: ttl, Seeds: seeds, Uses: req.Uses, Hostname: req.Hostname, Sources: req.Sources, Approve: req.Approve, Roles: roles,
 	}, time.Now())
 	if errors.Is(err, keystore.ErrTokenSpec) {
 		return api.NewToken{}, typed(api.CodeInvalid, err, err.Error(), "secure-overlay token create --help")
+	}
+	if errors.Is(err, keystore.ErrIssuerRevoked) {
+		return api.NewToken{}, typed(api.CodeRefused, err, "the issuer key of this node is revoked, so nobody takes the certificates it signs",
+			"run the command on a node with another issuer: secure-overlay issuer ls")
 	}
 	if err != nil {
 		return api.NewToken{}, fmt.Errorf("create join token: %w", err)
@@ -191,10 +203,18 @@ func (a *Agent) issuer(context.Context) (issuer, error) {
 	return i, err
 }
 
+// roleName names the role that a certificate gives beside that of an issuer.
+func roleName(roles uint8) string {
+	if roles&keys.RoleObserver != 0 {
+		return api.RoleObserver
+	}
+	return ""
+}
+
 func tokenView(info keystore.TokenInfo) api.Token {
 	t := api.Token{
 		ID: info.ID.String(), Created: info.Created, Expires: info.Expires,
-		Limit: info.Limit, Hostname: info.Hostname, Sources: info.Sources, Approve: info.Approve,
+		Limit: info.Limit, Hostname: info.Hostname, Sources: info.Sources, Approve: info.Approve, Role: roleName(info.Roles),
 	}
 	switch info.State {
 	case keystore.TokenPending:

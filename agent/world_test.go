@@ -97,6 +97,7 @@ type machine struct {
 	host     *tunneltest.FakeHost
 	driver   func(tunnel.Driver) tunnel.Driver // wraps it; nil: as it is
 	issuer   bool                              // it has an issuer key
+	roles    uint8                             // in its certificate
 	ipsec    bool                              // its kernel has ESP
 	encap    string                            // ipsec.encap; empty: none
 	underlay int                               // MTU of its one underlay link
@@ -144,6 +145,7 @@ func (m *machine) start() *machine {
 	}
 	gossip := &fakeGossip{board: m.w.board, self: membership.Member{
 		ID: m.id, Hostname: identity.Hostname, Serial: uint64(m.n), State: membership.StateAlive,
+		Cert: keys.Cert{Roles: m.roles},
 	}}
 	l.gossip, l.rot.pairs, l.rot.prober = gossip, gossip, fakeProber{m.w}
 	l.canIssue = m.issuer

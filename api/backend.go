@@ -57,6 +57,16 @@ type Issuing interface {
 	InstallIssuer(ctx context.Context, req IssuerInstall) (IssuerInstalled, error)
 }
 
+// IssuerRevoker takes an issuer's place away, on the word of the root key.
+type IssuerRevoker interface {
+	// RequestIssuerRevocation returns what the holder of the root key has to
+	// sign. It changes nothing.
+	RequestIssuerRevocation(ctx context.Context, req IssuerRevocationRequest) (IssuerRevocationDraft, error)
+	// RevokeIssuer returns when this node has applied what the root key has
+	// signed, and has begun to tell the others.
+	RevokeIssuer(ctx context.Context, req IssuerRevocationSigned) (IssuerRevocation, error)
+}
+
 // Events tells what happened on this node. LogEvents is the usual one.
 type Events interface {
 	// Events lists events, oldest first.
@@ -71,7 +81,7 @@ type Lifecycle interface {
 }
 
 // Backend is what a Server serves. All are required but Keys, Revoker,
-// Issuing and Events: without them the server answers that the agent cannot do
+// Issuing, IssuerRevoker and Events: without them the server answers that the agent cannot do
 // that.
 type Backend struct {
 	Observer  Observer
@@ -82,4 +92,6 @@ type Backend struct {
 	Revoker   Revoker
 	Issuing   Issuing
 	Events    Events
+
+	IssuerRevoker IssuerRevoker
 }

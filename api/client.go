@@ -130,6 +130,17 @@ func (c *Client) InstallIssuer(ctx context.Context, req IssuerInstall) (IssuerIn
 	return do[IssuerInstalled](ctx, c, http.MethodPost, "/v1/issuers/install", req)
 }
 
+// RequestIssuerRevocation asks for what the root key has to sign for an issuer to
+// be revoked.
+func (c *Client) RequestIssuerRevocation(ctx context.Context, req IssuerRevocationRequest) (IssuerRevocationDraft, error) {
+	return do[IssuerRevocationDraft](ctx, c, http.MethodPost, "/v1/issuers/revocations/request", req)
+}
+
+// RevokeIssuer gives the node what the root key has signed.
+func (c *Client) RevokeIssuer(ctx context.Context, req IssuerRevocationSigned) (IssuerRevocationAnswer, error) {
+	return do[IssuerRevocationAnswer](ctx, c, http.MethodPost, "/v1/issuers/revocations", req)
+}
+
 // Revoke throws a node out of the cluster.
 func (c *Client) Revoke(ctx context.Context, req RevokeRequest) (RevocationAnswer, error) {
 	return do[RevocationAnswer](ctx, c, http.MethodPost, "/v1/revocations", req)

@@ -43,6 +43,7 @@ const (
 	EventBlocked           EventKind = "blocked"            // this node does not start Epoch yet: something holds it up
 	EventESPBlocked        EventKind = "esp-blocked"        // ESP toward Node gets no answer in one form, and the pair tries another
 	EventNodeRevoked       EventKind = "node-revoked"       // Node was thrown out of the cluster; Text: the reason
+	EventIssuerRevoked     EventKind = "issuer-revoked"     // the root took an issuer's place away; Text: which, and the reason
 	EventAgentStarted      EventKind = "agent-started"
 	EventAgentStopped      EventKind = "agent-stopped"
 )
@@ -51,7 +52,7 @@ const (
 func EventKinds() []EventKind {
 	return []EventKind{
 		EventRotationRequested, EventEpochStarted, EventSwitched, EventEpochEnded, EventRotationRefused, EventPairRefused, EventBlocked, EventESPBlocked,
-		EventNodeRevoked, EventAgentStarted, EventAgentStopped,
+		EventNodeRevoked, EventIssuerRevoked, EventAgentStarted, EventAgentStopped,
 	}
 }
 

@@ -136,6 +136,8 @@ func (s *Server) routes() []route {
 		{"/v1/issuers", methods{http.MethodGet: s.issuers}, nil},
 		{"/v1/issuers/request", methods{http.MethodPost: s.requestIssuer}, nil},
 		{"/v1/issuers/install", methods{http.MethodPost: s.installIssuer}, nil},
+		{"/v1/issuers/revocations/request", methods{http.MethodPost: s.requestIssuerRevocation}, nil},
+		{"/v1/issuers/revocations", methods{http.MethodPost: s.revokeIssuer}, nil},
 		{"/v1/keys", methods{http.MethodGet: s.keyStatus}, nil},
 		{"/v1/keys/rotate", methods{http.MethodPost: s.rotate}, nil},
 		{"/v1/keys/history", methods{http.MethodGet: s.keyHistory}, nil},

@@ -165,7 +165,12 @@ type Member struct {
 	Networks []string         `json:"networks,omitempty"`
 	LastSeen time.Time        `json:"last_seen,omitzero"`
 	Expires  time.Time        `json:"expires,omitzero"` // of its certificate
+	Role     string           `json:"role,omitempty"`   // RoleObserver; empty: a full member
 }
+
+// RoleObserver is the role of a node that takes part in gossip and in nothing
+// else: no other node has a network with it.
+const RoleObserver = "observer"
 
 // Endpoint is an attachment of a network namespace to a network. Fields
 // below Node are known only for endpoints of the answering node.
@@ -207,8 +212,9 @@ type Token struct {
 	Hostname string         `json:"hostname,omitempty"`
 	Sources  []netip.Prefix `json:"sources,omitempty"`
 	Approve  bool           `json:"approve"`
-	Uses     []TokenUse     `json:"uses"`    // nodes that it admitted, oldest first
-	Waiting  []TokenWait    `json:"waiting"` // nodes that wait for approval, oldest first
+	Role     string         `json:"role,omitempty"` // of the nodes that it admits
+	Uses     []TokenUse     `json:"uses"`           // nodes that it admitted, oldest first
+	Waiting  []TokenWait    `json:"waiting"`        // nodes that wait for approval, oldest first
 }
 
 // TokenUse is a node that a token admitted.
@@ -257,6 +263,7 @@ type TokenRequest struct {
 	Hostname string         `json:"hostname,omitempty"` // pattern of their names, such as web-*; empty: any
 	Sources  []netip.Prefix `json:"sources,omitempty"`  // where they come from; none: anywhere
 	Approve  bool           `json:"approve,omitempty"`  // each of them waits for approval
+	Role     string         `json:"role,omitempty"`     // RoleObserver; empty: full members
 }
 
 // NewToken is the answer to TokenRequest. Text is the token itself, shown

@@ -21,6 +21,11 @@ const (
 // ask for renewal. It grants nothing: authority comes from a delegation.
 const RoleIssuer uint8 = 1 << 0
 
+// RoleObserver marks a node that takes part in gossip and in nothing else, such
+// as one that monitors: the other nodes have no network, no tunnel and no key with
+// it, whatever its record says. It only takes away, so it is no authority either.
+const RoleObserver uint8 = 1 << 1
+
 // Cert binds a node's identity key, Noise key, hostname and inner address to
 // each other and to the cluster. Times are whole seconds.
 type Cert struct {

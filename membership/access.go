@@ -68,7 +68,8 @@ func (c *Cluster) adoptAccess(now time.Time, key keys.AccessKey, since time.Time
 // before the item that names it, so that whoever hears of it can get it here. A
 // failure leaves the former key in force, which is no worse than before.
 func (c *Cluster) renewAccess(now time.Time) error {
-	if c.opts.Keys == nil || c.opts.Signer == nil {
+	signer := c.signer()
+	if c.opts.Keys == nil || signer == nil {
 		return nil
 	}
 	// Held as for targets: two revocations at once make two keys, one after the
@@ -87,7 +88,7 @@ func (c *Cluster) renewAccess(now time.Time) error {
 	if err := c.adoptAccess(now, key, now); err != nil {
 		return err
 	}
-	it, err := item.SignAccess(now, c.opts.Identity.Trust, c.opts.Signer, a)
+	it, err := item.SignAccess(now, c.opts.Identity.Trust, signer, a)
 	if err != nil {
 		return err
 	}

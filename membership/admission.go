@@ -23,6 +23,10 @@ func (a admission) Issue(ctx context.Context, from netip.AddrPort, id keys.Token
 		a.c.log.Warn("revoked node tried to join again", logkey.Node, node, logkey.Addr, from)
 		return keys.JoinAnswer{}, fmt.Errorf("admit node %s: %w", node, ErrRevoked)
 	}
+	if a.c.issuerRevoked(a.c.issuer) {
+		// Every member would refuse the certificate.
+		return keys.JoinAnswer{}, fmt.Errorf("admit node %s: %w", req.Identity.ID(), ErrIssuerRevoked)
+	}
 	if a.c.opts.Serials != nil {
 		var highest uint64
 		for _, m := range a.c.Snapshot().Members {

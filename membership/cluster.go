@@ -24,6 +24,9 @@ import (
 type Cluster struct {
 	opts Options
 	self ids.NodeID
+
+	issuer keys.IssuerPublic // of Options.Signer; zero without
+
 	prof profile
 	log  *slog.Logger
 
@@ -49,6 +52,7 @@ type Cluster struct {
 	pending   atomic.Pointer[record.Node] // newest content not yet published
 	published chan struct{}               // capacity 1: look at pending
 	renewed   chan keys.Credential        // from keepRenewed to the loop
+	reissue   chan struct{}               // capacity 1: look whether the own issuer is revoked
 	resolved  chan []netip.AddrPort       // from keepResolving to the loop
 
 	newTransport func(noisenet.Config) transport // tests replace it
@@ -107,6 +111,7 @@ func New(o Options) (*Cluster, error) {
 	c := &Cluster{
 		opts:         o,
 		self:         o.Identity.ID,
+		issuer:       ownIssuer(o.Signer),
 		prof:         profiles[o.Profile],
 		log:          o.Log,
 		changes:      make(chan struct{}, 1),
@@ -118,6 +123,7 @@ func New(o Options) (*Cluster, error) {
 		ended:        make(chan struct{}),
 		published:    make(chan struct{}, 1),
 		renewed:      make(chan keys.Credential),
+		reissue:      make(chan struct{}, 1),
 		resolved:     make(chan []netip.AddrPort),
 		newTransport: func(cfg noisenet.Config) transport { return noisenet.New(cfg) },
 	}
@@ -221,7 +227,7 @@ func (c *Cluster) transportConfig() noisenet.Config {
 		Bind:       c.opts.Bind,
 		Directory:  directory{c},
 		Admission:  c.admission(),
-		Refuse:     c.refuse,
+		Refuse:     c.refusePeer,
 		Handler:    c.serve,
 		Agree:      c.agreeHandler(),
 		Log:        c.log,

@@ -55,7 +55,7 @@ func (n *fakeNet) find(from, to ids.NodeID) (*fakeTransport, error) {
 	if t == nil || n.broken != nil && n.broken(from, to) {
 		return nil, noisenet.ErrUnreachable
 	}
-	if refuses(t, from) || refuses(n.byID[from], to) {
+	if refuses(t, n.byID[from]) || refuses(n.byID[from], t) {
 		return nil, noisenet.ErrRefused
 	}
 	return t, nil
@@ -63,8 +63,20 @@ func (n *fakeNet) find(from, to ids.NodeID) (*fakeTransport, error) {
 
 // refuses asks as a transport does in a handshake. No lock of a cluster is
 // taken.
-func refuses(t *fakeTransport, id ids.NodeID) bool {
-	return t != nil && t.cfg.Refuse != nil && t.cfg.Refuse(id)
+func refuses(t, other *fakeTransport) bool {
+	if t == nil || other == nil || t.cfg.Refuse == nil {
+		return false
+	}
+	p := other.shown()
+	return t.cfg.Refuse(p.Cert, p.Credential)
+}
+
+// shown is what a node shows of itself; the net's lock is held.
+func (t *fakeTransport) shown() noisenet.Peer {
+	p := noisenet.Peer{ID: t.cfg.Node, Credential: t.cfg.Credential, Addr: t.cfg.Bind, Hybrid: true}
+	// A transport gives no peer whose certificate does not parse.
+	p.Cert, _ = keys.ParseCert(p.Credential.Cert)
+	return p
 }
 
 func (n *fakeNet) lost(from, to ids.NodeID, b []byte) bool {
@@ -129,7 +141,7 @@ func (t *fakeTransport) Shutdown() error {
 func (t *fakeTransport) peer() noisenet.Peer {
 	t.net.mu.Lock()
 	defer t.net.mu.Unlock()
-	return noisenet.Peer{ID: t.cfg.Node, Credential: t.cfg.Credential, Addr: t.cfg.Bind, Hybrid: true}
+	return t.shown()
 }
 
 // SetAccess does nothing: the fake net has no strangers.

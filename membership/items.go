@@ -199,8 +199,12 @@ func (c *Cluster) accept(now time.Time, raws [][]byte) ([]*item.Item, error) {
 	return out, nil
 }
 
-// outdated reports whether a set has an item or a newer one of its slot.
+// outdated reports whether a set has an item or a newer one of its slot, or knows
+// that it is void.
 func outdated(set *item.Set, it *item.Item) bool {
 	have := set.Get(it.Slot)
+	if set.Void(it) {
+		return true // whoever sends it may not know yet that its issuer is out
+	}
 	return have != nil && (have.Version > it.Version || have.Hash == it.Hash)
 }

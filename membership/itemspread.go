@@ -19,6 +19,10 @@ func (l *loop) takeItems(n itemNews) {
 		if r, ok := it.Revocation(); ok {
 			l.expel(r)
 		}
+		if r, ok := it.IssuerRevocation(); ok {
+			l.dropIssuer(r)
+			l.takeBack()
+		}
 		t, ok := it.Target()
 		if !ok {
 			continue

@@ -3,8 +3,10 @@ package membership
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -67,9 +69,10 @@ type loop struct {
 	peers  map[ids.NodeID]*peer
 	dirty  bool // the view may be stale
 
-	expelled []ids.NodeID // revoked, and their streams still open
-	accessAt time.Time    // next look at the access key
-	formerAt time.Time    // next look at the former ones
+	expelled []ids.NodeID                // revoked, and their streams still open
+	aside    map[ids.NodeID]*record.Item // of revoked nodes
+	accessAt time.Time                   // next look at the access key
+	formerAt time.Time                   // next look at the former ones
 
 	credential keys.Credential // of this node, the newest
 
@@ -103,6 +106,7 @@ func newLoop(c *Cluster, set record.Set, items item.Set) *loop {
 		items:      items,
 		peers:      make(map[ids.NodeID]*peer),
 		pulls:      make(map[ids.NodeID]pull),
+		aside:      make(map[ids.NodeID]*record.Item),
 		done:       make(chan result, maxJobs),
 		dirty:      true,
 	}
@@ -111,7 +115,9 @@ func newLoop(c *Cluster, set record.Set, items item.Set) *loop {
 	}
 	for _, r := range items.Revocations() {
 		if r.Node != c.self {
-			l.set.Delete(r.Node) // the record cache may be older than the items
+			// The record cache may be older than the items, and holds what was
+			// put aside, too.
+			l.putAside(r.Node)
 		}
 	}
 	if it := set.Get(c.self); it != nil {
@@ -147,6 +153,7 @@ func (l *loop) run(ctx context.Context, gossip *memberlist.Memberlist) {
 			l.takeItems(n)
 			l.flush(time.Now()) // before the reply: the asker reads the view next
 			l.dropExpelled()
+			wake(l.c.reissue)
 			close(n.taken)
 		case cred := <-l.c.renewed:
 			l.credential = cred
@@ -260,10 +267,10 @@ const maxNews = 16
 func (l *loop) merge(now time.Time, items []*record.Item) {
 	var changed []record.Head
 	for _, it := range items {
-		if l.items.Revoked(it.Head.ID) {
+		was := l.set.Get(it.Head.ID)
+		if l.items.Revoked(it.Head.ID) || !vouched(&l.items, was, it.Cert.Issuer, it.Entry.Credential) {
 			continue // since it was verified
 		}
-		was := l.set.Get(it.Head.ID)
 		ok, err := l.set.Insert(it)
 		if err != nil {
 			l.refused(it, err)
@@ -319,6 +326,7 @@ func (l *loop) flush(now time.Time) {
 	l.dirty = false
 	old := l.c.view.Load()
 	v := newView(l.c.self, l.set, l.items, l.peers)
+	v.aside = slices.Collect(maps.Values(l.aside))
 	l.c.view.Store(v)
 	l.viewAt = now.Add(time.Second)
 	if v.differs(old) {

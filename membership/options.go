@@ -47,6 +47,11 @@ type Options struct {
 	// start. Nil: this node's certificate is not renewed.
 	Adopt func(keys.Credential) error
 
+	// DropIssuer takes this node's issuer key away, durably. It is called when the
+	// root has revoked it, before another issuer is asked for a certificate. Nil:
+	// the key is only not used.
+	DropIssuer func() error
+
 	// Signer signs cluster items, *keystore.Issuer. Nil: this node signs none,
 	// and asks others.
 	Signer item.Signer

@@ -77,9 +77,11 @@ func (s *saver) save() {
 	s.c.items.retry()
 	v := s.c.view.Load()
 	if s.c.opts.Cache != nil && v.snap.Digest != s.digest && len(v.items) > 0 {
-		entries := make([]record.Entry, len(v.items))
-		for i, it := range v.items {
-			entries[i] = it.Entry
+		entries := make([]record.Entry, 0, len(v.items)+len(v.aside))
+		for _, it := range slices.Concat(v.items, v.aside) {
+			if len(entries) < record.MaxMembers {
+				entries = append(entries, it.Entry)
+			}
 		}
 		if s.ok(s.c.opts.Cache.Save(entries)) {
 			s.digest = v.snap.Digest

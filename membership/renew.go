@@ -21,9 +21,10 @@ import (
 const kindRenew = 0x04
 
 // Renewer signs new certificates for members; *keystore.Issuer. The caller has
-// verified member. It answers a repeated request alike.
+// verified member. It answers a repeated request alike. early: also in the
+// first half of the certificate's life.
 type Renewer interface {
-	Renew(now time.Time, member keys.Cert) (keys.Credential, error)
+	Renew(now time.Time, member keys.Cert, early bool) (keys.Credential, error)
 }
 
 var (
@@ -32,7 +33,7 @@ var (
 )
 
 // keepRenewed renews the certificate of this node from half of its life on,
-// until ctx ends. Without Options.Adopt it does nothing: a certificate that a
+// until ctx ends, and at once if the root has revoked its issuer. Without Options.Adopt it does nothing: a certificate that a
 // restart forgets would hide that the one on disk runs out.
 //
 // What is due is read off the wall clock at each tick, so that neither a
@@ -50,6 +51,7 @@ func (c *Cluster) keepRenewed(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+		case <-c.reissue:
 		}
 	}
 }
@@ -69,7 +71,7 @@ func halfLife(cert keys.Cert) time.Time {
 }
 
 func (r *renewal) step(ctx context.Context, now time.Time) {
-	if now.Before(halfLife(r.cert)) || now.Before(r.retryAt) {
+	if now.Before(halfLife(r.cert)) && !r.c.issuerRevoked(r.cert.Issuer) || now.Before(r.retryAt) {
 		return
 	}
 	err := r.renew(ctx)
@@ -79,6 +81,9 @@ func (r *renewal) step(ctx context.Context, now time.Time) {
 		return
 	}
 	r.backoff = min(max(2*r.backoff, r.c.prof.renew), r.c.prof.renewMax)
+	if r.c.issuerRevoked(r.cert.Issuer) {
+		r.backoff = r.c.prof.renew // half of a life is no time to wait for now
+	}
 	r.retryAt = now.Add(r.backoff + jitter(r.backoff/4))
 	if text := err.Error(); text != r.failed && ctx.Err() == nil {
 		r.failed = text
@@ -112,8 +117,15 @@ func (r *renewal) renew(ctx context.Context) error {
 
 // ask tries this node's own issuer, else every other one, live ones first.
 func (r *renewal) ask(ctx context.Context) (keys.Credential, error) {
-	if own := r.c.opts.Renewal; own != nil {
-		return own.Renew(time.Now(), r.cert)
+	switch own := r.c.opts.Renewal; {
+	case own != nil && !r.c.issuerRevoked(r.c.issuer):
+		return own.Renew(time.Now(), r.cert, r.c.issuerRevoked(r.cert.Issuer))
+	case own != nil && r.c.opts.DropIssuer != nil:
+		// First, so that no later start shows a certificate by that key in the
+		// place of the one that another issuer gives now.
+		if err := r.c.opts.DropIssuer(); err != nil {
+			return keys.Credential{}, fmt.Errorf("remove the revoked issuer key: %w", err)
+		}
 	}
 	err := errNoIssuer
 	for _, id := range issuers(r.c.Snapshot()) {
@@ -130,12 +142,13 @@ func (r *renewal) ask(ctx context.Context) (keys.Credential, error) {
 }
 
 // issuers lists the other nodes that say in their certificate that they have an
-// issuer key. The role only tells whom to ask: check decides.
+// issuer key, which is the one that signed it. The role only tells whom to ask:
+// check decides.
 func issuers(s Snapshot) []ids.NodeID {
 	var alive, others []ids.NodeID
 	for _, m := range s.Members {
 		switch {
-		case m.ID == s.Self || m.Cert.Roles&keys.RoleIssuer == 0:
+		case m.ID == s.Self || m.Cert.Roles&keys.RoleIssuer == 0 || s.IssuerRevoked(m.Cert.Issuer):
 		case m.State == StateAlive:
 			alive = append(alive, m.ID)
 		default:
@@ -154,8 +167,13 @@ func (r *renewal) check(now time.Time, cred keys.Credential) (keys.Cert, error) 
 		return keys.Cert{}, fmt.Errorf("check renewed certificate: %w", err)
 	}
 	id := r.c.opts.Identity
+	if r.c.issuerRevoked(cert.Issuer) {
+		return keys.Cert{}, fmt.Errorf("check renewed certificate: its issuer %s is revoked", cert.Issuer.Fingerprint())
+	}
+	// A certificate of a revoked issuer is not one to outlast.
+	longer := cert.NotAfter.After(r.cert.NotAfter) || r.c.issuerRevoked(r.cert.Issuer)
 	if cert.Identity != id.Node.Public() || cert.Noise != id.Noise.Public() ||
-		!cert.NotAfter.After(r.cert.NotAfter) || !cert.NotBefore.After(r.cert.NotBefore) {
+		!longer || !cert.NotBefore.After(r.cert.NotBefore) {
 		return keys.Cert{}, errNotRenewed
 	}
 	return cert, nil
@@ -168,7 +186,7 @@ func (c *Cluster) serveRenew(from noisenet.Peer, req []byte) ([]byte, error) {
 	if len(req) != 2 {
 		return nil, errMessage
 	}
-	if c.opts.Renewal == nil {
+	if c.opts.Renewal == nil || c.issuerRevoked(c.issuer) {
 		return nil, errors.New("this node has no issuer key")
 	}
 	now := time.Now()
@@ -181,7 +199,13 @@ func (c *Cluster) serveRenew(from noisenet.Peer, req []byte) ([]byte, error) {
 	if cert.ID() != from.ID {
 		return nil, errors.New("renew certificate: it belongs to another node")
 	}
-	cred, err := c.opts.Renewal.Renew(now, cert)
+	// That the node is known, and so is vouched for, was asked before.
+	early := c.issuerRevoked(cert.Issuer)
+	if early {
+		// If it was an issuer, it was that one.
+		cert.Roles &^= keys.RoleIssuer
+	}
+	cred, err := c.opts.Renewal.Renew(now, cert, early)
 	if err != nil {
 		c.log.Warn("certificate of a member is not renewed", logkey.Node, from.ID, logkey.Name, cert.Hostname, logkey.Error, err)
 		// The reason stays in this node's log.

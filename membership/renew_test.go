@@ -12,8 +12,10 @@ import (
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
+	"github.com/secure-overlay/secure-overlay/membership/item"
 	"github.com/secure-overlay/secure-overlay/membership/membertest"
 	"github.com/secure-overlay/secure-overlay/membership/noisenet"
+	"github.com/secure-overlay/secure-overlay/membership/record"
 )
 
 // stubRenewer renews for 30 days from now on, unless it is told otherwise.
@@ -26,7 +28,7 @@ type stubRenewer struct {
 	asked []keys.Cert
 }
 
-func (s *stubRenewer) Renew(now time.Time, member keys.Cert) (keys.Credential, error) {
+func (s *stubRenewer) Renew(now time.Time, member keys.Cert, _ bool) (keys.Credential, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asked = append(s.asked, member)
@@ -193,7 +195,9 @@ func TestRenewalChecksTheAnswer(t *testing.T) {
 	foreign := agedAuthority(t, "another cluster")
 	good := opts.Identity.Cert
 	good.NotBefore, good.NotAfter = time.Now().Truncate(time.Second), time.Now().AddDate(0, 0, 30).Truncate(time.Second)
-	r := renewal{c: &Cluster{opts: opts}, cert: opts.Identity.Cert}
+	cluster := &Cluster{opts: opts}
+	cluster.view.Store(newView(self.ID, record.Set{}, item.Set{}, nil))
+	r := renewal{c: cluster, cert: opts.Identity.Cert}
 	for name, c := range map[string]struct {
 		auth *membertest.Authority
 		edit func(*keys.Cert)

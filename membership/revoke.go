@@ -50,11 +50,15 @@ func (c *Cluster) revoke(now time.Time, r item.Revocation) (item.Revocation, err
 	if have, ok := c.revoked(r.Node); ok {
 		return have, nil
 	}
-	if c.opts.Signer == nil {
+	signer := c.signer()
+	switch {
+	case c.opts.Signer == nil:
 		return r, ErrNotIssuer
+	case signer == nil:
+		return r, ErrIssuerRevoked
 	}
 	r.Created = now.UTC().Truncate(time.Second)
-	it, err := item.SignRevocation(now, c.opts.Identity.Trust, c.opts.Signer, r)
+	it, err := item.SignRevocation(now, c.opts.Identity.Trust, signer, r)
 	if err != nil {
 		return r, err
 	}
@@ -77,14 +81,10 @@ func (c *Cluster) revoke(now time.Time, r item.Revocation) (item.Revocation, err
 
 // revoked returns a node's revocation, if the view has one.
 func (c *Cluster) revoked(id ids.NodeID) (item.Revocation, bool) {
-	it := c.view.Load().cluster.Get(item.RevocationSlot(id))
-	if it == nil {
-		return item.Revocation{}, false
-	}
-	return it.Revocation()
+	return c.view.Load().cluster.Revocation(id)
 }
 
-// refuse is asked by the transport about everybody who has proved an identity.
+// refuse reports whether a node is revoked.
 func (c *Cluster) refuse(id ids.NodeID) bool { return c.view.Load().cluster.Revoked(id) }
 
 // expel forgets a revoked node: its record, and what is planned with it. Its
@@ -96,10 +96,38 @@ func (l *loop) expel(r item.Revocation) {
 		return
 	}
 	l.c.log.Warn("node is revoked", logkey.Node, r.Node, logkey.Name, r.Name, logkey.Reason, r.Reason)
-	l.set.Delete(r.Node)
+	l.putAside(r.Node)
 	delete(l.peers, r.Node)
 	delete(l.pulls, r.Node)
 	l.expelled = append(l.expelled, r.Node)
+}
+
+// putAside takes the record of a revoked node out of the set, to where nothing
+// looks at it. It is kept for the case that the root voids the revocation: the
+// node's certificate may be by an issuer of which nothing new is believed.
+func (l *loop) putAside(id ids.NodeID) {
+	it := l.set.Get(id)
+	if it == nil {
+		return
+	}
+	l.set.Delete(id)
+	if len(l.aside) < item.MaxItems {
+		l.aside[id] = it
+	}
+}
+
+// takeBack puts the records of nodes back whose revocation is void.
+func (l *loop) takeBack() {
+	for id, it := range l.aside {
+		if l.items.Revoked(id) {
+			continue
+		}
+		delete(l.aside, id)
+		if _, err := l.set.Insert(it); err != nil {
+			l.refused(it, err)
+		}
+		l.c.log.Warn("revocation of a node is void: its issuer was revoked", logkey.Node, id, logkey.Name, it.Cert.Hostname)
+	}
 }
 
 // dropExpelled ends the streams and sessions of nodes that the view shows as

@@ -225,7 +225,7 @@ func TestForgedRevocation(t *testing.T) {
 	nodes := l.issuing(3)
 	r := l.rogue(8, nil)
 	good := l.revocation(nodes[2].self)
-	created := len(keys.DomainItem) + 16 + 2 + len(ids.NodeID{}) + 8 // where the time stands
+	created := len(keys.DomainItem) + 16 + 2 + len(ids.NodeID{}) + 32 + 8 // where the time stands
 	for i := range good.Raw {
 		raw := append([]byte(nil), good.Raw...)
 		raw[i] ^= 1

@@ -88,7 +88,7 @@ func (c *Cluster) rotate(ctx context.Context, after ids.Epoch, driver string, re
 		return t, nil
 	}
 	failed := &NoIssuerError{}
-	if c.opts.Signer != nil {
+	if c.signer() != nil {
 		t, err := c.makeTarget(time.Now(), after, driver, reason)
 		if err == nil || decided(err) {
 			return t, err
@@ -131,8 +131,10 @@ func (c *Cluster) makeTarget(now time.Time, after ids.Epoch, driver string, reas
 	// come at once make one.
 	c.rotating.Lock()
 	defer c.rotating.Unlock()
-	last := c.Snapshot().Target
+	last, signer := c.Snapshot().Target, c.signer()
 	switch {
+	case signer == nil:
+		return item.Target{}, ErrIssuerRevoked // since the caller looked
 	case last.Epoch > after:
 		return last, nil
 	case last.Epoch < after:
@@ -147,7 +149,7 @@ func (c *Cluster) makeTarget(now time.Time, after ids.Epoch, driver string, reas
 	}
 	// Always the next one: an issuer's key in wrong hands cannot use epochs up
 	// by a request.
-	it, err := item.SignTarget(now, c.opts.Identity.Trust, c.opts.Signer,
+	it, err := item.SignTarget(now, c.opts.Identity.Trust, signer,
 		item.Target{Epoch: last.Epoch + 1, Driver: driver, Reason: reason, Created: now.UTC().Truncate(time.Second)})
 	if err != nil {
 		return item.Target{}, err
@@ -204,7 +206,12 @@ func (c *Cluster) serveRotate(from noisenet.Peer, req []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.opts.Signer == nil {
+	if from.Cert.Roles&keys.RoleObserver != 0 {
+		// It has no keys in the rotation, so no reason to ask.
+		c.log.Warn("observer asked for a new target epoch", logkey.Node, from.ID)
+		return rotateRefusal(rotateFailed, 0), nil
+	}
+	if c.signer() == nil {
 		return rotateRefusal(rotateNoIssuer, 0), nil
 	}
 	now := time.Now()

@@ -14,10 +14,8 @@ import (
 // proved that it is from.ID and a member. What it says about others is
 // verified like anything else. Requests are idempotent.
 func (c *Cluster) serve(ctx context.Context, from noisenet.Peer, req []byte) ([]byte, error) {
-	// A request that was under way when the node was revoked, and whose stream
-	// is being closed.
-	if c.refuse(from.ID) {
-		return nil, ErrRevoked
+	if err := c.refuses(from); err != nil {
+		return nil, err
 	}
 	if len(req) < 2 {
 		return nil, errMessage

@@ -2,6 +2,7 @@ package membership
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
@@ -45,6 +46,8 @@ type Snapshot struct {
 	// Revoked are the nodes that were thrown out, ascending by ID. None of them
 	// but Self is in Members.
 	Revoked []item.Revocation
+	// RevokedIssuers are the issuer keys that the root has revoked, ascending.
+	RevokedIssuers []item.IssuerRevocation
 }
 
 // Member is one node with a verified record.
@@ -60,6 +63,11 @@ type Member struct {
 	Addr      netip.AddrPort // underlay address last seen in a handshake; zero: none yet
 	Hybrid    bool           // the last handshake with it was hybrid (X25519 and ML-KEM-768)
 	SameItems bool           // node and this one hold the same cluster items, as far as known
+}
+
+// IssuerRevoked reports whether the root has revoked an issuer key.
+func (s Snapshot) IssuerRevoked(issuer keys.IssuerPublic) bool {
+	return slices.ContainsFunc(s.RevokedIssuers, func(r item.IssuerRevocation) bool { return r.Issuer == issuer })
 }
 
 // Member returns the member with this ID.

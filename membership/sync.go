@@ -166,6 +166,8 @@ func verifyAll(trust keys.Trust, now time.Time, v *view, entries []record.Entry)
 			continue
 		case err != nil:
 			return nil, &invalidError{err}
+		case !v.vouched(it.Cert, it.Entry.Credential):
+			continue // the peer may have known it in time, or not know yet
 		}
 		items = append(items, it)
 	}

@@ -2,6 +2,7 @@ package membership
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
@@ -15,6 +16,7 @@ type view struct {
 	snap  Snapshot
 	set   record.Set
 	items []*record.Item // of set, ascending by ID
+	aside []*record.Item // of revoked nodes; for the cache only
 	ack   []byte         // payload for answers to pings
 
 	cluster       item.Set // cluster items; never written to
@@ -36,6 +38,7 @@ func newView(self ids.NodeID, set record.Set, cluster item.Set, peers map[ids.No
 	}
 	v.snap = Snapshot{
 		Self: self, Digest: digest, Target: target, Revoked: cluster.Revocations(), Members: make([]Member, len(v.items)),
+		RevokedIssuers: cluster.RevokedIssuers(),
 	}
 	for i, it := range v.items {
 		m := Member{
@@ -68,7 +71,8 @@ func (v *view) pick(nodes []ids.NodeID) []*record.Item {
 // Addr than old does.
 func (v *view) differs(old *view) bool {
 	if v.snap.Digest != old.snap.Digest || v.snap.Target != old.snap.Target ||
-		len(v.snap.Members) != len(old.snap.Members) || len(v.snap.Revoked) != len(old.snap.Revoked) {
+		len(v.snap.Members) != len(old.snap.Members) || len(v.snap.Revoked) != len(old.snap.Revoked) ||
+		!slices.Equal(v.snap.RevokedIssuers, old.snap.RevokedIssuers) {
 		return true
 	}
 	for i, m := range v.snap.Members {

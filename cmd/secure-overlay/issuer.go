@@ -14,12 +14,13 @@ import (
 	"github.com/secure-overlay/secure-overlay/internal/cli"
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
+	"github.com/secure-overlay/secure-overlay/membership/item"
 )
 
 func (a *app) issuerCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "issuer", Aliases: []string{"issuers"}, Short: "List issuers and make further ones", Args: cobra.ArbitraryArgs, RunE: a.group,
-		Long: `List issuers and make further ones. An issuer makes join tokens, renews
+		Use: "issuer", Aliases: []string{"issuers"}, Short: "List issuers, make further ones, and revoke them", Args: cobra.ArbitraryArgs, RunE: a.group,
+		Long: `List issuers, make further ones, and revoke them. An issuer makes join tokens, renews
 certificates, signs new key epochs and revokes nodes. The node where init ran is the
 first one; with a second one the cluster does without the first.
 
@@ -31,12 +32,12 @@ Becoming an issuer takes the root key, which can stay on a machine of its own:
 
 Where the root key is at hand on the node, issuer add does all three.`,
 	}
-	cmd.AddCommand(a.issuerLs(), a.issuerRequest(), a.issuerSign(), a.issuerInstall(), a.issuerAdd())
+	cmd.AddCommand(a.issuerLs(), a.issuerRequest(), a.issuerSign(), a.issuerInstall(), a.issuerAdd(), a.issuerRevoke())
 	return cmd
 }
 
 func (a *app) issuerLs() *cobra.Command {
-	cmd := &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List the nodes that have an issuer key", Args: args()}
+	cmd := &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List the issuer keys and their nodes", Args: args()}
 	format := a.output(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		list, err := ask(cmd.Context(), a, func(c *api.Client) (api.IssuerList, error) { return c.Issuers(cmd.Context()) })
@@ -44,13 +45,19 @@ func (a *app) issuerLs() *cobra.Command {
 			return err
 		}
 		return a.show(*format, list, anys(list.Issuers), func() error {
-			t := cli.NewTable("name", "id", "state")
+			t := cli.NewTable("name", "id", "issuer", "members", "state")
 			for _, i := range list.Issuers {
-				name := node(i.NodeRef)
+				name, id, state := "-", "-", i.State
+				if !i.ID.IsZero() {
+					name, id = node(i.NodeRef), i.ID.Short()
+				}
 				if i.Self {
 					name += " *"
 				}
-				t.Row(name, i.ID.Short(), i.State)
+				if i.Revoked != nil {
+					state = "revoked"
+				}
+				t.Row(name, id, i.Fingerprint, i.Members, state)
 			}
 			return t.Print(a.out)
 		})
@@ -95,8 +102,9 @@ const delegationLife = keystore.DelegationLifetime
 func (a *app) issuerSign() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "sign REQUEST", Short: "Sign a request with the root key", Args: args("REQUEST"),
-		Long: `Sign a request of issuer request with the root key, and print the delegation for
-issuer install. Needs the root key file and nothing else: no agent, no network, and no
+		Long: `Sign a request with the root key: that of issuer request, and print the delegation for
+issuer install; or that of issuer revoke, and print the revocation for issuer revoke
+--signed. Needs the root key file and nothing else: no agent, no network, and no
 host of the cluster. REQUEST may be -, which reads standard input.`,
 	}
 	format := a.output(cmd)
@@ -108,6 +116,12 @@ host of the cluster. REQUEST may be -, which reads standard input.`,
 		text, err := a.lineOf(args[0])
 		if err != nil {
 			return err
+		}
+		if strings.HasPrefix(text, item.IssuerRequestTag) {
+			if f.Changed("lifetime") {
+				return &usageError{msg: "--lifetime is for a delegation; this request is to revoke an issuer", fix: "leave it out"}
+			}
+			return a.signRevocationFile(*root, text, *format)
 		}
 		out, err := a.signIssuer(*root, text, *life)
 		if err != nil {
@@ -142,11 +156,15 @@ func (a *app) signIssuer(rootFile, request string, life time.Duration) (signed, 
 func checkSigning(rootFile string, life time.Duration) error {
 	switch {
 	case rootFile == "":
-		return &usageError{msg: "--root-key is missing: the file that init wrote and told you to take away", fix: "--root-key FILE"}
+		return errNoRootKey()
 	case life < time.Hour:
 		return &usageError{msg: "--lifetime must be at least an hour", fix: "--lifetime " + delegationLife.String()}
 	}
 	return nil
+}
+
+func errNoRootKey() error {
+	return &usageError{msg: "--root-key is missing: the file that init wrote and told you to take away", fix: "--root-key FILE"}
 }
 
 func parseRequest(text string) (keys.IssuerRequest, error) {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -65,63 +64,32 @@ func (a *app) sayRevocation(r api.Revocation) {
 	a.print("%s is revoked here; %d of %s have applied it", cli.Clean(node(r.Node)), r.Applied.OK, cli.Plural(r.Applied.Total, "node"))
 }
 
-// revocationSettle is for how long a node that seems lost is waited for: gossip
-// takes some seconds to notice who is back.
-const revocationSettle = 3 * time.Second
-
 // waitRevocation follows a revocation until every node that can be reached has
 // applied it.
 func (a *app) waitRevocation(ctx context.Context, c *api.Client, rev api.RevocationAnswer, format cli.Format, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	list := cli.NewChecklist(a.err)
-	defer list.Break()
 	start := time.Now()
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	detail := func() string { return fmt.Sprintf("[%d/%d] nodes", rev.Applied.OK, rev.Applied.Total) }
-	for {
-		reachable := 0
-		for _, w := range rev.Waiting {
-			if w.State == "alive" || w.State == "suspect" {
-				reachable++
+	all, err := a.waitSpread(ctx, timeout, spread{
+		what: node(rev.Node) + " is revoked", look: "secure-overlay members --revoked", applied: rev.Applied, waiting: rev.Waiting,
+		poll: func(ctx context.Context) (api.Count, []api.RevocationWait, error) {
+			list, err := c.Revocations(ctx)
+			for _, r := range list.Revocations {
+				if r.Node.ID == rev.Node.ID {
+					rev.Revocation = r
+				}
 			}
-		}
-		switch {
-		case len(rev.Waiting) == 0:
-			list.Step(cli.Done, "applied", detail())
-			return a.show(format, rev, nil, func() error {
-				a.print("%s is out everywhere   %s", cli.Clean(node(rev.Node)), tookText(time.Since(start).Seconds()))
-				return nil
-			})
-		case reachable == 0 && time.Since(start) >= revocationSettle:
-			list.Step(cli.Warning, "applied", detail())
-			return a.partialRevocation(rev, format)
-		}
-		list.Step(cli.Running, "applied", detail())
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			list.Step(cli.Failed, "applied", detail())
-			if errors.Is(ctx.Err(), context.Canceled) {
-				return fail(api.CodeFailed, "secure-overlay members --revoked", "interrupted; the revocation stands")
-			}
-			return fail(api.CodeTimeout, "secure-overlay members --revoked",
-				"%s is revoked, but these nodes have not said in %s that they applied it: %s", node(rev.Node), cli.Span(timeout), waitingNames(rev.Waiting))
-		}
-		all, err := c.Revocations(ctx)
-		if err != nil {
-			if ctx.Err() != nil || api.CodeOf(err) == api.CodeTimeout {
-				continue
-			}
-			return err
-		}
-		for _, r := range all.Revocations {
-			if r.Node.ID == rev.Node.ID {
-				rev.Revocation = r
-			}
-		}
+			return rev.Applied, rev.Waiting, err
+		},
+	})
+	switch {
+	case err != nil:
+		return err
+	case !all:
+		return a.partialRevocation(rev, format)
 	}
+	return a.show(format, rev, nil, func() error {
+		a.print("%s is out everywhere   %s", cli.Clean(node(rev.Node)), tookText(time.Since(start).Seconds()))
+		return nil
+	})
 }
 
 func (a *app) partialRevocation(rev api.RevocationAnswer, format cli.Format) error {

@@ -25,6 +25,7 @@ type canned struct {
 	events    api.Events // nil: those of keys
 	metrics   func(context.Context, io.Writer) error
 	revoker   *revoker // nil: it cannot revoke
+	issuers   *issuerDesk
 }
 
 func (c canned) Status(context.Context) (api.Status, error)        { return c.status, nil }
@@ -70,6 +71,9 @@ func serve(t *testing.T, c canned, do func(dir string)) {
 	backend := api.Backend{Observer: c, Attacher: c, Tokens: c, Lifecycle: c, Events: c.events}
 	if c.revoker != nil {
 		backend.Revoker = c.revoker
+	}
+	if c.issuers != nil {
+		backend.Issuing, backend.IssuerRevoker = c.issuers, c.issuers
 	}
 	if c.keys != nil {
 		backend.Keys = c.keys

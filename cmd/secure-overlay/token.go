@@ -41,6 +41,8 @@ has it can join one node to the cluster until it expires, or as many as --uses s
 	f.StringVar(&req.Hostname, "name", "", "pattern that the names of the nodes match, such as 'web-*' (default: any)")
 	from := f.StringSlice("from", nil, "network that the nodes join from, such as 10.0.0.0/16 (default: any)")
 	f.BoolVar(&req.Approve, "approve", false, "each node waits until somebody approves it: token approve")
+	f.StringVar(&req.Role, "role", "", "observer: on no network, sees who is there (default: a full member)")
+	_ = cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions([]string{api.RoleObserver}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		switch {
 		case *ttl <= 0:
@@ -92,6 +94,9 @@ func admits(t api.Token) string {
 	out := cli.Plural(t.Limit, "node")
 	if t.Limit == 1 {
 		out = "one node"
+	}
+	if t.Role != "" {
+		out += " as " + cli.Clean(t.Role)
 	}
 	if t.Hostname != "" {
 		out += " named " + cli.Clean(t.Hostname)
@@ -154,7 +159,7 @@ func aboutToken(k api.Token, now time.Time) string {
 	if len(names) > 0 {
 		parts = append(parts, "admitted "+strings.Join(names, ", "))
 	}
-	if k.Hostname != "" || len(k.Sources) > 0 || k.Approve {
+	if k.Hostname != "" || len(k.Sources) > 0 || k.Approve || k.Role != "" {
 		parts = append(parts, "for "+admits(k))
 	}
 	return strings.Join(parts, "; ")

@@ -207,3 +207,29 @@ func (i *Issuer) showRole(now time.Time) error {
 	s.id.setMember(m, cert, s.id.Access)
 	return nil
 }
+
+// DropIssuer takes the issuer key of this node away, because the root has revoked
+// it: nobody takes what it signs, and the next start must not show a certificate
+// of its. The log of what it has issued stays. Repeating it is harmless.
+//
+// The key goes first: from then on the node has no issuer, whatever a crash
+// leaves of the rest.
+func (s *Store) DropIssuer() error {
+	if s.issuer != nil {
+		s.issuer.mu.Lock()
+		s.issuer.dropped = true
+		s.issuer.wipe()
+		s.issuer.mu.Unlock()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return fmt.Errorf("drop issuer: %w", ErrClosed)
+	}
+	for _, name := range []string{issuerKeyName, issuerCertName, tokensName, tokensName + prevSuffix, itemsName, itemsName + prevSuffix} {
+		if err := s.dir.remove(name); err != nil {
+			return fmt.Errorf("drop issuer: %w", err)
+		}
+	}
+	return nil
+}

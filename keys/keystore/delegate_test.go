@@ -238,3 +238,52 @@ func TestInstallIssuerCrash(t *testing.T) {
 		issuerOf(t, reopen(t, s))
 	}
 }
+
+// TestDropIssuer takes a revoked issuer's key away, with a crash at every step:
+// after each of them the node is an issuer as before, or none.
+func TestDropIssuer(t *testing.T) {
+	for at := 1; ; at++ {
+		s := first(t)
+		i := issuerOf(t, s)
+		newToken(t, i, time.Now())
+		step := 0
+		s.dir.step = func(string, string) error {
+			if step++; step == at {
+				return errors.New("crash")
+			}
+			return nil
+		}
+		err := s.DropIssuer()
+		if _, _, e := i.CreateToken(TokenSpec{}, time.Now()); !errors.Is(e, ErrIssuerRevoked) {
+			t.Errorf("step %d: the issuer works on: %v", at, e)
+		}
+		s.dir.step = nil
+		s = reopen(t, s)
+		_, gone := s.Issuer()
+		if had := at == 1; had != (gone == nil) {
+			t.Errorf("crash at step %d: after a restart: %v", at, gone)
+		}
+		if id, e := s.Identity(); e != nil || !id.Joined() {
+			t.Errorf("crash at step %d: no member any more: %v", at, e)
+		}
+		if err == nil {
+			left := present(s.dir, []string{issuerKeyName, issuerCertName, tokensName, tokensName + prevSuffix, itemsName, itemsName + prevSuffix})
+			if len(left) != 0 || at < 3 {
+				t.Errorf("left over after %d steps: %v", at-1, left)
+			}
+			if e := s.DropIssuer(); e != nil {
+				t.Errorf("once more: %v", e)
+			}
+			// It can become one again, with another key.
+			request, e := s.RequestIssuer()
+			if e != nil {
+				t.Fatal(e)
+			}
+			req, e := ParseIssuerRequest(request)
+			if e != nil || req.Issuer == i.limits.Issuer {
+				t.Errorf("the new request is for the old key: %v", e)
+			}
+			return
+		}
+	}
+}

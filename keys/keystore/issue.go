@@ -143,7 +143,7 @@ func (i *Issuer) answer(now time.Time, t token, u use, reason string) (keys.Join
 	}
 	credential, err := i.certify(now, keys.Cert{
 		Serial: u.Serial, Identity: u.Identity, Noise: u.Noise, Hostname: u.Hostname,
-		Token: t.ID, NotBefore: u.At, NotAfter: u.NotAfter,
+		Token: t.ID, Roles: t.Roles, NotBefore: u.At, NotAfter: u.NotAfter,
 	}, reason)
 	if err != nil {
 		return keys.JoinAnswer{}, err
@@ -187,25 +187,26 @@ var ErrTooEarly = errors.New("certificate is in the first half of its life")
 // which of two members is the older one: a renewal must not turn a decided
 // dispute over an address around. The caller has verified member
 // (keys.Trust.VerifyMember), that the peer holds its keys, and that the node
-// is not revoked.
+// is not revoked. early allows it in the first half of the certificate's life, for
+// one whose issuer is revoked.
 //
 // A member that shows its old certificate again gets the same new one, so that
 // a lost answer costs nothing and a hostile member cannot fill the issue log.
-func (i *Issuer) Renew(now time.Time, member keys.Cert) (keys.Credential, error) {
+func (i *Issuer) Renew(now time.Time, member keys.Cert, early bool) (keys.Credential, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	out, err := i.renew(now, member)
+	out, err := i.renew(now, member, early)
 	if err != nil {
 		return keys.Credential{}, fmt.Errorf("renew certificate of %v: %w", member.ID(), err)
 	}
 	return cloneCredential(out), nil
 }
 
-func (i *Issuer) renew(now time.Time, member keys.Cert) (keys.Credential, error) {
+func (i *Issuer) renew(now time.Time, member keys.Cert, early bool) (keys.Credential, error) {
 	if err := i.open(); err != nil {
 		return keys.Credential{}, err
 	}
-	if firstHalf(member, now) {
+	if firstHalf(member, now) && !early {
 		return keys.Credential{}, ErrTooEarly
 	}
 	if again, ok := i.renewed[member.ID()]; ok {

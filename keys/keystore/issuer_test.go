@@ -276,10 +276,10 @@ func TestRenew(t *testing.T) {
 		t.Fatal(err)
 	}
 	half := id.Cert.NotBefore.Add(CertLifetime / 2)
-	if _, err := i.Renew(half.Add(-time.Second), id.Cert); !errors.Is(err, ErrTooEarly) {
+	if _, err := i.Renew(half.Add(-time.Second), id.Cert, false); !errors.Is(err, ErrTooEarly) {
 		t.Errorf("before half life: %v, want ErrTooEarly", err)
 	}
-	cred, err := i.Renew(half, id.Cert)
+	cred, err := i.Renew(half, id.Cert, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,10 +291,10 @@ func TestRenew(t *testing.T) {
 	if c.Serial != id.Cert.Serial || c.Identity != id.Cert.Identity || c.Roles != keys.RoleIssuer || !c.NotAfter.After(id.Cert.NotAfter) {
 		t.Errorf("renewed: serial %d, roles %d, until %v", c.Serial, c.Roles, c.NotAfter)
 	}
-	if again, err := i.Renew(half.Add(time.Hour), id.Cert); err != nil || !bytes.Equal(again.Cert, cred.Cert) {
+	if again, err := i.Renew(half.Add(time.Hour), id.Cert, false); err != nil || !bytes.Equal(again.Cert, cred.Cert) {
 		t.Errorf("the old certificate shown again: %v, want the same answer", err)
 	}
-	if _, err := i.Renew(half.Add(time.Hour), c); !errors.Is(err, ErrTooEarly) {
+	if _, err := i.Renew(half.Add(time.Hour), c, false); !errors.Is(err, ErrTooEarly) {
 		t.Errorf("the renewed certificate: %v, want ErrTooEarly", err)
 	}
 	s.clock = func() time.Time { return half }
@@ -383,7 +383,7 @@ func TestClosedStore(t *testing.T) {
 	_, e2 := s.NextSeq()
 	_, e3 := i.Issue(now, netip.Addr{}, tok.ID, newJoiner(t).request("a"))
 	_, _, e4 := i.CreateToken(TokenSpec{}, now)
-	_, e5 := i.Renew(now, id.Cert)
+	_, e5 := i.Renew(now, id.Cert, false)
 	for n, err := range []error{e1, e2, e3, e4, e5, i.RevokeToken(tok.ID), s.RaiseSeq(5000),
 		s.SaveSeeds([]netip.AddrPort{netip.MustParseAddrPort("198.18.0.9:1")}), s.Adopt(id.Trust, keys.JoinAnswer{})} {
 		if !errors.Is(err, ErrClosed) {

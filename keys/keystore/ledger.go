@@ -46,6 +46,7 @@ type token struct {
 	Hostname string         `json:"hostname,omitempty"`
 	Sources  []netip.Prefix `json:"sources,omitempty"`
 	Approve  bool           `json:"approve,omitempty"`
+	Roles    uint8          `json:"roles,omitempty"`
 	Uses     []use          `json:"uses,omitempty"`    // oldest first
 	Waiting  []waiting      `json:"waiting,omitempty"` // oldest first
 }
@@ -122,7 +123,7 @@ func (t token) usedUp() bool { return len(t.Uses) >= t.Limit }
 func (t token) info(now time.Time) TokenInfo {
 	info := TokenInfo{
 		ID: t.ID, State: t.state(now), Created: t.Created, Expires: t.Expires,
-		Limit: t.Limit, Hostname: t.Hostname, Sources: slices.Clone(t.Sources), Approve: t.Approve,
+		Limit: t.Limit, Hostname: t.Hostname, Sources: slices.Clone(t.Sources), Approve: t.Approve, Roles: t.Roles,
 	}
 	for _, u := range t.Uses {
 		info.Uses = append(info.Uses, TokenUse{Node: u.Identity.ID(), Hostname: u.Hostname, At: u.At, Serial: u.Serial})

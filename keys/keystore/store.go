@@ -21,6 +21,7 @@ var (
 	ErrNewerVersion   = errors.New("file was written by a newer version")
 	ErrNoIssuer       = errors.New("this node has no issuer key")
 	ErrClosed         = errors.New("store is closed")
+	ErrIssuerRevoked  = errors.New("the issuer key of this node was revoked")
 )
 
 // Identity is what a node is. The secrets in it share memory with the Store:

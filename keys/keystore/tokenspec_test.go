@@ -40,6 +40,8 @@ func TestTokenSpecRefuses(t *testing.T) {
 		"a long pattern":    {Hostname: string(make([]byte, maxPattern+1))},
 		"no prefix":         {Sources: []netip.Prefix{{}}},
 		"bits behind":       {Sources: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}},
+		"role issuer":       {Roles: keys.RoleIssuer},
+		"an unknown role":   {Roles: 1 << 7},
 		"many prefixes":     {Sources: make([]netip.Prefix, MaxTokenSources+1)},
 	} {
 		if _, _, err := i.CreateToken(spec, time.Now()); !errors.Is(err, ErrTokenSpec) {
@@ -231,4 +233,37 @@ func fileTime(t *testing.T, path string) time.Time {
 		t.Fatal(err)
 	}
 	return st.ModTime()
+}
+
+// TestTokenRole: a token gives its role, over renewals, too, and a node cannot ask
+// for another.
+func TestTokenRole(t *testing.T) {
+	i := issuerOf(t, first(t))
+	for _, roles := range []uint8{0, keys.RoleObserver} {
+		tok := mustToken(t, i, TokenSpec{Roles: roles})
+		node := newJoiner(t)
+		a, err := i.Issue(time.Now(), anywhere, tok.ID, node.request("web-1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err := keys.ParseCert(a.Credential.Cert)
+		if err != nil || cert.Roles != roles {
+			t.Errorf("roles %#x, want %#x: %v", cert.Roles, roles, err)
+		}
+		again, err := i.Issue(time.Now(), anywhere, tok.ID, node.request("web-1"))
+		if err != nil || string(again.Credential.Cert) != string(a.Credential.Cert) {
+			t.Errorf("asked again: %v", err)
+		}
+		half := cert.NotBefore.Add(cert.NotAfter.Sub(cert.NotBefore) / 2)
+		renewed, err := i.Renew(half, cert, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c, err := keys.ParseCert(renewed.Cert); err != nil || c.Roles != roles {
+			t.Errorf("renewed: roles %#x, want %#x: %v", c.Roles, roles, err)
+		}
+		if list := i.Tokens(time.Now()); list[len(list)-1].Roles != roles {
+			t.Errorf("%+v", list[len(list)-1])
+		}
+	}
 }

@@ -81,6 +81,24 @@ func (d *dir) keep(name, prev string) error {
 	return nil
 }
 
+// remove takes name away for good; that it is not there is no error.
+func (d *dir) remove(name string) error {
+	if err := d.at(name, "remove"); err != nil {
+		return fmt.Errorf("remove %s: %w", d.file(name), err)
+	}
+	err := d.root.Remove(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = d.sync()
+	}
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", d.file(name), err)
+	}
+	return nil
+}
+
 func (d *dir) put(name string, content []byte, install func(tmp, name string) error) (err error) {
 	tmp := tempName()
 	defer func() {

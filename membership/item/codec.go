@@ -76,6 +76,8 @@ func (it *Item) validate() error {
 		_, err = parseRevocation(it)
 	case KindAccess:
 		_, err = parseAccess(it)
+	case KindIssuer:
+		_, err = parseIssuer(it)
 	}
 	return err
 }

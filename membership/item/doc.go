@@ -1,5 +1,6 @@
 // Package item defines what the cluster says about itself, signed by an issuer
-// or by the root: the target epoch of rotation, and which nodes are revoked.
+// or by the root: the target epoch of rotation, the access key, and which nodes
+// and issuers are revoked.
 //
 // It owns the byte format (PROTOCOL.md, section 11.4), the signature check and
 // the set of items with its merge rule and digest. It does no I/O and knows no

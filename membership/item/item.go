@@ -11,11 +11,12 @@ import (
 // newer node may need them.
 type Kind uint8
 
-// The kinds. A full set keeps the lowest ones.
+// The kinds. A full set keeps issuer revocations and then the lowest ones.
 const (
 	KindTarget     Kind = 1 // the target epoch of rotation
 	KindRevocation Kind = 2 // a node is out, for good
 	KindAccess     Kind = 3 // which access key the cluster uses
+	KindIssuer     Kind = 4 // an issuer key signs nothing any more
 )
 
 // String returns a word for people.
@@ -27,6 +28,8 @@ func (k Kind) String() string {
 		return "revocation"
 	case KindAccess:
 		return "access key"
+	case KindIssuer:
+		return "issuer revocation"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
@@ -38,7 +41,8 @@ const (
 )
 
 // Slot is what an item is the newest word about. There is one target epoch, so
-// its key is empty; a revocation has the ID of its node as key.
+// its key is empty; a revocation has the ID of its node and its signer's public key
+// as key, that of an issuer the issuer's public key.
 type Slot struct {
 	Kind Kind
 	Key  string // at most MaxKey bytes, any
@@ -87,6 +91,8 @@ var (
 	ErrConflict = errors.New("two cluster items have one version")
 	// ErrFull: the set holds MaxItems items.
 	ErrFull = errors.New("set of cluster items is full")
+	// ErrVoid: the item's issuer is revoked.
+	ErrVoid = errors.New("cluster item was signed by a revoked issuer")
 )
 
 func malformed(format string, args ...any) error {

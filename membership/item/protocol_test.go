@@ -45,6 +45,13 @@ func TestProtocolVectors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	revoked, err := IssuerRevocation{Issuer: issuer.Public(), Target: 7, Access: 2, Reason: "stolen", Created: noon}.Unsigned(trust)
+	if err == nil {
+		revoked, err = SignIssuerRevocation(root, revoked)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	byRoot, err := SignRoot(trust.Cluster, root, Content{Slot: Slot{250, "key"}, Version: 3, Created: noon, Body: []byte("body")})
 	if err != nil {
 		t.Fatal(err)
@@ -58,6 +65,7 @@ func TestProtocolVectors(t *testing.T) {
 	protocol.Check(t, "items", map[string][]byte{
 		"target":       it.Raw,
 		"revocation":   out.Raw,
+		"issuer":       revoked,
 		"root_item":    byRoot,
 		"head":         AppendHead(nil, it.Head()),
 		"digest":       digest[:],

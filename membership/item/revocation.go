@@ -28,13 +28,17 @@ type Revocation struct {
 // none can be replaced by one that says less: a node that is out stays out.
 const revocationVersion = 1
 
-// RevocationSlot returns the slot of a node's revocation.
-func RevocationSlot(node ids.NodeID) Slot { return Slot{Kind: KindRevocation, Key: string(node[:])} }
+// RevocationSlot returns the slot of a node's revocation by a signer. Each signer
+// has its own: when one of them turns out to be a thief, what another said about
+// the same node must still be there.
+func RevocationSlot(node ids.NodeID, signer [32]byte) Slot {
+	return Slot{Kind: KindRevocation, Key: string(node[:]) + string(signer[:])}
+}
 
-// Content returns r as an item is made from it. ErrMalformed (wrapped) if it
-// cannot be said.
-func (r Revocation) Content() (Content, error) {
-	c := Content{Slot: RevocationSlot(r.Node), Version: revocationVersion, Created: r.Created}
+// Content returns r as an item of a signer, an issuer's or the root's public key,
+// is made from it. ErrMalformed (wrapped) if it cannot be said.
+func (r Revocation) Content(signer [32]byte) (Content, error) {
+	c := Content{Slot: RevocationSlot(r.Node, signer), Version: revocationVersion, Created: r.Created}
 	c.Body = append([]byte{uint8(min(len(r.Name), 255))}, r.Name...)
 	c.Body = append(c.Body, r.Reason...)
 	if err := r.validate(); err != nil {
@@ -52,11 +56,15 @@ func (r Revocation) validate() error {
 			return malformed("revocation: %v", err)
 		}
 	}
-	if len(r.Reason) > MaxReason {
-		return malformed("reason of %d bytes, at most %d", len(r.Reason), MaxReason)
+	return validReason(r.Reason)
+}
+
+// validReason checks a text that is printed on terminals of all nodes.
+func validReason(reason string) error {
+	if len(reason) > MaxReason {
+		return malformed("reason of %d bytes, at most %d", len(reason), MaxReason)
 	}
-	// It is printed on terminals of all nodes.
-	if !utf8.ValidString(r.Reason) || slices.ContainsFunc([]rune(r.Reason), func(c rune) bool { return !unicode.IsPrint(c) }) {
+	if !utf8.ValidString(reason) || slices.ContainsFunc([]rune(reason), func(c rune) bool { return !unicode.IsPrint(c) }) {
 		return malformed("reason is no line of printable text")
 	}
 	return nil
@@ -66,7 +74,11 @@ func (r Revocation) validate() error {
 // back may have another name and reason, if the issuer has revoked the node
 // before.
 func SignRevocation(now time.Time, trust keys.Trust, s Signer, r Revocation) (*Item, error) {
-	c, err := r.Content()
+	d, err := keys.ParseDelegation(s.Delegation())
+	if err != nil {
+		return nil, fmt.Errorf("sign revocation of node %s: %w", r.Node, err)
+	}
+	c, err := r.Content(d.Issuer)
 	if err != nil {
 		return nil, err
 	}
@@ -77,10 +89,14 @@ func SignRevocation(now time.Time, trust keys.Trust, s Signer, r Revocation) (*I
 // reason.
 func parseRevocation(it *Item) (Revocation, error) {
 	var r Revocation
-	if len(it.Slot.Key) != len(r.Node) {
-		return r, malformed("revocation with a key of %d bytes, want a node ID of %d", len(it.Slot.Key), len(r.Node))
+	if want := len(r.Node) + len(it.Signer); len(it.Slot.Key) != want {
+		return r, malformed("revocation with a key of %d bytes, want %d of node ID and signer", len(it.Slot.Key), want)
 	}
 	copy(r.Node[:], it.Slot.Key)
+	// Else one signer could take another's slot.
+	if it.Slot != RevocationSlot(r.Node, it.Signer) {
+		return r, malformed("revocation in the slot of another signer")
+	}
 	if it.Version != revocationVersion {
 		return r, malformed("revocation of version %d, there is only %d", it.Version, revocationVersion)
 	}
@@ -105,12 +121,22 @@ func (it *Item) Revocation() (Revocation, bool) {
 }
 
 // Revoked reports whether the set holds a node's revocation.
-func (s *Set) Revoked(node ids.NodeID) bool { return s.items[RevocationSlot(node)] != nil }
+func (s *Set) Revoked(node ids.NodeID) bool { return s.out[node] != nil }
 
-// Revocations returns all revocations in ascending order of their nodes.
+// Revocation returns a node's revocation; of several that of the lowest slot.
+func (s *Set) Revocation(node ids.NodeID) (Revocation, bool) {
+	it := s.out[node]
+	if it == nil {
+		return Revocation{}, false
+	}
+	return it.Revocation()
+}
+
+// Revocations returns one revocation of each node that is revoked, in ascending
+// order of the nodes.
 func (s *Set) Revocations() []Revocation {
 	var out []Revocation
-	for _, it := range s.items {
+	for _, it := range s.out {
 		if r, ok := it.Revocation(); ok {
 			out = append(out, r)
 		}

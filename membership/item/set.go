@@ -8,29 +8,44 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
 )
 
 // MaxItems bounds a set. A full set, heads or items, fits one control message.
 const MaxItems = 2048
 
-// Set holds the newest verified item of each slot. The zero value is empty and
-// ready. Merging is commutative, associative and idempotent: any two nodes that
-// have merged the same items hold the same set, whatever the order.
+// Set holds the newest verified item of each slot, without those of revoked
+// issuers that became void. The zero value is empty and ready. Merging is
+// commutative, associative and idempotent: any two nodes that have merged the
+// same items hold the same set, whatever the order. One thing takes an exchange
+// more: an item that a void one had displaced is lost where that happened, and
+// comes back from where it did not.
 //
 // A set has one owner; nothing in it is locked. Clone gives others a copy.
 type Set struct {
 	items map[Slot]*Item
+
+	// What follows is derived from items.
+	out     map[ids.NodeID]*Item // revocations; of several of a node that of the lowest slot
+	revoked map[keys.IssuerPublic]IssuerRevocation
 }
 
 // Insert merges an item that Verify returned. changed reports whether the set
 // is another one now. The error is nil; ErrConflict (wrapped; changed tells
-// which of the two items stayed); or ErrFull (wrapped), if an item, this one or
-// another, found no room.
+// which of the two items stayed); ErrVoid (wrapped); or ErrFull (wrapped), if an
+// item, this one or another, found no room.
 //
-// Of too many items those of the lowest slots stay. That is a function of all
-// items that were ever merged, so it does not depend on their order; and a flood
-// of other kinds cannot displace the target epoch, whose slot is the lowest.
+// Of too many items the revocations of issuers stay, and then those of the
+// lowest slots. That is a function of all items that were ever merged, so it
+// does not depend on their order; a flood of other kinds cannot displace the
+// target epoch, whose slot is the lowest; and a flood by a stolen issuer key
+// cannot displace its revocation.
 func (s *Set) Insert(it *Item) (changed bool, err error) {
+	if s.Void(it) {
+		return false, fmt.Errorf("insert %s, version %d: %w", it.Slot, it.Version, ErrVoid)
+	}
 	have := s.items[it.Slot]
 	switch {
 	case have == nil:
@@ -39,7 +54,7 @@ func (s *Set) Insert(it *Item) (changed bool, err error) {
 		return false, nil
 	}
 	if changed = compare(it, have) > 0; changed {
-		s.items[it.Slot] = it
+		s.put(it)
 	}
 	if it.Version == have.Version {
 		err = fmt.Errorf("insert %s, version %d: %w", it.Slot, it.Version, ErrConflict)
@@ -48,19 +63,90 @@ func (s *Set) Insert(it *Item) (changed bool, err error) {
 }
 
 func (s *Set) add(it *Item) (changed bool, err error) {
-	if s.items == nil {
-		s.items = make(map[Slot]*Item)
-	}
 	if len(s.items) >= MaxItems {
-		last := slices.MaxFunc(slices.Collect(maps.Keys(s.items)), Slot.Compare)
+		last := slices.MaxFunc(slices.Collect(maps.Keys(s.items)), compareRank)
 		err = fmt.Errorf("insert %s, version %d: %w", it.Slot, it.Version, ErrFull)
-		if it.Slot.Compare(last) > 0 {
+		if compareRank(it.Slot, last) > 0 {
 			return false, err
 		}
 		delete(s.items, last)
+		s.derive()
+	}
+	s.put(it)
+	return true, err
+}
+
+// put takes an item in, and what follows from it.
+func (s *Set) put(it *Item) {
+	if s.items == nil {
+		s.items = make(map[Slot]*Item)
+		s.out = make(map[ids.NodeID]*Item)
+		s.revoked = make(map[keys.IssuerPublic]IssuerRevocation)
 	}
 	s.items[it.Slot] = it
-	return true, err
+	if it.Slot.Kind == KindRevocation {
+		s.noteOut(it)
+	}
+	if r, ok := it.IssuerRevocation(); ok {
+		s.revoked[r.Issuer] = r
+		maps.DeleteFunc(s.items, func(_ Slot, it *Item) bool { return s.Void(it) })
+		s.derive()
+	}
+}
+
+// derive finds out anew who is revoked, after items went.
+func (s *Set) derive() {
+	clear(s.out)
+	for slot, it := range s.items {
+		if slot.Kind == KindRevocation {
+			s.noteOut(it)
+		}
+	}
+}
+
+func (s *Set) noteOut(it *Item) {
+	r, ok := it.Revocation()
+	if !ok {
+		return
+	}
+	if have := s.out[r.Node]; have == nil || it.Slot.Compare(have.Slot) <= 0 {
+		s.out[r.Node] = it
+	}
+}
+
+// compareRank orders slots by what stays in a full set: the lower one.
+func compareRank(a, b Slot) int {
+	rank := func(s Slot) int {
+		if s.Kind == KindIssuer {
+			return 0
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(rank(a), rank(b)), a.Compare(b))
+}
+
+// Void reports whether an item's issuer is revoked and the item does not outlive
+// that.
+func (s *Set) Void(it *Item) bool {
+	if it.Root {
+		return false
+	}
+	r, ok := s.revoked[it.Signer]
+	return ok && !r.keeps(it)
+}
+
+// IssuerRevoked reports whether the root has revoked an issuer key.
+func (s *Set) IssuerRevoked(issuer keys.IssuerPublic) bool {
+	_, ok := s.revoked[issuer]
+	return ok
+}
+
+// RevokedIssuers returns the revocations of issuers in ascending order of their
+// keys.
+func (s *Set) RevokedIssuers() []IssuerRevocation {
+	return slices.SortedFunc(maps.Values(s.revoked), func(a, b IssuerRevocation) int {
+		return bytes.Compare(a.Issuer[:], b.Issuer[:])
+	})
 }
 
 // compare orders two items of one slot; the greater one stays. A higher version
@@ -131,7 +217,7 @@ func (s *Set) Digest() [32]byte {
 }
 
 // Clone returns a set that later merges into s do not change.
-func (s *Set) Clone() Set { return Set{items: maps.Clone(s.items)} }
+func (s *Set) Clone() Set { return Set{maps.Clone(s.items), maps.Clone(s.out), maps.Clone(s.revoked)} }
 
 // Compare returns, for ascending heads of another set, the items that it lacks
 // or has older ones of, and the slots of which it has newer ones. A version

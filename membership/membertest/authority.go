@@ -94,3 +94,13 @@ func (a *Authority) Certify(c keys.Cert) (keys.Credential, error) {
 	}
 	return out, nil
 }
+
+// CertifyBy signs a certificate with another issuer's key.
+func (a *Authority) CertifyBy(i *Issuer, c keys.Cert) (keys.Credential, error) {
+	c.Cluster, c.Issuer = a.Trust.Cluster, i.key.Public()
+	out := keys.Credential{Delegation: i.Delegation(), Cert: keys.SignCert(i.key, c)}
+	if out.Cert == nil {
+		return out, fmt.Errorf("sign certificate: %w", c.Validate())
+	}
+	return out, nil
+}

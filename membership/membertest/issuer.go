@@ -51,6 +51,9 @@ func (a *Authority) Root() (keys.RootPrivate, error) {
 	return keys.RootPrivateFromRaw32(a.secret("root"))
 }
 
+// Public returns the issuer's key.
+func (i *Issuer) Public() keys.IssuerPublic { return i.key.Public() }
+
 // Delegation returns the root's statement about the issuer.
 func (i *Issuer) Delegation() []byte { return bytes.Clone(i.delegation) }
 

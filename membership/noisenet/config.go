@@ -40,9 +40,9 @@ type Config struct {
 	Handler    Handler           // nil: control requests are answered with an error
 	Agree      AgreeHandler      // nil: tunnel secrets are refused
 	// Refuse is asked about each peer that has proved its identity, before it
-	// gets anything. Revoked nodes are refused here. Nil refuses nobody. It
-	// must not block.
-	Refuse func(ids.NodeID) bool
+	// gets anything, with the certificate and the credential that it showed.
+	// Revoked nodes are refused here. Nil refuses nobody. It must not block.
+	Refuse func(keys.Cert, keys.Credential) bool
 	// RequireHybrid refuses peers that speak version 1 only, with ErrNotHybrid;
 	// the setting crypto.require_pq. Joins are not concerned.
 	RequireHybrid bool

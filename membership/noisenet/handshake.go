@@ -270,7 +270,7 @@ func (h *handshake) checkPeer(now time.Time, raw []byte) (*established, error) {
 		return nil, fmt.Errorf("check peer: %w", ErrSelf)
 	case !h.expect.IsZero() && id != h.expect:
 		return nil, fmt.Errorf("check peer: have %s, want %s: %w", id, h.expect, ErrWrongPeer)
-	case h.party.refuse != nil && h.party.refuse(id):
+	case h.party.refuse != nil && h.party.refuse(e.cert, e.credential):
 		return nil, fmt.Errorf("check peer %s: %w", id, ErrRefused)
 	}
 	return e, nil

@@ -106,9 +106,9 @@ func TestHandshakeRefusals(t *testing.T) {
 		"stolen by responder": {b: func(p *party) { p.static = thief.noise }, want: ErrHandshake},
 		"self":                {a: func(p *party) { *p = *b.party() }, want: ErrSelf},
 		"refused by initiator": {
-			a: func(p *party) { p.refuse = func(id ids.NodeID) bool { return id == b.id } }, want: ErrRefused},
+			a: func(p *party) { p.refuse = func(c keys.Cert, _ keys.Credential) bool { return c.ID() == b.id } }, want: ErrRefused},
 		"refused by responder": {
-			b: func(p *party) { p.refuse = func(id ids.NodeID) bool { return id == a.id } }, want: ErrRefused},
+			b: func(p *party) { p.refuse = func(c keys.Cert, _ keys.Credential) bool { return c.ID() == a.id } }, want: ErrRefused},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pa, pb := a.party(), b.party()

@@ -20,9 +20,9 @@ type party struct {
 	access     keys.AccessKey
 	port       uint16
 	boot       uint64
-	ring       func() []accessEntry  // keys in force, newest first; nil: access alone
-	unkeyed    func() bool           // may one more peer without access key begin? nil: none may
-	refuse     func(ids.NodeID) bool // nil: nobody
+	ring       func() []accessEntry                  // keys in force, newest first; nil: access alone
+	unkeyed    func() bool                           // may one more peer without access key begin? nil: none may
+	refuse     func(keys.Cert, keys.Credential) bool // nil: nobody
 	random     io.Reader
 	versionMax uint8 // highest version that is offered and chosen
 	hybridOnly bool  // peers that do without version 2 are refused

@@ -37,7 +37,7 @@ func (t *Transport) authenticated(raw net.Conn, e *established, addr netip.AddrP
 	stale := t.learn(raw, e.boot, peer)
 	// Asked again now that Drop can find the connection: a node revoked while
 	// its handshake was under way is caught here or there.
-	if t.cfg.Refuse != nil && t.cfg.Refuse(peer.ID) {
+	if t.cfg.Refuse != nil && t.cfg.Refuse(peer.Cert, peer.Credential) {
 		t.Drop(peer.ID)
 		return nil, fmt.Errorf("check peer %s: %w", peer.ID, ErrRefused)
 	}

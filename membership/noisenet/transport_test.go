@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
 )
 
 func echo(_ context.Context, from Peer, req []byte) ([]byte, error) {
@@ -272,7 +273,8 @@ func TestDropAndRefuse(t *testing.T) {
 	a, b := pair(t, func(c *Config) {
 		c.Handler = echo
 		self := c.Node
-		c.Refuse = func(id ids.NodeID) bool {
+		c.Refuse = func(cert keys.Cert, _ keys.Credential) bool {
+			id := cert.ID()
 			mu.Lock()
 			defer mu.Unlock()
 			return refused[id] && self != id

@@ -117,6 +117,9 @@ func (it *Item) Holds(e Entry) bool {
 	return bytes.Equal(it.Entry.Record, e.Record) && sameCredential(it.Entry.Credential, e.Credential)
 }
 
+// Shows reports whether the item's credential is exactly c.
+func (it *Item) Shows(c keys.Credential) bool { return sameCredential(it.Entry.Credential, c) }
+
 // Errors of verification. ErrMalformed and those of keys.Trust.VerifyMember
 // (wrong cluster, signature, expired, not yet valid) are the others.
 var (

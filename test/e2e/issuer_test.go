@@ -105,6 +105,89 @@ func TestSecondIssuer(t *testing.T) {
 	}
 }
 
+// TestRevokeIssuer takes the founder's issuer key out of force, under load, after
+// a second node has become an issuer: certificates change over, joins go on, and no
+// packet is lost.
+func TestRevokeIssuer(t *testing.T) {
+	ctx, f := startFor(t, suited(), 3, 2, "")
+	founder, second, third := f.Nodes[0], f.Nodes[1], f.Nodes[2]
+	blue := attachAll(t, ctx, f, "blue")
+	mesh, err := netlab.StartMesh(ctx, netlab.MeshOptions{Points: points(blue), Rate: lowRate(t) / 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { mesh.Stop() })
+	root := filepath.Join(founder.DataDir(), "root.key")
+	if _, err := third.CLI(ctx, "issuer", "revoke", founder.Name, "--root-key", root); exitCode(err) != 6 {
+		t.Errorf("the only issuer is revoked: %v", err)
+	}
+	if _, err := second.CLI(ctx, "issuer", "add", "--root-key", root); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Up(ctx); err != nil {
+		t.Fatal(err)
+	}
+	// issuers returns those of a node's list, by the name of their node.
+	issuers := func(n *fleet.Node) map[string]api.Issuer {
+		var list api.IssuerList
+		if err := n.JSON(ctx, &list, "issuer", "ls"); err != nil {
+			t.Fatal(err)
+		}
+		out := map[string]api.Issuer{}
+		for _, i := range list.Issuers {
+			out[i.Name] = i
+		}
+		return out
+	}
+	if err := third.WaitStatus(ctx, "two issuers", func(api.Status) bool { return len(issuers(third)) == 2 }); err != nil {
+		t.Fatal(err)
+	}
+	key := issuers(third)[founder.Name].Key
+	var rev api.IssuerRevocationAnswer
+	if err := third.JSON(ctx, &rev, "issuer", "revoke", founder.Name, "--root-key", root, "--reason", "test", "--wait"); err != nil {
+		t.Fatal(err)
+	}
+	if rev.Key != key || rev.Applied.OK != 3 {
+		t.Errorf("%+v", rev)
+	}
+	for _, n := range f.Nodes {
+		if err := n.WaitStatus(ctx, "certificates of the other issuer", func(s api.Status) bool {
+			return issuers(n)[second.Name].Members == 3 && s.Members.OK == 3
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := founder.CLI(ctx, "token", "create"); exitCode(err) != 6 {
+		t.Errorf("the revoked issuer makes a token: %v", err)
+	}
+	if err := founder.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := founder.Up(ctx); err != nil {
+		t.Fatal(err)
+	}
+	late := join(t, ctx, f, second, "late")
+	for _, n := range append(f.Nodes[:3:3], late) {
+		if err := n.WaitStatus(ctx, "three peers", func(s api.Status) bool { return len(s.Peers) == 3 && s.Members.OK == 4 }); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := founder.Rotate(ctx, ""); err != nil {
+		t.Error(err)
+	}
+	if err := mesh.WaitReceived(ctx, 50); err != nil {
+		t.Error(err)
+	}
+	res := mesh.Stop()
+	t.Logf("%d sent, %d lost", res.Sent, res.Lost())
+	if err := mesh.Check(); err != nil {
+		t.Error(err)
+	}
+}
+
 // join adds a node with a token of an issuer that need not be the first node.
 func join(t *testing.T, ctx context.Context, f *fleet.Fleet, issuer *fleet.Node, name string) *fleet.Node {
 	t.Helper()

@@ -57,6 +57,53 @@ func TestTokenConditions(t *testing.T) {
 	}
 }
 
+// TestTokenRole: an observer sees the members, carries no network, and cannot be
+// configured to.
+func TestTokenRole(t *testing.T) {
+	ctx, f := start(t, 2, bothNetworks()[:1])
+	tok := tokenFor(t, ctx, f, "--role", "observer")
+	n, err := f.AddNode("eye")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.CLI(ctx, "join", tok.Text); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.CLI(ctx, "up", "-c", n.ConfigPath()); exitCode(err) != 2 || !strings.Contains(fmt.Sprint(err), "observer") {
+		t.Errorf("with a network in its configuration: %v", err)
+	}
+	if err := n.WriteConfig(nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Up(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range append(f.Nodes[:2:2], n) {
+		if err := m.WaitStatus(ctx, "three members", func(s api.Status) bool { return s.Members.OK == 3 }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var list api.MemberList
+	if err := f.Nodes[0].JSON(ctx, &list, "members"); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range list.Members {
+		if (m.Role == api.RoleObserver) != (m.Name == "eye") {
+			t.Errorf("%s has role %q", m.Name, m.Role)
+		}
+	}
+	var st api.Status
+	if err := f.Nodes[0].JSON(ctx, &st, "status"); err != nil || len(st.Peers) != 1 {
+		t.Errorf("%d peers: %v", len(st.Peers), err)
+	}
+	if _, err := n.CLI(ctx, "keys", "rotate"); err == nil {
+		t.Error("an observer rotates keys")
+	}
+	if _, err := f.Nodes[0].CLI(ctx, "token", "create", "--role", "king"); exitCode(err) != 2 {
+		t.Errorf("another role: %v", err)
+	}
+}
+
 // TestTokenApproval: a node waits until somebody approves it, over a restart of
 // its join, and one that is denied is told so.
 func TestTokenApproval(t *testing.T) {

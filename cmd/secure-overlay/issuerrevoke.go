@@ -1,0 +1,240 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secure-overlay/secure-overlay/api"
+	"github.com/secure-overlay/secure-overlay/internal/cli"
+	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/keys/keystore"
+	"github.com/secure-overlay/secure-overlay/membership/item"
+)
+
+func (a *app) issuerRevoke() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "revoke ISSUER", Short: "Take an issuer key out of force, for good", Args: args("ISSUER"),
+		ValidArgsFunction: a.complete(issuerNames),
+		Long: `Take an issuer key out of force, for good: because it was stolen, or because its
+node is gone. ISSUER is the name or the ID of its node, its fingerprint, or its key.
+
+Certificates that it has signed are believed only by nodes that knew them before, and
+their nodes get new ones from another issuer at once: make that other issuer first.
+Nothing that it signs from now on has any effect. Nodes that it let in stay; look through
+secure-overlay members, and revoke those you do not know. If the machine itself is in
+wrong hands, revoke it, too: secure-overlay revoke NODE.
+
+Nodes that the issuer has revoked stay out, unless --undo-revocations says that the
+key was misused for that.
+
+This takes the root key, which can stay on a machine of its own:
+
+  on any node          secure-overlay issuer revoke ISSUER
+  with the root key    secure-overlay issuer sign --root-key FILE REQUEST
+  on any node          secure-overlay issuer revoke --signed REVOCATION
+
+Where the root key is at hand on the node, --root-key FILE does all three.`,
+	}
+	format := a.output(cmd)
+	var req api.IssuerRevocationRequest
+	f := cmd.Flags()
+	root := f.String("root-key", "", "file with the root key that init wrote")
+	signed := f.Bool("signed", false, "the argument is what issuer sign printed; - reads standard input")
+	f.StringVar(&req.Reason, "reason", "", "one line for people; every node keeps it")
+	f.BoolVar(&req.Undo, "undo-revocations", false, "let nodes back in that this issuer has revoked")
+	f.BoolVar(&req.Force, "force", false, "also if no other issuer is known")
+	wait := f.Bool("wait", false, "wait until every node that can be reached has applied it")
+	timeout := f.Duration("timeout", time.Minute, "with --wait: how long")
+	_ = cmd.MarkFlagFilename("root-key")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		switch {
+		case *timeout <= 0:
+			return &usageError{msg: "--timeout must be more than zero", fix: "--timeout 1m"}
+		case *signed && (*root != "" || req != api.IssuerRevocationRequest{}):
+			return &usageError{msg: "--signed takes what was signed as it is", fix: cmd.CommandPath() + " --signed REVOCATION"}
+		}
+		text, err := a.lineOf(args[0])
+		if err != nil {
+			return err
+		}
+		if !*signed {
+			req.Issuer = text
+			text, err = a.draftIssuerRevocation(cmd.Context(), req, *root, *format)
+			if err != nil || text == "" {
+				return err
+			}
+		}
+		return a.revokeIssuer(cmd.Context(), text, *format, *wait, *timeout)
+	}
+	return cmd
+}
+
+// draftIssuerRevocation gets the request, and signs it if the root key is at hand;
+// else it prints it and returns nothing.
+func (a *app) draftIssuerRevocation(ctx context.Context, req api.IssuerRevocationRequest, root string, format cli.Format) (string, error) {
+	var key keys.RootPrivate
+	if root != "" {
+		// Read first, so that a wrong file is found before anything else.
+		var err error
+		if key, err = keystore.ReadRootKey(root, a.rootPassphrase); err != nil {
+			return "", err
+		}
+		defer key.Wipe()
+	}
+	draft, err := ask(ctx, a, func(c *api.Client) (api.IssuerRevocationDraft, error) { return c.RequestIssuerRevocation(ctx, req) })
+	if err != nil {
+		return "", err
+	}
+	if n := len(draft.Members); n > 0 {
+		a.say("%s from this issuer; whoever you do not know among secure-overlay members, revoke", certificates(n))
+	}
+	if root != "" {
+		out, err := signRevocation(key, draft.Request)
+		return out.Revocation, err
+	}
+	return "", a.show(format, draft, nil, func() error {
+		a.print("%s", draft.Request)
+		a.say("where the root key is, run:\n  secure-overlay issuer sign --root-key FILE REQUEST\nand then on any node:\n  secure-overlay issuer revoke --signed REVOCATION")
+		return nil
+	})
+}
+
+func certificates(n int) string {
+	if n == 1 {
+		return "1 member has its certificate"
+	}
+	return cli.Plural(n, "member") + " have their certificates"
+}
+
+// signedRevocation is what issuer sign prints for programs about the revocation
+// of an issuer.
+type signedRevocation struct {
+	Schema     int       `json:"schema"`
+	Cluster    string    `json:"cluster"`
+	Key        string    `json:"key"`
+	Reason     string    `json:"reason,omitempty"`
+	Undo       bool      `json:"undo"`
+	Created    time.Time `json:"created"`
+	Revocation string    `json:"revocation"`
+}
+
+// parseRevocationRequest reads what the holder of the root key is asked to sign.
+func parseRevocationRequest(text string) ([]byte, signedRevocation, error) {
+	unsigned, err := item.ParseLine(item.IssuerRequestTag, text)
+	if err == nil {
+		var trust keys.Trust
+		var r item.IssuerRevocation
+		if trust, r, err = item.ParseUnsigned(unsigned); err == nil {
+			return unsigned, signedRevocation{
+				Schema: api.Schema, Cluster: trust.Cluster.String(), Key: r.Issuer.String(), Reason: r.Reason, Undo: r.Undo, Created: r.Created,
+			}, nil
+		}
+	}
+	return nil, signedRevocation{}, &usageError{msg: "this is no request: " + err.Error(), fix: "copy the whole line that secure-overlay issuer revoke printed"}
+}
+
+func signRevocation(root keys.RootPrivate, request string) (signedRevocation, error) {
+	unsigned, out, err := parseRevocationRequest(request)
+	if err != nil {
+		return out, err
+	}
+	raw, err := item.SignIssuerRevocation(root, unsigned)
+	if err != nil {
+		return out, err
+	}
+	out.Revocation = item.Line(item.IssuerRevocationTag, raw)
+	return out, nil
+}
+
+// signRevocationFile signs with the key in a file, and prints what came of it.
+func (a *app) signRevocationFile(rootFile, request string, format cli.Format) error {
+	if rootFile == "" {
+		return errNoRootKey()
+	}
+	if _, _, err := parseRevocationRequest(request); err != nil {
+		return err // before anybody types a passphrase
+	}
+	root, err := keystore.ReadRootKey(rootFile, a.rootPassphrase)
+	if err != nil {
+		return err
+	}
+	defer root.Wipe()
+	out, err := signRevocation(root, request)
+	if err != nil {
+		return err
+	}
+	return a.show(format, out, nil, func() error {
+		a.print("%s", out.Revocation)
+		undo := ""
+		if out.Undo {
+			undo = "; nodes that it has revoked come back"
+		}
+		a.say("signed: issuer %s of cluster %s is to be revoked%s; on any node run:\n  secure-overlay issuer revoke --signed REVOCATION", out.Key, out.Cluster, undo)
+		return nil
+	})
+}
+
+// revokeIssuer hands over what the root key has signed.
+func (a *app) revokeIssuer(ctx context.Context, text string, format cli.Format, wait bool, timeout time.Duration) error {
+	rev, err := ask(ctx, a, func(c *api.Client) (api.IssuerRevocationAnswer, error) {
+		return c.RevokeIssuer(ctx, api.IssuerRevocationSigned{Revocation: text})
+	})
+	if err != nil {
+		return err
+	}
+	all := true
+	if wait {
+		if all, err = ask(ctx, a, func(c *api.Client) (bool, error) { return a.waitIssuerRevocation(ctx, c, &rev, timeout) }); err != nil {
+			return err
+		}
+	}
+	if err := a.show(format, rev, nil, func() error {
+		a.print("issuer %s is revoked; %d of %s have applied it", rev.Fingerprint, rev.Applied.OK, cli.Plural(rev.Applied.Total, "node"))
+		return nil
+	}); err != nil {
+		return err
+	}
+	if !all {
+		return fail(api.CodeDegraded, "nothing: they apply it when they are back",
+			"issuer %s is revoked on every node that can be reached; missing: %s", rev.Fingerprint, waitingNames(rev.Waiting))
+	}
+	return nil
+}
+
+func (a *app) waitIssuerRevocation(ctx context.Context, c *api.Client, rev *api.IssuerRevocationAnswer, timeout time.Duration) (bool, error) {
+	return a.waitSpread(ctx, timeout, spread{
+		what: "issuer " + rev.Fingerprint + " is revoked", look: "secure-overlay issuer ls -o json", applied: rev.Applied, waiting: rev.Waiting,
+		poll: func(ctx context.Context) (api.Count, []api.RevocationWait, error) {
+			list, err := c.Issuers(ctx)
+			for _, i := range list.Issuers {
+				if i.Key == rev.Key && i.Revoked != nil {
+					rev.IssuerRevocation = *i.Revoked
+				}
+			}
+			return rev.Applied, rev.Waiting, err
+		},
+	})
+}
+
+// issuerNames completes the name of an issuer.
+func issuerNames(ctx context.Context, c *api.Client) []string {
+	list, err := c.Issuers(ctx)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, i := range list.Issuers {
+		if i.Revoked != nil {
+			continue
+		}
+		name := i.Fingerprint
+		if !i.ID.IsZero() {
+			name = node(i.NodeRef)
+		}
+		out = append(out, strings.TrimSpace(name))
+	}
+	return out
+}

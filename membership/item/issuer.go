@@ -1,0 +1,159 @@
+package item
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
+)
+
+// IssuerRevocation says that an issuer key signs nothing for the cluster any
+// more. Only the root says so: an issuer that could would be the one that a
+// thief of its key uses first.
+//
+// Time does not tell what the key signed before it was lost from what a thief
+// signs now: the thief writes any time. So everything that it signed is void, but
+// for what the cluster has acted upon and must not go back behind: targets up to
+// Target, access keys up to Access, and, unless Undo is set, its revocations of
+// nodes, because a node that is out stays out in doubt.
+type IssuerRevocation struct {
+	Issuer  keys.IssuerPublic
+	Undo    bool      // its revocations of nodes are void, too
+	Target  ids.Epoch // the highest of its targets that stays
+	Access  uint64    // the highest version of its access keys that stays
+	Reason  string    // for people, at most MaxReason bytes of one line; may be empty
+	Created time.Time // whole seconds
+}
+
+// The versions of an issuer revocation. The root may go from the first to the
+// second, and nobody back.
+const (
+	issuerKeeps = 1 // nodes that the issuer revoked stay out
+	issuerUndo  = 2
+)
+
+// issuerFixed is the length in bytes of an issuer revocation's body before the
+// reason.
+const issuerFixed = 4 + 8
+
+// IssuerSlot returns the slot of an issuer's revocation.
+func IssuerSlot(issuer keys.IssuerPublic) Slot { return Slot{Kind: KindIssuer, Key: string(issuer[:])} }
+
+// Content returns r as an item is made from it. ErrMalformed (wrapped) if it
+// cannot be said.
+func (r IssuerRevocation) Content() (Content, error) {
+	if err := r.validate(); err != nil {
+		return Content{}, fmt.Errorf("make revocation of issuer %s: %w", r.Issuer.Fingerprint(), err)
+	}
+	c := Content{Slot: IssuerSlot(r.Issuer), Version: issuerKeeps, Created: r.Created}
+	if r.Undo {
+		c.Version = issuerUndo
+	}
+	c.Body = binary.BigEndian.AppendUint32(c.Body, uint32(r.Target))
+	c.Body = binary.BigEndian.AppendUint64(c.Body, r.Access)
+	c.Body = append(c.Body, r.Reason...)
+	return c, nil
+}
+
+func (r IssuerRevocation) validate() error {
+	if r.Issuer.IsZero() {
+		return malformed("revocation of no issuer")
+	}
+	return validReason(r.Reason)
+}
+
+// parseIssuer reads the body of an issuer revocation: target u32, version of the
+// access key u64, reason.
+func parseIssuer(it *Item) (IssuerRevocation, error) {
+	var r IssuerRevocation
+	switch {
+	case len(it.Slot.Key) != len(r.Issuer):
+		return r, malformed("issuer revocation with a key of %d bytes, want %d", len(it.Slot.Key), len(r.Issuer))
+	case it.Version != issuerKeeps && it.Version != issuerUndo:
+		return r, malformed("issuer revocation of version %d, there are %d and %d", it.Version, issuerKeeps, issuerUndo)
+	case !it.Root:
+		// No issuer takes another's place away, nor its own back.
+		return r, malformed("issuer revocation that the root did not sign")
+	}
+	copy(r.Issuer[:], it.Slot.Key)
+	body := newReader(it.Body)
+	r.Target, r.Access = ids.Epoch(body.U32()), body.U64()
+	r.Reason = string(body.Rest())
+	r.Undo, r.Created = it.Version == issuerUndo, it.Created
+	if err := body.Err(); err != nil {
+		return r, err
+	}
+	return r, r.validate()
+}
+
+// IssuerRevocation reads an item of KindIssuer that Verify returned; false for
+// another kind.
+func (it *Item) IssuerRevocation() (IssuerRevocation, bool) {
+	if it.Slot.Kind != KindIssuer {
+		return IssuerRevocation{}, false
+	}
+	r, err := parseIssuer(it)
+	return r, err == nil
+}
+
+// keeps reports whether an item of the revoked issuer stays.
+func (r IssuerRevocation) keeps(it *Item) bool {
+	switch it.Slot.Kind {
+	case KindTarget:
+		return it.Version <= uint64(r.Target)
+	case KindAccess:
+		return it.Version <= r.Access
+	case KindRevocation:
+		return !r.Undo
+	}
+	// What a thief may have said is no word of the cluster, and that includes
+	// kinds that this build does not know.
+	return false
+}
+
+// Unsigned returns the bytes of r that the root key has to sign, so that it can
+// be done where nothing but the root key is.
+func (r IssuerRevocation) Unsigned(trust keys.Trust) ([]byte, error) {
+	c, err := r.Content()
+	if err != nil {
+		return nil, err
+	}
+	it := c.item()
+	it.Root, it.Signer = true, trust.Root
+	if err := it.validate(); err != nil {
+		return nil, fmt.Errorf("make revocation of issuer %s: %w", r.Issuer.Fingerprint(), err)
+	}
+	return encode(trust.Cluster, it), nil
+}
+
+// ParseUnsigned reads what Unsigned returned. It is a claim: the holder of the
+// root key decides about it.
+func ParseUnsigned(unsigned []byte) (keys.Trust, IssuerRevocation, error) {
+	// With a signature of zeros it has the form of an item.
+	raw := append(unsigned[:len(unsigned):len(unsigned)], make([]byte, keys.SignatureSize)...)
+	cluster, it, err := parse(raw)
+	if err != nil {
+		return keys.Trust{}, IssuerRevocation{}, err
+	}
+	r, ok := it.IssuerRevocation()
+	if !ok {
+		return keys.Trust{}, IssuerRevocation{}, malformed("it is about a %s, not an issuer", it.Slot.Kind)
+	}
+	return keys.Trust{Cluster: cluster, Root: keys.RootPublic(it.Signer)}, r, nil
+}
+
+// SignIssuerRevocation signs what Unsigned returned, and nothing else, with the
+// root key. keys.ErrBadSignature (wrapped) if it is for another root key.
+func SignIssuerRevocation(root keys.RootPrivate, unsigned []byte) ([]byte, error) {
+	trust, _, err := ParseUnsigned(unsigned)
+	if err != nil {
+		return nil, fmt.Errorf("sign revocation of an issuer: %w", err)
+	}
+	if trust.Root != root.Public() {
+		return nil, fmt.Errorf("sign revocation of an issuer: it is for another root key: %w", keys.ErrBadSignature)
+	}
+	sig := root.Sign(keys.DomainItem, unsigned[len(keys.DomainItem):])
+	return append(unsigned[:len(unsigned):len(unsigned)], sig[:]...), nil
+}
