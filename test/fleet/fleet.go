@@ -251,7 +251,10 @@ func configText(n *Node, networks []Network) string {
 	fmt.Fprintf(&b, "node:\n  name: %s\n", n.Name)
 	fmt.Fprintf(&b, "data_dir: %s\nruntime_dir: %s\n", n.DataDir(), n.RuntimeDir())
 	fmt.Fprintf(&b, "control:\n  advertise: %q\n  profile: %s\n", netip.AddrPortFrom(n.Host.Addr(), 7946), n.profile)
-	b.WriteString("log:\n  level: debug\nnetworks:\n")
+	b.WriteString("log:\n  level: debug\n")
+	if len(networks) > 0 {
+		b.WriteString("networks:\n")
+	}
 	for _, nw := range networks {
 		fmt.Fprintf(&b, "  - name: %s\n    subnets: [", nw.Name)
 		for i, s := range nw.Subnets {
