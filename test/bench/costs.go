@@ -8,9 +8,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"os/exec"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
@@ -30,8 +27,8 @@ type costs struct {
 	ReadEntry    time.Duration `json:"read_entry"` // one of many in one State
 	MoveRoute    time.Duration `json:"move_route"`
 	Turn         time.Duration `json:"turn"` // of the loop, beside what is above: a Set of the secure namespace that changes nothing
-	// Measured by BenchmarkAgree: one secret between two nodes on loopback, the
-	// work of both ends.
+	// Measured by measureAgree: one secret between two nodes on loopback, the work
+	// of both ends.
 	Agree time.Duration `json:"agree"`
 	// Fitted to the first real fleet of the run: until another node has a new
 	// target or record.
@@ -45,30 +42,6 @@ func (c costs) String() string {
 	return fmt.Sprintf("make device %v, remove %v, add peer %v, read peer %v, move route %v, turn %v, agree %v, spread %v, round trip %v",
 		round(c.MakeDevice), round(c.RemoveDevice), round(c.AddPeer), round(c.ReadEntry), round(c.MoveRoute), round(c.Turn),
 		round(c.Agree), round(c.Gossip), round(c.RTT))
-}
-
-// measureAgree runs the benchmark of agreements.
-func measureAgree(ctx context.Context, c *costs) error {
-	cmd := exec.CommandContext(ctx, "go", "test", "./membership/noisenet", "-run", "^$", "-bench", "^BenchmarkAgree$", "-benchtime", "100x")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("measure agreements: %w\n%s", err, out)
-	}
-	// The last line of the benchmark is of the newest version.
-	for line := range strings.Lines(string(out)) {
-		f := strings.Fields(line)
-		if len(f) >= 4 && strings.HasPrefix(f[0], "BenchmarkAgree/") && f[3] == "ns/op" {
-			ns, err := strconv.ParseFloat(f[2], 64)
-			if err != nil {
-				return fmt.Errorf("measure agreements: %w", err)
-			}
-			c.Agree = time.Duration(ns)
-		}
-	}
-	if c.Agree == 0 {
-		return fmt.Errorf("measure agreements: no result in\n%s", out)
-	}
-	return nil
 }
 
 // manyPeers is how many peers the measurement of costs uses.

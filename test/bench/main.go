@@ -33,7 +33,7 @@ func run(ctx context.Context, args []string) error {
 	case "throughput":
 		return throughput(ctx, args[1:])
 	case "rotate":
-		return rotateBench(ctx, args[1:])
+		return rotateBench(ctx, args[1:], os.Stdout)
 	case "worker": // of the userspace driver
 		return wguser.RunWorker(context.Background(), args[1:])
 	case "wireguard-go": // the worker of a set-up, see wireguardgo.go

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -36,13 +37,19 @@ type rotationRow struct {
 }
 
 // rotateBench measures rotations of real agents and simulates larger clusters.
-func rotateBench(ctx context.Context, args []string) error {
+// The result goes to out, what it is doing to standard error.
+func rotateBench(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("rotate", flag.ContinueOnError)
 	real := fs.String("real", "3", "numbers of real agents on this machine, separated by commas; at most 16")
 	simulated := fs.String("simulated", "3,10,50", "numbers of simulated nodes, separated by commas")
 	rounds := fs.Int("rounds", 5, "rotations of each set-up")
+	drivers := fs.String("drivers", "", "names of drivers, separated by commas; empty: all that work here")
 	format := fs.String("o", "table", "table or json")
 	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	chosen, err := pick(kinds(), *drivers)
+	if err != nil {
 		return err
 	}
 	realNodes, err := numbers(*real)
@@ -54,8 +61,11 @@ func rotateBench(ctx context.Context, args []string) error {
 		return err
 	}
 	var rows []rotationRow
-	for _, kind := range kinds() {
-		if err := kindWorks(ctx, kind); err != nil {
+	for _, kind := range chosen {
+		switch err := kindWorks(ctx, kind); {
+		case err != nil && *drivers != "":
+			return fmt.Errorf("driver %s: %w", kind.Name, err)
+		case err != nil:
 			fmt.Fprintf(os.Stderr, ".. %s passed over: %v\n", kind.Name, err)
 			continue
 		}
@@ -66,12 +76,28 @@ func rotateBench(ctx context.Context, args []string) error {
 		rows = append(rows, more...)
 	}
 	if *format == "json" {
-		enc := json.NewEncoder(os.Stdout)
+		enc := json.NewEncoder(out)
 		enc.SetIndent("", "  ")
 		return enc.Encode(rows)
 	}
-	printRotations(rows)
+	printRotations(out, rows)
 	return nil
+}
+
+// pick returns the drivers of a list of names, or all.
+func pick(all []tunnel.Kind, list string) ([]tunnel.Kind, error) {
+	if list == "" {
+		return all, nil
+	}
+	var out []tunnel.Kind
+	for _, name := range strings.Split(list, ",") {
+		i := slices.IndexFunc(all, func(k tunnel.Kind) bool { return k.Name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("there is no driver %q", name)
+		}
+		out = append(out, all[i])
+	}
+	return out, nil
 }
 
 // kinds are the drivers, with this program as the userspace worker.
@@ -156,23 +182,23 @@ func (r *rotationRow) take(all []*phases) {
 	r.All = median(times).Seconds()
 }
 
-func printRotations(rows []rotationRow) {
-	fmt.Print("milliseconds from the request until the last pair has left a step, medians\n\n")
-	fmt.Printf("%-10s %6s %-9s", "DRIVER", "NODES", "AGENTS")
+func printRotations(w io.Writer, rows []rotationRow) {
+	_, _ = fmt.Fprint(w, "milliseconds from the request until the last pair has left a step, medians\n\n")
+	_, _ = fmt.Fprintf(w, "%-10s %6s %-9s", "DRIVER", "NODES", "AGENTS")
 	for _, s := range steps() {
-		fmt.Printf(" %8s", strings.ToUpper(string(s)))
+		_, _ = fmt.Fprintf(w, " %8s", strings.ToUpper(string(s)))
 	}
-	fmt.Printf(" %8s\n", "ALL")
+	_, _ = fmt.Fprintf(w, " %8s\n", "ALL")
 	for _, r := range rows {
 		how := "real"
 		if r.Simulated {
 			how = "simulated"
 		}
-		fmt.Printf("%-10s %6d %-9s", r.Driver, r.Nodes, how)
+		_, _ = fmt.Fprintf(w, "%-10s %6d %-9s", r.Driver, r.Nodes, how)
 		for _, s := range steps() {
-			fmt.Printf(" %8.0f", r.Left[s]*1000)
+			_, _ = fmt.Fprintf(w, " %8.0f", r.Left[s]*1000)
 		}
-		fmt.Printf(" %8.0f\n", r.All*1000)
+		_, _ = fmt.Fprintf(w, " %8.0f\n", r.All*1000)
 	}
 }
 

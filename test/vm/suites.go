@@ -73,6 +73,7 @@ func endToEnd() []Suite {
 		e2e("kill", stretched(600), run("^TestKillAtEachState$")),
 		e2e("cutoff", stretched(420), run("^Test(TwoRotations|CutOff|Scheduled)")),
 		e2e("secrets", stretched(240), run("^Test(Replay|OldKeys)")),
+		Suite{Package: "test/bench", Part: "rotate", Product: true, Seconds: 600, Args: []string{run("^TestRotateBench$")}},
 	)
 }
 
