@@ -128,6 +128,10 @@ func (l *loop) draftIssuerRevocation(req api.IssuerRevocationRequest) (api.Issue
 			"make another issuer first: secure-overlay issuer request on its node; or give --force")
 	}
 	unsigned, err := l.rooted.IssuerRevocation(item.IssuerRevocation{Issuer: key, Undo: req.Undo, Reason: req.Reason})
+	if errors.Is(err, item.ErrTooMany) {
+		return out, typed(api.CodeRefused, err, fmt.Sprintf("issuer %s has signed more than %d items that its revocation would have to name", key.Fingerprint(), item.MaxStands),
+			"change some of its networks on a node with another issuer, which then signs them")
+	}
 	if errors.Is(err, item.ErrMalformed) {
 		return out, typed(api.CodeInvalid, err, fmt.Sprintf("the reason is not one line of at most %d bytes of printable text", item.MaxReason), "")
 	}

@@ -18,12 +18,17 @@ var ErrIssuerRevoked = errors.New("this node's issuer key is revoked")
 
 // IssuerRevocation returns the bytes that the root key has to sign for an issuer
 // key to be revoked: with them what of the issuer's word stands, as this node
-// knows it. r.Created, r.Target and r.Access are ignored.
+// knows it. r.Created, r.Target, r.Access and r.Stands are ignored. Errors:
+// item.ErrMalformed, item.ErrTooMany (wrapped).
 func (c *Cluster) IssuerRevocation(r item.IssuerRevocation) ([]byte, error) {
 	r.Created = time.Now().UTC().Truncate(time.Second)
 	r.Target = c.Snapshot().Target.Epoch
 	if a, ok := c.access(); ok {
 		r.Access = a.Version
+	}
+	var err error
+	if r.Stands, err = c.view.Load().cluster.StandsOf(r.Issuer); err != nil {
+		return nil, err
 	}
 	return r.Unsigned(c.opts.Identity.Trust)
 }

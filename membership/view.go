@@ -72,7 +72,7 @@ func (v *view) pick(nodes []ids.NodeID) []*record.Item {
 func (v *view) differs(old *view) bool {
 	if v.snap.Digest != old.snap.Digest || v.snap.Target != old.snap.Target ||
 		len(v.snap.Members) != len(old.snap.Members) || len(v.snap.Revoked) != len(old.snap.Revoked) ||
-		!slices.Equal(v.snap.RevokedIssuers, old.snap.RevokedIssuers) {
+		!slices.EqualFunc(v.snap.RevokedIssuers, old.snap.RevokedIssuers, sameRevocation) {
 		return true
 	}
 	for i, m := range v.snap.Members {
@@ -82,6 +82,10 @@ func (v *view) differs(old *view) bool {
 		}
 	}
 	return false
+}
+
+func sameRevocation(a, b item.IssuerRevocation) bool {
+	return a.Issuer == b.Issuer && a.Undo == b.Undo && a.Reason == b.Reason
 }
 
 // peer is what the loop knows about another node besides its record. Peers

@@ -33,7 +33,7 @@ func TestIssuerRevocation(t *testing.T) {
 	}
 	for _, want := range []IssuerRevocation{
 		{Issuer: b.issuer("a").Public(), Created: noon},
-		{Issuer: b.issuer("b").Public(), Undo: true, Target: 1<<32 - 1, Access: 1<<64 - 1, Reason: strings.Repeat("ü", MaxReason/2), Created: noon},
+		{Issuer: b.issuer("b").Public(), Undo: true, Target: 1<<32 - 1, Access: 1<<64 - 1, Stands: manyStands(MaxStands), Reason: strings.Repeat("ü", MaxReason/2), Created: noon},
 	} {
 		unsigned, err := want.Unsigned(b.Trust)
 		if err != nil {
@@ -55,7 +55,7 @@ func TestIssuerRevocation(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, ok := it.IssuerRevocation()
-		if d := cmp.Diff(want, got); d != "" || !ok || len(raw) > 1024 {
+		if d := cmp.Diff(want, got); d != "" || !ok || len(raw) > MaxSize {
 			t.Errorf("%v, %d bytes: %s", ok, len(raw), d)
 		}
 		// As every signed object: no byte of it can be another one.
@@ -67,6 +67,15 @@ func TestIssuerRevocation(t *testing.T) {
 			}
 		}
 	}
+}
+
+// manyStands is n names, ascending.
+func manyStands(n int) []Stand {
+	out := make([]Stand, n)
+	for i := range out {
+		out[i][7] = byte(i)
+	}
+	return out
 }
 
 // TestIssuerRevocationNeedsRoot: no issuer revokes an issuer, and the root key
@@ -106,7 +115,13 @@ func TestIssuerRevocationNeedsRoot(t *testing.T) {
 		"key 0":      func(c *Content) { c.Slot.Key = string(make([]byte, 32)) },
 		"version 3":  func(c *Content) { c.Version = 3 },
 		"short body": func(c *Content) { c.Body = c.Body[:issuerFixed-1] },
-		"two lines":  func(c *Content) { c.Body = append(bytes.Clone(c.Body), "a\nb"...) },
+		"unsorted": func(c *Content) {
+			c.Body = append(append(bytes.Clone(c.Body[:issuerFixed-1]), 2), make([]byte, 16)...)
+		},
+		"too many stand": func(c *Content) {
+			c.Body = append(append(bytes.Clone(c.Body[:issuerFixed-1]), MaxStands+1), make([]byte, 8*(MaxStands+1))...)
+		},
+		"two lines": func(c *Content) { c.Body = append(bytes.Clone(c.Body), "a\nb"...) },
 	} {
 		c := c
 		edit(&c)
@@ -123,6 +138,15 @@ func TestVoid(t *testing.T) {
 	access := func(version uint64) Content {
 		return Content{Slot: AccessSlot(), Version: version, Created: noon, Body: make([]byte, 32)}
 	}
+	named := b.sign("a", other(250, "named", 1))
+	var held Set
+	for _, it := range []*Item{named, b.sign("a", target(t, 7, DriverAuto)), b.revoke("a", nodeOf(1), ""), b.sign("b", other(250, "other", 1))} {
+		_, _ = held.Insert(it)
+	}
+	stands, err := held.StandsOf(issuer)
+	if err != nil || len(stands) != 1 {
+		t.Fatalf("%d items stand: %v", len(stands), err)
+	}
 	for name, c := range map[string]struct {
 		it         *Item
 		kept, undo bool // stays after the revocation; after one that undoes
@@ -133,12 +157,13 @@ func TestVoid(t *testing.T) {
 		"a later one":                {b.sign("a", access(4)), false, false},
 		"its revocation":             {b.revoke("a", nodeOf(1), ""), true, false},
 		"of a kind to come":          {b.sign("a", other(250, "k", 1)), false, false},
+		"one that is named":          {named, true, true},
 		"another issuer's target":    {b.sign("b", target(t, 8, DriverAuto)), true, true},
 		"another's revocation":       {b.revoke("b", nodeOf(1), ""), true, true},
 		"the root's":                 {b.root(other(250, "k", 1)), true, true},
 	} {
-		keep := b.revokeIssuer(IssuerRevocation{Issuer: issuer, Target: 7, Access: 3})
-		undo := b.revokeIssuer(IssuerRevocation{Issuer: issuer, Target: 7, Access: 3, Undo: true})
+		keep := b.revokeIssuer(IssuerRevocation{Issuer: issuer, Target: 7, Access: 3, Stands: stands})
+		undo := b.revokeIssuer(IssuerRevocation{Issuer: issuer, Target: 7, Access: 3, Stands: stands, Undo: true})
 		var before, after Set
 		for _, it := range []*Item{c.it, keep} {
 			_, _ = before.Insert(it)
@@ -247,5 +272,18 @@ func TestLine(t *testing.T) {
 		if _, err := ParseLine(IssuerRequestTag, text); !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func TestStandsOfTooMany(t *testing.T) {
+	var s Set
+	issuer := keys.IssuerPublic{7}
+	for i := range MaxStands + 1 {
+		it := fake(250, fmt.Sprint(i), 1)
+		it.Signer = issuer
+		_, _ = s.Insert(it)
+	}
+	if _, err := s.StandsOf(issuer); !errors.Is(err, ErrTooMany) {
+		t.Errorf("%v", err)
 	}
 }
