@@ -25,6 +25,10 @@ const (
 	DomainItem = "so-item-v1"
 )
 
+// ItemHeartbeat is the kind of cluster item that an issuer signs without keeping
+// it (membership/item). It stands here because keystore tells it from others.
+const ItemHeartbeat = 6
+
 // validDomain reports whether d is so-NAME-vN with NAME of a-z and N one
 // digit 1-9. No string of this form is a proper prefix of another: the second
 // hyphen ends NAME, and exactly two characters follow it. So domain || msg

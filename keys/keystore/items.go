@@ -120,6 +120,29 @@ func (i *Issuer) signItem(now time.Time, slot string, version uint64, unsigned [
 	return i.items.Items[n].Item, nil
 }
 
+// SignHeartbeat signs a heartbeat (membership/item): unsigned is all of it but
+// the signature. Nothing is written, because a heartbeat promises nothing that a
+// crash could undo: its version is the time, and of two with one version every
+// node keeps the one that it saw first, to no other effect.
+func (i *Issuer) SignHeartbeat(now time.Time, unsigned []byte) ([]byte, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := i.open(); err != nil {
+		return nil, fmt.Errorf("sign heartbeat: %w", err)
+	}
+	// The kind is what makes it a heartbeat. No other item is signed here, where
+	// nobody remembers what was.
+	head := append(append([]byte(keys.DomainItem), i.trust.Cluster[:]...), keys.ItemHeartbeat)
+	if !bytes.HasPrefix(unsigned, head) || len(unsigned) > maxItem {
+		return nil, errors.New("sign heartbeat: not a heartbeat of this cluster")
+	}
+	if _, err := i.trust.VerifyDelegation(i.delegation, now); err != nil {
+		return nil, fmt.Errorf("sign heartbeat: %w", err)
+	}
+	sig := i.key.Sign(keys.DomainItem, unsigned[len(keys.DomainItem):])
+	return append(bytes.Clone(unsigned), sig[:]...), nil
+}
+
 // saveItems writes the list. If that fails memory keeps it, because the disk
 // may have it, too, and nothing of it is given out until a write succeeds.
 func (i *Issuer) saveItems() error {

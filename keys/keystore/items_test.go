@@ -63,6 +63,56 @@ func TestSignItem(t *testing.T) {
 	}
 }
 
+// TestSignHeartbeat: any number of them, without a trace on the disk, and nothing
+// that is not one.
+func TestSignHeartbeat(t *testing.T) {
+	s, dir := founded(t)
+	i := issuerOf(t, s)
+	head := append(append([]byte(keys.DomainItem), i.trust.Cluster[:]...), keys.ItemHeartbeat)
+	d, err := keys.ParseDelegation(i.Delegation())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.dir.step = func(name, op string) error { return fmt.Errorf("%s of %s", op, name) } // no write may happen
+	for _, text := range []string{"one", "two", "one"} {
+		unsigned := append(bytes.Clone(head), text...)
+		raw, err := i.SignHeartbeat(time.Now(), unsigned)
+		if err != nil || !bytes.HasPrefix(raw, unsigned) {
+			t.Fatalf("%s: %v", text, err)
+		}
+		if sig := [keys.SignatureSize]byte(raw[len(unsigned):]); !d.Issuer.Verify(keys.DomainItem, unsigned[len(keys.DomainItem):], sig) {
+			t.Errorf("%s: the signature is not the issuer's", text)
+		}
+	}
+	other := bytes.Clone(head)
+	other[len(keys.DomainItem)] ^= 1
+	for name, c := range map[string]struct {
+		now      time.Time
+		unsigned []byte
+	}{
+		"a target":               {time.Now(), unsignedItem(i, "\x01")},
+		"a revocation":           {time.Now(), unsignedItem(i, "\x02")},
+		"no kind":                {time.Now(), unsignedItem(i, "")},
+		"another domain":         {time.Now(), append([]byte("so-cert-v1"), head[len(keys.DomainItem):]...)},
+		"another cluster":        {time.Now(), other},
+		"too large":              {time.Now(), append(bytes.Clone(head), make([]byte, maxItem)...)},
+		"after the delegation":   {time.Now().AddDate(20, 0, 0), head},
+		"clock before it begins": {time.Unix(0, 0), head},
+	} {
+		if _, err := i.SignHeartbeat(c.now, c.unsigned); err == nil {
+			t.Errorf("%s: signed", name)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, itemsName)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the issuer has kept something: %v", err)
+	}
+	s.dir.step = nil
+	closeStore(t, s)
+	if _, err := i.SignHeartbeat(time.Now(), head); !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: %v, want ErrClosed", err)
+	}
+}
+
 // TestSignedItemsOutliveTheProcess: after a restart the same version gives the
 // same item, and each slot has its own.
 func TestSignedItemsOutliveTheProcess(t *testing.T) {

@@ -78,6 +78,10 @@ func (it *Item) validate() error {
 		_, err = parseAccess(it)
 	case KindIssuer:
 		_, err = parseIssuer(it)
+	case KindFloor:
+		_, err = parseFloor(it)
+	case KindHeartbeat:
+		_, err = parseHeartbeat(it)
 	}
 	return err
 }

@@ -41,7 +41,15 @@ func TestRoundTrip(t *testing.T) {
 // highest and all of them: none of the results may be accepted.
 func TestEveryByteMatters(t *testing.T) {
 	b := newBench(t)
-	for name, it := range map[string]*Item{"issuer": b.sign("a", target(t, 7, DriverAuto)), "root": b.root(other(9, "key", 3))} {
+	var s Set
+	floor := b.rootFloor(Floor{}, 2)
+	if _, err := s.Insert(floor); err != nil {
+		t.Fatal(err)
+	}
+	for name, it := range map[string]*Item{
+		"issuer": b.sign("a", target(t, 7, DriverAuto)), "root": b.root(other(9, "key", 3)),
+		"floor": floor, "floor on a base": b.raise(&s, "a", 3), "heartbeat": b.beat("a", noon, 0),
+	} {
 		for i := range it.Raw {
 			for _, mask := range []byte{0x01, 0x80, 0xff} {
 				raw := bytes.Clone(it.Raw)
@@ -122,6 +130,12 @@ func FuzzParse(f *testing.F) {
 	b := newBench(f)
 	f.Add(b.sign("a", target(f, 7, DriverAuto)).Raw)
 	f.Add(b.root(other(9, "key", 3)).Raw)
+	var s Set
+	floor := b.rootFloor(Floor{}, 2)
+	_, _ = s.Insert(floor)
+	f.Add(floor.Raw)
+	f.Add(b.raise(&s, "a", 3).Raw)
+	f.Add(b.beat("a", noon, 0).Raw)
 	f.Add([]byte(keys.DomainItem))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		cluster, it, err := parse(raw)

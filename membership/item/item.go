@@ -5,18 +5,26 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/secure-overlay/secure-overlay/keys"
 )
 
 // Kind says what an item is about. Unknown kinds are kept and passed on: a
 // newer node may need them.
 type Kind uint8
 
-// The kinds. A full set keeps issuer revocations and then the lowest ones.
+// The kinds. A full set keeps issuer revocations, the floor, and then the lowest
+// ones.
 const (
 	KindTarget     Kind = 1 // the target epoch of rotation
 	KindRevocation Kind = 2 // a node is out, for good
 	KindAccess     Kind = 3 // which access key the cluster uses
 	KindIssuer     Kind = 4 // an issuer key signs nothing any more
+	KindFloor      Kind = 5 // the lowest protocol version that members speak
+
+	// KindHeartbeat is an issuer's sign of life. No Set holds one: they stand
+	// in Heartbeats.
+	KindHeartbeat Kind = keys.ItemHeartbeat
 )
 
 // String returns a word for people.
@@ -30,9 +38,18 @@ func (k Kind) String() string {
 		return "access key"
 	case KindIssuer:
 		return "issuer revocation"
+	case KindFloor:
+		return "protocol floor"
+	case KindHeartbeat:
+		return "heartbeat"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
+
+// Agreed reports whether two items of this kind with one slot and version say the
+// same, so that it does not matter which of them stays: a revoked node is out, and
+// the version of a floor is the floor.
+func (k Kind) Agreed() bool { return k == KindRevocation || k == KindFloor }
 
 // Limits of the format.
 const (
@@ -83,6 +100,8 @@ var (
 	// ErrMalformed is wrapped by every error about bytes or content that
 	// cannot be an item, whoever signed it.
 	ErrMalformed = errors.New("cluster item is malformed")
+	// ErrWeakens: an issuer's item allows more than the root has said.
+	ErrWeakens = errors.New("cluster item allows more than the root has")
 	// ErrOtherSigner: the item names another key than the root's or the
 	// delegation's.
 	ErrOtherSigner = errors.New("cluster item names another key than its signer's")

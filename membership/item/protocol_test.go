@@ -23,6 +23,10 @@ func (s rawSigner) SignItem(_ time.Time, _ string, _ uint64, unsigned []byte) ([
 	return append(unsigned, sig[:]...), nil
 }
 
+func (s rawSigner) SignHeartbeat(now time.Time, unsigned []byte) ([]byte, error) {
+	return s.SignItem(now, "", 0, unsigned)
+}
+
 // TestProtocolVectors uses the keys and the delegation of the vectors "keys" in
 // PROTOCOL.md.
 func TestProtocolVectors(t *testing.T) {
@@ -56,6 +60,26 @@ func TestProtocolVectors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	floor, err := SignFloorRoot(trust.Cluster, root, FirstFloor(), 1, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, err := Verify(trust, noon, floor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var floors Set
+	if _, err := floors.Insert(base); err != nil {
+		t.Fatal(err)
+	}
+	raised, err := floors.SignFloor(noon, trust, s, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	beat, err := SignHeartbeat(noon, trust, s, 0, [32]byte(bytes.Repeat([]byte{0xd6}, 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
 	var set Set
 	empty := set.Digest()
 	if _, err := set.Insert(it); err != nil {
@@ -67,6 +91,9 @@ func TestProtocolVectors(t *testing.T) {
 		"revocation":   out.Raw,
 		"issuer":       revoked,
 		"root_item":    byRoot,
+		"floor_root":   floor,
+		"floor":        raised.Raw,
+		"heartbeat":    beat.Raw,
 		"head":         AppendHead(nil, it.Head()),
 		"digest":       digest[:],
 		"digest_empty": empty[:],

@@ -16,8 +16,8 @@ import (
 // MaxItems bounds a set. A full set, heads or items, fits one control message.
 const MaxItems = 2048
 
-// Set holds the newest verified item of each slot, without those of revoked
-// issuers that became void. The zero value is empty and ready. Merging is
+// Set holds the newest verified item of each slot but heartbeats, without those of
+// revoked issuers that became void. The zero value is empty and ready. Merging is
 // commutative, associative and idempotent: any two nodes that have merged the
 // same items hold the same set, whatever the order. One thing takes an exchange
 // more: an item that a void one had displaced is lost where that happened, and
@@ -37,14 +37,20 @@ type Set struct {
 // which of the two items stayed); ErrVoid (wrapped); or ErrFull (wrapped), if an
 // item, this one or another, found no room.
 //
-// Of too many items the revocations of issuers stay, and then those of the
-// lowest slots. That is a function of all items that were ever merged, so it
+// Of too many items the revocations of issuers and the protocol floor stay, and
+// then those of the lowest slots. That is a function of all items that were ever merged, so it
 // does not depend on their order; a flood of other kinds cannot displace the
 // target epoch, whose slot is the lowest; and a flood by a stolen issuer key
-// cannot displace its revocation.
+// cannot displace its revocation, nor the floor, which only the root lowers.
 func (s *Set) Insert(it *Item) (changed bool, err error) {
 	if s.Void(it) {
 		return false, fmt.Errorf("insert %s, version %d: %w", it.Slot, it.Version, ErrVoid)
+	}
+	if it.Slot.Kind == KindHeartbeat {
+		// Sets are compared by digest, kept on disk and bounded: a heartbeat a
+		// minute would make all nodes exchange and write theirs, and in the end
+		// push out what a node needs.
+		return false, nil
 	}
 	have := s.items[it.Slot]
 	switch {
@@ -89,8 +95,22 @@ func (s *Set) put(it *Item) {
 	}
 	if r, ok := it.IssuerRevocation(); ok {
 		s.revoked[r.Issuer] = r
-		maps.DeleteFunc(s.items, func(_ Slot, it *Item) bool { return s.Void(it) })
+		s.dropVoid()
 		s.derive()
+	}
+}
+
+// dropVoid drops what is void. With the issuer goes what it has added; what the
+// root had said before, and the item stood on, comes back.
+func (s *Set) dropVoid() {
+	for slot, it := range s.items {
+		if !s.Void(it) {
+			continue
+		}
+		delete(s.items, slot)
+		if base, err := Parse(it.base()); err == nil { // Verify has accepted it with the item
+			s.items[slot] = base
+		}
 	}
 }
 
@@ -117,7 +137,7 @@ func (s *Set) noteOut(it *Item) {
 // compareRank orders slots by what stays in a full set: the lower one.
 func compareRank(a, b Slot) int {
 	rank := func(s Slot) int {
-		if s.Kind == KindIssuer {
+		if s.Kind == KindIssuer || s.Kind == KindFloor {
 			return 0
 		}
 		return 1
@@ -150,11 +170,12 @@ func (s *Set) RevokedIssuers() []IssuerRevocation {
 }
 
 // compare orders two items of one slot; the greater one stays. A higher version
-// wins. Of two with one version the root's wins, then the one that allows less,
-// then the lower hash: two issuers that do not see each other may both sign a
-// version, and all nodes must come to the same one.
+// wins. Of two with one version the root's wins, then the lower hash: two issuers
+// that do not see each other may both sign a version, and all nodes must come to
+// the same one. What an item allows is no part of the order, because where that
+// matters it is a part of the version (weaken.go).
 func compare(a, b *Item) int {
-	return cmp.Or(cmp.Compare(a.Version, b.Version), rootFirst(a, b), stricter(a, b), bytes.Compare(b.Hash[:], a.Hash[:]))
+	return cmp.Or(cmp.Compare(a.Version, b.Version), rootFirst(a, b), bytes.Compare(b.Hash[:], a.Hash[:]))
 }
 
 func rootFirst(a, b *Item) int {
@@ -166,10 +187,6 @@ func rootFirst(a, b *Item) int {
 	}
 	return -1
 }
-
-// stricter compares what two items of one slot allow, by kind. Of two targets
-// neither allows more.
-func stricter(_, _ *Item) int { return 0 }
 
 // Get returns the item of a slot, or nil.
 func (s *Set) Get(slot Slot) *Item { return s.items[slot] }

@@ -73,6 +73,13 @@ func TestConvergence(t *testing.T) {
 		}
 	}
 	pool = append(pool, b.sign("a", target(t, 2, DriverAuto)), b.sign("b", target(t, 2, DriverAuto)), b.root(target(t, 2, DriverIPsec)))
+	// Floors that issuers raised, one of them twice, the root lowered, and an
+	// issuer raised again.
+	var floors Set
+	pool = append(pool, b.raise(&floors, "a", 3), b.raise(&floors, "b", 3), b.raise(&floors, "b", 2))
+	lowered := b.rootFloor(Floor{}, 1)
+	_, _ = floors.Insert(lowered)
+	pool = append(pool, lowered, b.raise(&floors, "b", 2))
 	// Fill up with slots of a higher kind, which make room for all of these.
 	for i := range MaxItems {
 		pool = append(pool, fake(200, fmt.Sprintf("%04d", i), 1))
@@ -141,10 +148,10 @@ func TestFull(t *testing.T) {
 // TestCompare checks both directions against the definition.
 func TestCompare(t *testing.T) {
 	var mine, theirs Set
-	for _, it := range []*Item{fake(2, "only mine", 1), fake(3, "same", 1), fake(4, "newer mine", 2), fake(5, "newer theirs", 1), fake(6, "conflict", 1)} {
+	for _, it := range []*Item{fake(2, "only mine", 1), fake(3, "same", 1), fake(4, "newer mine", 2), fake(5, "newer theirs", 1), fake(7, "conflict", 1)} {
 		_, _ = mine.Insert(it)
 	}
-	conflict := fake(6, "conflict", 1)
+	conflict := fake(7, "conflict", 1)
 	conflict.Hash[31] = 1
 	for _, it := range []*Item{fake(1, "only theirs", 1), fake(3, "same", 1), fake(4, "newer mine", 1), fake(5, "newer theirs", 2), conflict} {
 		_, _ = theirs.Insert(it)
@@ -157,7 +164,7 @@ func TestCompare(t *testing.T) {
 	if d := cmp.Diff([]string{"only mine", "newer mine", "conflict"}, names); d != "" {
 		t.Errorf("give:\n%s", d)
 	}
-	if d := cmp.Diff([]Slot{{1, "only theirs"}, {5, "newer theirs"}, {6, "conflict"}}, want); d != "" {
+	if d := cmp.Diff([]Slot{{1, "only theirs"}, {5, "newer theirs"}, {7, "conflict"}}, want); d != "" {
 		t.Errorf("want:\n%s", d)
 	}
 	if mine.Digest() == theirs.Digest() {

@@ -18,6 +18,9 @@ type Signer interface {
 	// again for one that it has signed, or for a lower one, it returns the
 	// newest item that it has signed for the slot.
 	SignItem(now time.Time, slot string, version uint64, unsigned []byte) ([]byte, error)
+	// SignHeartbeat does the same with a heartbeat, any number of times: its
+	// version is the time, so nothing has to be remembered.
+	SignHeartbeat(now time.Time, unsigned []byte) ([]byte, error)
 }
 
 // Content is what an item says, whoever signs it.
@@ -31,6 +34,13 @@ type Content struct {
 // Sign makes an item with an issuer's key. What the signer returns may be
 // another item of the same slot (Signer), and is verified like anybody's.
 func Sign(now time.Time, trust keys.Trust, s Signer, c Content) (*Item, error) {
+	return sign(now, trust, s, c, func(unsigned []byte) ([]byte, error) {
+		return s.SignItem(now, c.Slot.name(), c.Version, unsigned)
+	})
+}
+
+// sign makes an item and verifies what the signer made of it.
+func sign(now time.Time, trust keys.Trust, s Signer, c Content, by func(unsigned []byte) ([]byte, error)) (*Item, error) {
 	delegation := s.Delegation()
 	d, err := keys.ParseDelegation(delegation)
 	if err != nil {
@@ -41,7 +51,7 @@ func Sign(now time.Time, trust keys.Trust, s Signer, c Content) (*Item, error) {
 	if err := it.validate(); err != nil {
 		return nil, fmt.Errorf("sign %s: %w", c.Slot, err)
 	}
-	raw, err := s.SignItem(now, c.Slot.name(), c.Version, encode(trust.Cluster, it))
+	raw, err := by(encode(trust.Cluster, it))
 	if err != nil {
 		return nil, fmt.Errorf("sign %s: %w", c.Slot, err)
 	}
@@ -92,6 +102,9 @@ func Verify(trust keys.Trust, now time.Time, raw []byte) (*Item, error) {
 		return nil, fmt.Errorf("verify %s: it %w", it.Slot, keys.ErrWrongCluster)
 	}
 	if err := it.verifySigner(trust); err != nil {
+		return nil, fmt.Errorf("verify %s, version %d: %w", it.Slot, it.Version, err)
+	}
+	if err := it.verifyBase(trust); err != nil {
 		return nil, fmt.Errorf("verify %s, version %d: %w", it.Slot, it.Version, err)
 	}
 	// Only after the signature, so that what is not signed is called so. An

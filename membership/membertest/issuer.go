@@ -73,7 +73,18 @@ func (i *Issuer) SignItem(_ time.Time, slot string, version uint64, unsigned []b
 	return bytes.Clone(i.made[slot].raw), nil
 }
 
-// Fail makes SignItem fail with err, or work again if err is nil.
+// SignHeartbeat signs anything.
+func (i *Issuer) SignHeartbeat(_ time.Time, unsigned []byte) ([]byte, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.err != nil {
+		return nil, i.err
+	}
+	sig := i.key.Sign(keys.DomainItem, unsigned[len(keys.DomainItem):])
+	return append(bytes.Clone(unsigned), sig[:]...), nil
+}
+
+// Fail makes SignItem and SignHeartbeat fail with err, or work again if err is nil.
 func (i *Issuer) Fail(err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
