@@ -46,7 +46,11 @@ type Config struct {
 	// RequireHybrid refuses peers that speak version 1 only, with ErrNotHybrid;
 	// the setting crypto.require_pq. Joins are not concerned.
 	RequireHybrid bool
-	Log           *slog.Logger // nil: discarded
+	// Floor is the lowest version of member streams that the cluster allows; it
+	// is asked anew for each handshake. Streams that are open below it go on
+	// until Drop. Nil: any. It must not block.
+	Floor func() uint8
+	Log   *slog.Logger // nil: discarded
 
 	// limits, random and versionMax (0: all) are for tests of this package.
 	limits     limits
@@ -87,6 +91,7 @@ type Peer struct {
 	Cert       keys.Cert
 	Credential keys.Credential
 	Addr       netip.AddrPort // underlay address: as dialled, or source IP with the announced port
+	Version    uint8          // of the protocol, that the stream has
 	// Hybrid: the secrets of the stream hold if either X25519 or ML-KEM-768
 	// does (version 2).
 	Hybrid bool

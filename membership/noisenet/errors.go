@@ -43,6 +43,9 @@ var (
 	ErrHandshake = errors.New("handshake failed")
 	// ErrVersion: no protocol version in common.
 	ErrVersion = errors.New("no common protocol version")
+	// ErrFloor: this node, or the peer, speaks no protocol version that
+	// Config.Floor allows.
+	ErrFloor = errors.New("protocol version is below the cluster's floor")
 	// ErrNotHybrid: Config.RequireHybrid is set and the peer speaks version 1
 	// only, whose secrets fall with X25519.
 	ErrNotHybrid = errors.New("peer has no post-quantum key agreement (protocol version 2), which crypto.require_pq asks for")

@@ -25,7 +25,7 @@ func FuzzHeader(f *testing.F) {
 		if e := h.encode(); !bytes.Equal(e[:], b) {
 			t.Errorf("%x encodes to %x", b, e)
 		}
-		if v, err := h.chooseVersion(versionMax); err == nil && (v < h.min || v > h.max) {
+		if v, err := h.chooseVersion(versionMin, versionMax); err == nil && (v < h.min || v > h.max) {
 			t.Errorf("chose version %d of %d-%d", v, h.min, h.max)
 		}
 	})

@@ -69,8 +69,12 @@ type handshake struct {
 // answers if it is zero, under one of the access keys or none. The returned bytes
 // are header and message 1.
 func newInitiatorWith(p *party, expect ids.NodeID, access accessEntry) (*handshake, []byte, error) {
+	least, err := p.least()
+	if err != nil {
+		return nil, nil, fmt.Errorf("begin handshake: %w", err)
+	}
 	h := &handshake{party: p, initiator: true, expect: expect, access: access,
-		offered: header{min: versionMin, max: p.versionMax, kind: streamMember, keyID: access.id}}
+		offered: header{min: least, max: p.versionMax, kind: streamMember, keyID: access.id}}
 	if err := h.begin(); err != nil {
 		return nil, nil, err
 	}
@@ -94,7 +98,14 @@ func newResponder(p *party, offered header) (*handshake, error) {
 	if err != nil {
 		return nil, err
 	}
-	version, err := offered.chooseVersion(p.versionMax)
+	least, err := p.least()
+	if err != nil {
+		return nil, fmt.Errorf("answer handshake: %w", err)
+	}
+	if offered.max < least {
+		return nil, fmt.Errorf("answer handshake: peer speaks version %d to %d: %w", offered.min, offered.max, ErrFloor)
+	}
+	version, err := offered.chooseVersion(least, p.versionMax)
 	if err != nil {
 		return nil, err
 	}

@@ -204,7 +204,7 @@ func TestHandshakeVersions(t *testing.T) {
 		min, max uint8
 		want     uint8
 	}{{1, 1, 1}, {1, 2, 2}, {1, 255, 2}, {2, 3, 2}, {3, 4, 0}} {
-		v, err := header{min: tc.min, max: tc.max}.chooseVersion(versionMax)
+		v, err := header{min: tc.min, max: tc.max}.chooseVersion(versionMin, versionMax)
 		if v != tc.want || (err != nil) != (tc.want == 0) {
 			t.Errorf("range %d-%d: version %d, %v", tc.min, tc.max, v, err)
 		}

@@ -18,6 +18,12 @@ const (
 	versionMaxJoin = 1
 )
 
+// The versions of member streams that this build speaks.
+const (
+	VersionMin = versionMin
+	VersionMax = versionMax
+)
+
 // Kinds of stream, in the clear header.
 const (
 	streamMember = 1
@@ -58,13 +64,13 @@ func parseHeader(b []byte) (header, error) {
 	return h, nil
 }
 
-// chooseVersion is the choice of a responder that knows versions up to most:
-// the highest both know.
-func (h header) chooseVersion(most uint8) (uint8, error) {
+// chooseVersion is the choice of a responder that takes versions from least to
+// most: the highest both know.
+func (h header) chooseVersion(least, most uint8) (uint8, error) {
 	v := min(h.max, most)
-	if v < max(h.min, versionMin) {
+	if v < max(h.min, least) {
 		return 0, fmt.Errorf("choose version: peer speaks %d-%d, this node %d-%d: %w",
-			h.min, h.max, versionMin, most, ErrVersion)
+			h.min, h.max, least, most, ErrVersion)
 	}
 	return v, nil
 }

@@ -83,7 +83,7 @@ func (j *joinHandshake) finish(now time.Time, m2 []byte) (*established, error) {
 // answerJoin is the issuer's side: it takes message 1, finds the token whose
 // key opens it, and returns message 2 with the result. It keeps no state.
 func answerJoin(p *party, offered header, candidates []JoinKey, m1 []byte) ([]byte, *established, error) {
-	version, err := offered.chooseVersion(versionMaxJoin)
+	version, err := offered.chooseVersion(versionMin, versionMaxJoin)
 	if err != nil {
 		return nil, nil, err
 	}

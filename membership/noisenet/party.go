@@ -24,8 +24,9 @@ type party struct {
 	unkeyed    func() bool                           // may one more peer without access key begin? nil: none may
 	refuse     func(keys.Cert, keys.Credential) bool // nil: nobody
 	random     io.Reader
-	versionMax uint8 // highest version that is offered and chosen
-	hybridOnly bool  // peers that do without version 2 are refused
+	versionMax uint8        // highest version that is offered and chosen
+	floor      func() uint8 // lowest version that the cluster allows; nil: any
+	hybridOnly bool         // peers that do without version 2 are refused
 	kem        kem
 
 	// Set by prepare, so that a stranger's first message costs one AEAD check
@@ -45,6 +46,20 @@ func (p *party) prepare() error {
 		return errors.New("prepare handshakes: node has no Noise key")
 	}
 	return nil
+}
+
+// least is the lowest version that is offered and chosen. A node that speaks none
+// that the cluster allows speaks to nobody: what the floor is there to end must
+// not go on where the program is old.
+func (p *party) least() (uint8, error) {
+	least := uint8(versionMin)
+	if p.floor != nil {
+		least = max(least, p.floor())
+	}
+	if least > p.versionMax {
+		return 0, fmt.Errorf("cluster wants version %d or higher, this program speaks up to %d: %w", least, p.versionMax, ErrFloor)
+	}
+	return least, nil
 }
 
 // shown is the credential that peers get to see.

@@ -29,7 +29,7 @@ type peerState struct {
 // The address is the one dialled, or the source IP with the port that the peer
 // announced: a member can make us dial itself and nobody else.
 func (t *Transport) authenticated(raw net.Conn, e *established, addr netip.AddrPort) (*secureConn, error) {
-	peer := Peer{ID: e.cert.ID(), Cert: e.cert, Credential: e.credential, Addr: addr, Hybrid: e.hybrid()}
+	peer := Peer{ID: e.cert.ID(), Cert: e.cert, Credential: e.credential, Addr: addr, Version: e.version, Hybrid: e.hybrid()}
 	conn, err := newSecureConn(raw, e, peer)
 	if err != nil {
 		return nil, err
@@ -40,6 +40,11 @@ func (t *Transport) authenticated(raw net.Conn, e *established, addr netip.AddrP
 	if t.cfg.Refuse != nil && t.cfg.Refuse(peer.Cert, peer.Credential) {
 		t.Drop(peer.ID)
 		return nil, fmt.Errorf("check peer %s: %w", peer.ID, ErrRefused)
+	}
+	// So is one whose version the cluster stopped to allow meanwhile.
+	if least, err := t.party.least(); err != nil || peer.Version < least {
+		t.Drop(peer.ID)
+		return nil, fmt.Errorf("check peer %s: it chose version %d: %w", peer.ID, peer.Version, ErrFloor)
 	}
 	for _, c := range stale {
 		c.close()

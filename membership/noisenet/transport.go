@@ -129,6 +129,7 @@ func (t *Transport) Open() error {
 		refuse:     t.cfg.Refuse,
 		random:     t.cfg.random,
 		versionMax: t.cfg.versionMax,
+		floor:      t.cfg.Floor,
 		hybridOnly: t.cfg.RequireHybrid,
 		kem:        newKEM(),
 	}
