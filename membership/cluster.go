@@ -42,6 +42,7 @@ type Cluster struct {
 
 	items    items         // cluster items: the newest, and those on disk
 	itemNews chan itemNews // from items to the loop
+	beatNews chan beatNews // heartbeats, from jobs and requests to the loop
 	ended    chan struct{} // closed when the loop has ended
 	rotating sync.Mutex    // held by the one request that makes a target; before items.mu
 	running  atomic.Bool   // transport and gossip are there
@@ -120,6 +121,7 @@ func New(o Options) (*Cluster, error) {
 		serving:      make(chan struct{}, maxServing),
 		pairing:      make(chan struct{}, maxPairing),
 		itemNews:     make(chan itemNews),
+		beatNews:     make(chan beatNews),
 		ended:        make(chan struct{}),
 		published:    make(chan struct{}, 1),
 		renewed:      make(chan keys.Credential),
@@ -154,6 +156,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	c.mu.Unlock()
 
 	l := newLoop(c, c.restore(), c.items.restore())
+	l.beats.restore(time.Now(), c.items.storedBeats, &l.items)
 	c.view.Store(newView(c.self, l.set, l.items, nil))
 	wake(c.changes)
 	c.transport = c.newTransport(c.transportConfig())
@@ -233,6 +236,7 @@ func (c *Cluster) transportConfig() noisenet.Config {
 		Log:        c.log,
 
 		RequireHybrid: c.opts.RequireHybrid,
+		Floor:         c.floor,
 	}
 }
 

@@ -26,13 +26,23 @@ type fakeNet struct {
 	mu     sync.Mutex
 	byID   map[ids.NodeID]*fakeTransport
 	byAddr map[netip.AddrPort]*fakeTransport
-	broken func(from, to ids.NodeID) bool           // nothing passes
-	drop   func(from, to ids.NodeID, b []byte) bool // this packet is lost
-	agreed atomic.Uint32                            // secrets made
+	broken func(from, to ids.NodeID) bool             // nothing passes
+	drop   func(from, to ids.NodeID, b []byte) bool   // this packet is lost
+	refuse func(from, to ids.NodeID, req []byte) bool // this request is answered by an error
+	agreed atomic.Uint32                              // secrets made
+
+	packets, bytes uint64               // sent, and how many bytes they had
+	calls          map[byte]uint64      // requests answered, by kind
+	callBytes      map[byte]uint64      // of them and their answers
+	dropped        map[ids.NodeID]int   // calls of Drop, by the node that was dropped
+	versions       map[ids.NodeID]uint8 // that a node speaks, if not the highest
 }
 
 func newFakeNet() *fakeNet {
-	return &fakeNet{byID: make(map[ids.NodeID]*fakeTransport), byAddr: make(map[netip.AddrPort]*fakeTransport)}
+	return &fakeNet{
+		byID: make(map[ids.NodeID]*fakeTransport), byAddr: make(map[netip.AddrPort]*fakeTransport),
+		calls: make(map[byte]uint64), callBytes: make(map[byte]uint64), dropped: make(map[ids.NodeID]int), versions: make(map[ids.NodeID]uint8),
+	}
 }
 
 func (n *fakeNet) setBroken(f func(from, to ids.NodeID) bool) {
@@ -45,6 +55,27 @@ func (n *fakeNet) setDrop(f func(from, to ids.NodeID, b []byte) bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.drop = f
+}
+
+func (n *fakeNet) setRefuse(f func(from, to ids.NodeID, req []byte) bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.refuse = f
+}
+
+// refused reports whether a request fails.
+func (n *fakeNet) refused(from, to ids.NodeID, req []byte) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.refuse != nil && n.refuse(from, to, req)
+}
+
+// count notes what a request cost.
+func (n *fakeNet) count(req, resp []byte) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.calls[req[0]]++
+	n.callBytes[req[0]] += uint64(len(req) + len(resp))
 }
 
 // find returns the open transport of a node, unless the path is broken.
@@ -73,7 +104,11 @@ func refuses(t, other *fakeTransport) bool {
 
 // shown is what a node shows of itself; the net's lock is held.
 func (t *fakeTransport) shown() noisenet.Peer {
-	p := noisenet.Peer{ID: t.cfg.Node, Credential: t.cfg.Credential, Addr: t.cfg.Bind, Hybrid: true}
+	p := noisenet.Peer{ID: t.cfg.Node, Credential: t.cfg.Credential, Addr: t.cfg.Bind, Version: noisenet.VersionMax}
+	if v, ok := t.net.versions[t.cfg.Node]; ok {
+		p.Version = v
+	}
+	p.Hybrid = p.Version >= 2
 	// A transport gives no peer whose certificate does not parse.
 	p.Cert, _ = keys.ParseCert(p.Credential.Cert)
 	return p
@@ -82,6 +117,8 @@ func (t *fakeTransport) shown() noisenet.Peer {
 func (n *fakeNet) lost(from, to ids.NodeID, b []byte) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.packets++
+	n.bytes += uint64(len(b))
 	return n.drop != nil && n.drop(from, to, b)
 }
 
@@ -149,7 +186,11 @@ func (t *fakeTransport) SetAccess([]keys.AccessKey) error { return nil }
 
 // Drop has nothing to close: each packet and each call asks anew whether it may
 // pass.
-func (t *fakeTransport) Drop(ids.NodeID) {}
+func (t *fakeTransport) Drop(id ids.NodeID) {
+	t.net.mu.Lock()
+	defer t.net.mu.Unlock()
+	t.net.dropped[id]++
+}
 
 func (t *fakeTransport) SetCredential(c keys.Credential) {
 	t.net.mu.Lock()
@@ -193,7 +234,13 @@ func (t *fakeTransport) Call(ctx context.Context, id ids.NodeID, req []byte) ([]
 		case <-ctx.Done():
 		}
 	}()
+	if t.net.refused(t.cfg.Node, id, req) {
+		return nil, &noisenet.RemoteError{Text: "not this one"}
+	}
 	resp, err := other.cfg.Handler(ctx, t.peer(), append([]byte(nil), req...))
+	if len(req) > 0 {
+		t.net.count(req, resp)
+	}
 	if err != nil {
 		return nil, &noisenet.RemoteError{Text: err.Error()}
 	}

@@ -144,12 +144,15 @@ func (d delegate) NotifyUpdate(*memberlist.Node) {}
 // in its record, which is signed and larger than the 512 bytes here.
 func (d delegate) NodeMeta(int) []byte { return nil }
 
-// NotifyMsg receives a hint or a cluster item.
+// NotifyMsg receives a hint, a cluster item or a heartbeat.
 func (d delegate) NotifyMsg(b []byte) {
 	if h, ok := parseHint(b); ok {
 		d.c.post(event{kind: eventHint, hint: h})
 	}
 	if raw, ok := parseItemMessage(b); ok {
+		d.c.post(event{kind: eventItem, item: bytes.Clone(raw)})
+	}
+	if raw, ok := parseBeatMessage(b); ok {
 		d.c.post(event{kind: eventItem, item: bytes.Clone(raw)})
 	}
 }

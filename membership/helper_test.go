@@ -30,6 +30,10 @@ type lab struct {
 	net       *fakeNet
 	transport func(noisenet.Config) transport
 	log       *logBuffer
+
+	// beat and stale are those of the profile; 0, which is usual: nothing of the
+	// kind.
+	beat, stale time.Duration
 }
 
 // newLab runs beside other tests: nearly all of its time is waiting.
@@ -101,6 +105,7 @@ func (l *lab) run(n *node) {
 	}
 	n.Cluster = c
 	c.newTransport = l.transport
+	c.prof.beat, c.prof.stale = l.beat, l.stale
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()

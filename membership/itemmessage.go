@@ -25,8 +25,10 @@ func itemMessage(raw []byte) []byte { return append([]byte{messageItem}, raw...)
 const messageItem = 2
 
 // parseItemMessage returns the item in a user message, which aliases b.
-func parseItemMessage(b []byte) (raw []byte, ok bool) {
-	if len(b) < 2 || b[0] != messageItem || len(b)-1 > maxItemGossip {
+func parseItemMessage(b []byte) (raw []byte, ok bool) { return parseMessage(b, messageItem) }
+
+func parseMessage(b []byte, form byte) (raw []byte, ok bool) {
+	if len(b) < 2 || b[0] != form || len(b)-1 > maxItemGossip {
 		return nil, false
 	}
 	return b[1:], true

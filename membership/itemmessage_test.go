@@ -49,6 +49,18 @@ func TestItemMessageRoundTrip(t *testing.T) {
 	if raw, err := parseRotateAnswer(rotateAnswer([]byte("item"))); err != nil || string(raw) != "item" {
 		t.Errorf("ROTATE answer: %q, %v", raw, err)
 	}
+	if list, err := parseBeats(beatsMessage(kindBeats, vectorItemsAns.Items), kindBeats); err != nil || cmp.Diff(vectorItemsAns.Items, list) != "" {
+		t.Errorf("HEARTBEATS request: %q, %v", list, err)
+	}
+	if _, err := parseBeats(beatsMessage(kindBeats, make([][]byte, item.MaxHeartbeats+1)), kindBeats); !errors.Is(err, errMessage) {
+		t.Errorf("too many heartbeats: %v", err)
+	}
+	if raw, ok := parseBeatMessage(beatMessage([]byte("beat"))); !ok || string(raw) != "beat" {
+		t.Errorf("heartbeat in gossip: %q, %v", raw, ok)
+	}
+	if _, ok := parseItemMessage(beatMessage([]byte("beat"))); ok {
+		t.Error("a heartbeat reads as an item")
+	}
 	if raw, ok := parseItemMessage(itemMessage([]byte("item"))); !ok || string(raw) != "item" {
 		t.Errorf("item in gossip: %q, %v", raw, ok)
 	}
@@ -82,6 +94,7 @@ func FuzzItemMessages(f *testing.F) {
 	for _, b := range [][]byte{
 		vectorItems.encode(), vectorItemsAns.encode(), giveRequest([32]byte{1}, vectorItemsAns.Items), giveAnswer([32]byte{2}),
 		vectorRotate(f), rotateAnswer([]byte("item")), rotateRefusal(rotateTooSoon, time.Minute), rotateRefusal(rotateDriver, 0),
+		beatsMessage(kindBeats, [][]byte{[]byte("beat")}), beatsMessage(kindBeats|kindAnswer, nil), beatMessage([]byte("beat")),
 		itemMessage([]byte("item")), append([]byte(itemsMagic), make([]byte, 34)...),
 	} {
 		f.Add(b)
@@ -94,6 +107,16 @@ func FuzzItemMessages(f *testing.F) {
 		}
 		if raw, ok := parseItemMessage(b); ok {
 			same("item in gossip", itemMessage(raw))
+		}
+		if raw, ok := parseBeatMessage(b); ok {
+			same("heartbeat in gossip", beatMessage(raw))
+		}
+		for _, kind := range []byte{kindBeats, kindBeats | kindAnswer} {
+			if list, err := parseBeats(b, kind); err == nil {
+				same("HEARTBEATS", beatsMessage(kind, list))
+			} else if !errors.Is(err, errMessage) {
+				t.Fatalf("error is not errMessage: %v", err)
+			}
 		}
 		if a, ok := parseAck(b); ok && len(b) == ackSizeItems {
 			same("ack", a.encode())

@@ -3,6 +3,7 @@ package membership
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,12 +28,16 @@ type items struct {
 	unsaved  bool // the last write failed
 	conflict map[item.Slot]uint64
 	full     bool // the full set was logged
+
+	storedBeats []*item.Item       // heartbeats that were stored at the start
+	beatsKept   map[item.Slot]bool // issuers of those that are stored now
 }
 
 // itemNews tells the loop about a changed set.
 type itemNews struct {
 	set     item.Set // a copy
 	changed []*item.Item
+	double  []Conflict      // items of which there were two
 	own     bool            // made here: nobody else has them
 	taken   chan<- struct{} // closed when the view shows them
 }
@@ -46,6 +51,7 @@ func (s *items) restore() item.Set {
 	if s.c.opts.ItemCache == nil {
 		return s.set.Clone()
 	}
+	s.beatsKept = make(map[item.Slot]bool)
 	stored, err := s.c.opts.ItemCache.Load()
 	if err != nil {
 		log.Warn("stored cluster items are not used", logkey.Error, err)
@@ -54,6 +60,10 @@ func (s *items) restore() item.Set {
 		it, err := item.Reverify(s.c.opts.Identity.Trust, raw)
 		if err == nil {
 			_, err = s.set.Insert(it)
+		}
+		if err == nil && it.Slot.Kind == item.KindHeartbeat {
+			s.storedBeats = append(s.storedBeats, it)
+			s.beatsKept[it.Slot] = true
 		}
 		if err != nil {
 			log.Warn("stored cluster item is left out", logkey.Error, err)
@@ -92,7 +102,9 @@ func (s *items) merge(got []*item.Item, own bool) error {
 func (s *items) take(got []*item.Item, own, urgent bool) error {
 	next := s.set.Clone()
 	var changed []*item.Item
+	var double []Conflict
 	for _, it := range got {
+		have := next.Get(it.Slot)
 		ok, err := next.Insert(it)
 		if err != nil {
 			s.refused(it, err)
@@ -100,30 +112,36 @@ func (s *items) take(got []*item.Item, own, urgent bool) error {
 		if ok {
 			changed = append(changed, it)
 		}
+		if errors.Is(err, item.ErrConflict) && !it.Slot.Kind.Agreed() {
+			double = append(double, newConflict(time.Now(), next.Get(it.Slot), have, it))
+		}
 	}
 	if len(changed) == 0 {
+		if len(double) > 0 {
+			s.show(nil, double, own)
+		}
 		return nil
 	}
 	if urgent {
 		s.set = next
-		s.show(changed, own)
+		s.show(changed, double, own)
 	}
 	if err := s.save(next); err != nil && own {
 		return fmt.Errorf("keep cluster item: %w", err)
 	}
 	if !urgent {
 		s.set = next
-		s.show(changed, own)
+		s.show(changed, double, own)
 	}
 	return nil
 }
 
 // show gives the loop what has changed and waits until the view shows it; mu is
 // held.
-func (s *items) show(changed []*item.Item, own bool) {
+func (s *items) show(changed []*item.Item, double []Conflict, own bool) {
 	taken := make(chan struct{})
 	select {
-	case s.c.itemNews <- itemNews{set: s.set.Clone(), changed: changed, own: own, taken: taken}:
+	case s.c.itemNews <- itemNews{set: s.set.Clone(), changed: changed, double: double, own: own, taken: taken}:
 		<-taken
 	case <-s.c.ended:
 		// The next start reads it from the disk.
@@ -135,12 +153,14 @@ func (s *items) save(set item.Set) error {
 	if s.c.opts.ItemCache == nil {
 		return nil
 	}
-	all := set.Items()
-	raw := make([][]byte, len(all))
-	for i, it := range all {
-		raw[i] = it.Raw
+	beats := s.c.view.Load().beats.Items()
+	err := s.c.opts.ItemCache.Save(raws(append(set.Items(), beats...)))
+	if err == nil {
+		s.beatsKept = make(map[item.Slot]bool)
+		for _, it := range beats {
+			s.beatsKept[it.Slot] = true
+		}
 	}
-	err := s.c.opts.ItemCache.Save(raw)
 	if err != nil && !s.unsaved {
 		s.c.log.Error("cluster items are not kept: a restart would forget them", logkey.Error, err)
 	}
@@ -148,11 +168,15 @@ func (s *items) save(set item.Set) error {
 	return err
 }
 
-// retry repeats a write that failed.
+// retry repeats a write that failed, and writes once for each issuer that was
+// heard for the first time: then the next process knows that there are
+// heartbeats, and misses them. Later ones of the issuer are written along with
+// something else; none is worth a flush of its own.
 func (s *items) retry() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.unsaved {
+	beats := s.c.view.Load().beats.Items()
+	if s.unsaved || slices.ContainsFunc(beats, func(it *item.Item) bool { return !s.beatsKept[it.Slot] }) {
 		_ = s.save(s.set) // logged when it first failed
 	}
 }
@@ -184,12 +208,16 @@ func (c *Cluster) accept(now time.Time, raws [][]byte) ([]*item.Item, error) {
 		if err != nil {
 			return nil, &invalidError{err}
 		}
-		if outdated(&v.cluster, it) {
+		if outdated(&v.cluster, it) || v.beats.Outdated(it) {
 			continue
 		}
-		it, err = item.Verify(c.opts.Identity.Trust, now, raw)
+		verify, isBeat := item.Verify, it.Slot.Kind == item.KindHeartbeat
+		if isBeat {
+			verify = item.VerifyHeartbeat
+		}
+		it, err = verify(c.opts.Identity.Trust, now, raw)
 		switch {
-		case errors.Is(err, keys.ErrNotYetValid):
+		case errors.Is(err, keys.ErrNotYetValid), isBeat && errors.Is(err, keys.ErrExpired):
 			continue
 		case err != nil:
 			return nil, &invalidError{err}

@@ -14,7 +14,10 @@ import (
 
 // takeItems is the loop's side of merge.
 func (l *loop) takeItems(n itemNews) {
+	was := l.items.Floor()
 	l.items, l.dirty = n.set, true
+	l.conflicts.add(n.double)
+	l.dropBelow(was)
 	for _, it := range n.changed {
 		if r, ok := it.Revocation(); ok {
 			l.expel(r)
@@ -74,7 +77,7 @@ func (l *loop) giveItems(list []*item.Item) {
 // digest.
 func (l *loop) gossiped(raw []byte) {
 	it, err := item.Parse(raw)
-	if err != nil || outdated(&l.items, it) || len(l.heard) >= maxHeard ||
+	if err != nil || outdated(&l.items, it) || l.beats.Outdated(it) || len(l.heard) >= maxHeard ||
 		slices.ContainsFunc(l.heard, func(b []byte) bool { return bytes.Equal(b, raw) }) {
 		return
 	}

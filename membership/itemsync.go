@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
@@ -14,10 +15,22 @@ import (
 // absorbItems verifies items and merges them.
 func (c *Cluster) absorbItems(now time.Time, raws [][]byte) error {
 	got, err := c.accept(now, raws)
-	if err != nil || len(got) == 0 {
+	if err != nil {
 		return err
 	}
-	return c.items.merge(got, false)
+	var beats []*item.Item
+	got = slices.DeleteFunc(got, func(it *item.Item) bool {
+		isBeat := it.Slot.Kind == item.KindHeartbeat
+		if isBeat {
+			beats = append(beats, it)
+		}
+		return isBeat
+	})
+	if len(got) > 0 {
+		err = c.items.merge(got, false)
+	}
+	c.showBeats(beats)
+	return err
 }
 
 // hearItems does the same with items from gossip: each for itself, because they

@@ -27,17 +27,18 @@ const (
 	jobHeard                  // verify those that gossip brought
 	jobMeet                   // learn from a live member whom else gossip counts
 	jobAccess                 // get the access key in force
+	jobBeat                   // sign a heartbeat
 	jobKinds
 )
 
 // limits of jobs running at once, by kind.
-var jobLimit = [jobKinds]int{jobSync: 4, jobConnect: 8, jobSeed: 8, jobPull: 8, jobPush: 8, jobItems: 4, jobGive: 8, jobHeard: 1, jobMeet: 1, jobAccess: 1}
+var jobLimit = [jobKinds]int{jobSync: 4, jobConnect: 8, jobSeed: 8, jobPull: 8, jobPush: 8, jobItems: 4, jobGive: 8, jobHeard: 1, jobMeet: 1, jobAccess: 1, jobBeat: 1}
 
-const maxJobs = 4 + 8 + 8 + 8 + 8 + 4 + 8 + 1 + 1 + 1
+const maxJobs = 4 + 8 + 8 + 8 + 8 + 4 + 8 + 1 + 1 + 1 + 1
 
 type job struct {
 	kind  jobKind
-	node  ids.NodeID     // all but jobSeed and jobHeard; of jobAccess it may be zero
+	node  ids.NodeID     // all but jobSeed, jobHeard and jobBeat; of jobAccess it may be zero
 	addr  netip.AddrPort // jobSeed
 	nodes []ids.NodeID   // jobPull
 	items []*item.Item   // jobGive
@@ -58,6 +59,8 @@ type result struct {
 	// The same of cluster items.
 	itemsTheirs, itemsOurs    [32]byte
 	itemsHeard, itemsComplete bool
+
+	beat *item.Item // jobBeat
 }
 
 // start runs a job unless its kind has no room left.
@@ -103,6 +106,8 @@ func (c *Cluster) do(ctx context.Context, j job, gossip joiner) (r result) {
 		r.err = c.hearItems(time.Now(), j.raws)
 	case jobAccess:
 		r.err = c.fetchAccess(ctx, j.node)
+	case jobBeat:
+		r.beat, r.err = c.beat(time.Now())
 	case jobMeet:
 		_, r.err = gossip.Join([]string{gossipName(j.node)})
 	}
@@ -128,6 +133,9 @@ func (c *Cluster) connect(ctx context.Context, node ids.NodeID, gossip joiner, r
 func (l *loop) finish(now time.Time, r result) {
 	if r.kind == jobSeed {
 		l.finishSeed(now, r)
+	}
+	if r.kind == jobBeat {
+		l.finishBeat(r)
 	}
 	if r.node.IsZero() || r.node == l.c.self || l.items.Revoked(r.node) {
 		return

@@ -66,13 +66,15 @@ type loop struct {
 	set    record.Set
 	items  item.Set // cluster items, as items.merge gave them; never written to
 	heard  [][]byte // items from gossip, to be verified
+	beats  beats    // heartbeats of issuers
 	peers  map[ids.NodeID]*peer
 	dirty  bool // the view may be stale
 
-	expelled []ids.NodeID                // revoked, and their streams still open
-	aside    map[ids.NodeID]*record.Item // of revoked nodes
-	accessAt time.Time                   // next look at the access key
-	formerAt time.Time                   // next look at the former ones
+	conflicts conflicts
+	expelled  []ids.NodeID                // revoked, and their streams still open
+	aside     map[ids.NodeID]*record.Item // of revoked nodes
+	accessAt  time.Time                   // next look at the access key
+	formerAt  time.Time                   // next look at the former ones
 
 	credential keys.Credential // of this node, the newest
 
@@ -132,6 +134,7 @@ func (l *loop) run(ctx context.Context, gossip *memberlist.Memberlist) {
 	l.gossip = gossip
 	now := time.Now()
 	l.resyncAt = now.Add(jitter(l.c.prof.resync))
+	l.beats.nextAt = now.Add(firstBeat)
 	l.renewOwn(now)
 	l.flush(now)
 	ticker := time.NewTicker(l.c.prof.tick)
@@ -154,6 +157,10 @@ func (l *loop) run(ctx context.Context, gossip *memberlist.Memberlist) {
 			l.flush(time.Now()) // before the reply: the asker reads the view next
 			l.dropExpelled()
 			wake(l.c.reissue)
+			close(n.taken)
+		case n := <-l.c.beatNews:
+			l.takeBeats(n.items)
+			l.flush(time.Now()) // before the reply: the asker reads the view next
 			close(n.taken)
 		case cred := <-l.c.renewed:
 			l.credential = cred
@@ -232,7 +239,7 @@ func (l *loop) seen(now time.Time, id ids.NodeID, addr netip.AddrPort) {
 	}
 	was := p.hybrid
 	if h, ok := l.c.transport.Peer(id); ok {
-		p.hybrid = h.Hybrid
+		p.hybrid, p.version = h.Hybrid, h.Version
 	}
 	if p.state == StateSuspect || p.hybrid != was {
 		l.dirty = true
@@ -327,6 +334,7 @@ func (l *loop) flush(now time.Time) {
 	old := l.c.view.Load()
 	v := newView(l.c.self, l.set, l.items, l.peers)
 	v.aside = slices.Collect(maps.Values(l.aside))
+	l.watch(now, v)
 	l.c.view.Store(v)
 	l.viewAt = now.Add(time.Second)
 	if v.differs(old) {

@@ -29,5 +29,9 @@ func TestProtocolVectors(t *testing.T) {
 		"give":            giveRequest([32]byte{0xd6}, [][]byte{[]byte("item")}),
 		"give_answer":     giveAnswer([32]byte{0xd7}),
 		"item_message":    itemMessage([]byte("item")),
+
+		"heartbeats":        beatsMessage(kindBeats, [][]byte{[]byte("beat")}),
+		"heartbeats_answer": beatsMessage(kindBeats|kindAnswer, [][]byte{[]byte("news")}),
+		"heartbeat_message": beatMessage([]byte("beat")),
 	}, *update)
 }

@@ -47,6 +47,7 @@ func (l *loop) tick(ctx context.Context, now time.Time) {
 	l.tickPulls(ctx, now)
 	l.tickItems(ctx, now)
 	l.tickAccess(ctx, now)
+	l.tickBeat(ctx, now)
 	if !l.strangerAt.IsZero() && !now.Before(l.strangerAt) {
 		l.strangerAt = time.Time{}
 		l.syncAny(ctx)

@@ -63,6 +63,8 @@ func (c *Cluster) answer(ctx context.Context, from noisenet.Peer, req []byte) ([
 		return c.servePair(ctx, from, req)
 	case kindAccess:
 		return c.serveAccess(from, req)
+	case kindBeats:
+		return c.serveBeats(from, req)
 	}
 	return nil, fmt.Errorf("%w: kind %d", errMessage, req[0])
 }

@@ -48,6 +48,14 @@ type Snapshot struct {
 	Revoked []item.Revocation
 	// RevokedIssuers are the issuer keys that the root has revoked, ascending.
 	RevokedIssuers []item.IssuerRevocation
+
+	Floor     item.Floor // lowest protocol version that members speak
+	Heartbeat time.Time  // when the newest heartbeat of an issuer was made; zero: none is known
+	// Stale says from whom news may be withheld: from this node. It is advice.
+	Stale []Stale
+	// Conflicts are the items of which two with one version came here lately,
+	// ascending by slot.
+	Conflicts []Conflict
 }
 
 // Member is one node with a verified record.
@@ -62,6 +70,7 @@ type Member struct {
 	LastSeen  time.Time      // last direct answer or request; zero: none since start
 	Addr      netip.AddrPort // underlay address last seen in a handshake; zero: none yet
 	Hybrid    bool           // the last handshake with it was hybrid (X25519 and ML-KEM-768)
+	Version   uint8          // of the protocol, in that handshake; 0: there was none
 	SameItems bool           // node and this one hold the same cluster items, as far as known
 }
 

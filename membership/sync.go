@@ -43,13 +43,11 @@ func (c *Cluster) call(ctx context.Context, node ids.NodeID, req []byte) ([]byte
 // cluster items come first, so that a newcomer knows the target epoch before it
 // is one of the others.
 func (c *Cluster) sync(ctx context.Context, node ids.NodeID, r *result) error {
-	if err := c.syncItems(ctx, node, r); err != nil {
-		// A node older than cluster items refuses the request, or does not
-		// make sense: nothing that should keep the records from it.
-		var remote *noisenet.RemoteError
-		if !errors.As(err, &remote) && !errors.Is(err, errMessage) {
-			return err
-		}
+	if err := c.syncItems(ctx, node, r); err != nil && !olderPeer(err) {
+		return err
+	}
+	if err := c.syncBeats(ctx, node); err != nil && !olderPeer(err) {
+		return err
 	}
 	var after ids.NodeID
 	for {
@@ -85,6 +83,14 @@ func (c *Cluster) sync(ctx context.Context, node ids.NodeID, r *result) error {
 	}
 	r.ours, r.complete = c.view.Load().snap.Digest, true
 	return nil
+}
+
+// olderPeer reports whether a node refused a request, or does not make sense, as
+// one does that is older than cluster items or heartbeats: nothing that should
+// keep the records from it.
+func olderPeer(err error) bool {
+	var remote *noisenet.RemoteError
+	return errors.As(err, &remote) || errors.Is(err, errMessage)
 }
 
 // push hands over the records of some nodes, in pages.

@@ -21,6 +21,7 @@ type view struct {
 
 	cluster       item.Set // cluster items; never written to
 	clusterDigest [32]byte
+	beats         item.Heartbeats // never written to
 
 	alive int // nodes that gossip counts, this one included
 }
@@ -39,6 +40,7 @@ func newView(self ids.NodeID, set record.Set, cluster item.Set, peers map[ids.No
 	v.snap = Snapshot{
 		Self: self, Digest: digest, Target: target, Revoked: cluster.Revocations(), Members: make([]Member, len(v.items)),
 		RevokedIssuers: cluster.RevokedIssuers(),
+		Floor:          cluster.Floor(),
 	}
 	for i, it := range v.items {
 		m := Member{
@@ -48,7 +50,7 @@ func newView(self ids.NodeID, set record.Set, cluster item.Set, peers map[ids.No
 		case it.Head.ID == self:
 			m.State, m.Synced, m.SameItems = StateAlive, true, true
 		case p != nil:
-			m.State, m.Synced, m.LastSeen, m.Addr, m.Hybrid = p.state, p.synced(digest), p.lastSeen, p.addr, p.hybrid
+			m.State, m.Synced, m.LastSeen, m.Addr, m.Hybrid, m.Version = p.state, p.synced(digest), p.lastSeen, p.addr, p.hybrid, p.version
 			m.SameItems = p.sameItems(v.clusterDigest)
 		}
 		v.snap.Members[i] = m
@@ -68,11 +70,14 @@ func (v *view) pick(nodes []ids.NodeID) []*record.Item {
 }
 
 // differs reports whether v shows a reader anything but newer LastSeen and
-// Addr than old does.
+// Addr, or a newer Heartbeat, than old does.
 func (v *view) differs(old *view) bool {
 	if v.snap.Digest != old.snap.Digest || v.snap.Target != old.snap.Target ||
 		len(v.snap.Members) != len(old.snap.Members) || len(v.snap.Revoked) != len(old.snap.Revoked) ||
 		!slices.EqualFunc(v.snap.RevokedIssuers, old.snap.RevokedIssuers, sameRevocation) {
+		return true
+	}
+	if v.snap.Floor != old.snap.Floor || !slices.Equal(v.snap.Stale, old.snap.Stale) || !slices.Equal(v.snap.Conflicts, old.snap.Conflicts) {
 		return true
 	}
 	for i, m := range v.snap.Members {
@@ -95,7 +100,8 @@ type peer struct {
 	state    State
 	lastSeen time.Time
 	addr     netip.AddrPort
-	hybrid   bool // the last handshake with it was
+	hybrid   bool  // the last handshake with it was
+	version  uint8 // of the protocol, in that handshake
 
 	inGossip bool      // memberlist counts the node
 	since    time.Time // since when

@@ -29,4 +29,5 @@ const (
 	Call     = "call"     // operation asked for on the control socket
 	UID      = "uid"      // user ID of a caller
 	Expires  = "expires"  // when something ends
+	Protocol = "protocol" // version of the protocol
 )

@@ -48,7 +48,7 @@ func (k Kind) String() string {
 
 // Agreed reports whether two items of this kind with one slot and version say the
 // same, so that it does not matter which of them stays: a revoked node is out, and
-// the version of a floor is the floor.
+// the version of a floor says what it is.
 func (k Kind) Agreed() bool { return k == KindRevocation || k == KindFloor }
 
 // Limits of the format.
