@@ -71,6 +71,7 @@ var (
 	_ api.Keys      = (*Agent)(nil)
 	_ api.Revoker   = (*Agent)(nil)
 	_ api.Issuing   = (*Agent)(nil)
+	_ api.Protocols = (*Agent)(nil)
 
 	_ api.IssuerRevoker = (*Agent)(nil)
 )
@@ -102,7 +103,7 @@ func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
 // Backend returns the agent as the control socket serves it.
 func (a *Agent) Backend() api.Backend {
-	return api.Backend{Observer: a, Attacher: a, Tokens: a, Lifecycle: a, Keys: a, Revoker: a, Issuing: a, IssuerRevoker: a, Events: api.LogEvents(a.opts.Events)}
+	return api.Backend{Observer: a, Attacher: a, Tokens: a, Lifecycle: a, Keys: a, Revoker: a, Issuing: a, IssuerRevoker: a, Protocols: a, Events: api.LogEvents(a.opts.Events)}
 }
 
 // errDown ends the tasks of Run after Down.

@@ -30,7 +30,12 @@ type board struct {
 	// aged are old records that others see in place of a node's newest.
 	aged   map[ids.NodeID]record.Node
 	target item.Target
-	agents map[ids.NodeID]*Agent // that run
+	// What every node sees of alarms and of the floor.
+	stale     []membership.Stale
+	conflicts []membership.Conflict
+	heartbeat time.Time
+	floor     item.Floor
+	agents    map[ids.NodeID]*Agent // that run
 	// cut are nodes that nobody can talk to, with what they saw last.
 	cut       map[ids.NodeID]membership.Snapshot
 	revoked   []item.Revocation
@@ -137,7 +142,8 @@ func (g *fakeGossip) Snapshot() membership.Snapshot {
 	if seen, cut := g.board.cut[g.self.ID]; cut {
 		return seen
 	}
-	s := membership.Snapshot{Self: g.self.ID, Target: g.board.target, Revoked: slices.Clone(g.board.revoked)}
+	s := membership.Snapshot{Self: g.self.ID, Target: g.board.target, Revoked: slices.Clone(g.board.revoked),
+		Stale: g.board.stale, Conflicts: g.board.conflicts, Heartbeat: g.board.heartbeat, Floor: g.board.floor}
 	for id, m := range g.board.members {
 		if id != g.self.ID && slices.ContainsFunc(s.Revoked, func(r item.Revocation) bool { return r.Node == id }) {
 			continue
@@ -206,6 +212,32 @@ func (g *fakeGossip) Revoke(_ context.Context, r item.Revocation) (item.Revocati
 	}
 	g.board.set(func() { g.board.revoked = append(g.board.revoked, r) })
 	return r, nil
+}
+
+// RaiseFloor implements floors.
+func (g *fakeGossip) RaiseFloor(_ context.Context, least uint8) (item.Floor, error) {
+	switch {
+	case least > noisenet.VersionMax:
+		return item.Floor{}, membership.ErrFloorAhead
+	case g.board.noRevoker:
+		return item.Floor{}, membership.ErrNotIssuer
+	}
+	var f item.Floor
+	g.board.set(func() { g.board.floor.Min = max(g.board.floor.Min, least); f = g.board.floor })
+	return f, nil
+}
+
+// SetFloor implements floors. The item is the floor, or bad.
+func (g *fakeGossip) SetFloor(raw []byte) (item.Floor, error) {
+	if len(raw) != 1 {
+		return item.Floor{}, item.ErrOtherSigner
+	}
+	var f item.Floor
+	g.board.set(func() {
+		g.board.floor = item.Floor{Min: raw[0], Generation: g.board.floor.Generation + 1, Created: time.Now()}
+		f = g.board.floor
+	})
+	return f, nil
 }
 
 // fakeProber finds out whether both ends of a pair hold one key on the

@@ -81,6 +81,7 @@ type loop struct {
 	progress func(Step)
 
 	gossip     gossip
+	floors     floors
 	guard      guard
 	overlay    overlay
 	host       host
@@ -133,7 +134,8 @@ type loop struct {
 	failures   []failure
 	reported   map[api.Problem]bool // in the log
 	tunnelsUp  map[ids.NodeID]bool
-	revoked    map[ids.NodeID]bool // nodes that were thrown out, as noted
+	revoked    map[ids.NodeID]bool   // nodes that were thrown out, as noted
+	alarms     map[alarm]api.Problem // as noted
 
 	revokedIssuers map[keys.IssuerPublic]bool // as noted
 	round          ids.Revision

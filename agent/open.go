@@ -94,7 +94,7 @@ func (a *Agent) open(ctx context.Context, dir files) (_ *loop, _ *membership.Clu
 	if err != nil {
 		return nil, nil, err
 	}
-	l.gossip, l.rot.pairs, l.rooted = cluster, cluster, cluster
+	l.gossip, l.rot.pairs, l.rooted, l.floors = cluster, cluster, cluster, cluster
 	return l, cluster, nil
 }
 

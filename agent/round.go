@@ -77,6 +77,7 @@ func (l *loop) desire(in Input) Output {
 	}
 	out.View.Problems = append(out.View.Problems, l.epochProblems()...)
 	out.View.Problems = append(out.View.Problems, l.revokedProblem()...)
+	out.View.Problems = append(out.View.Problems, withheld(l.gossip.Snapshot())...)
 	for driver, spec := range out.Tunnels {
 		spec.Revision = l.round
 		out.Tunnels[driver] = spec
@@ -96,6 +97,7 @@ func (l *loop) input(ctx context.Context, snap membership.Snapshot) Input {
 	}
 	l.noteRevoked(snap)
 	l.noteRevokedIssuers(snap)
+	l.noteAlarms(snap)
 	synced := false
 	if l.revoked[l.identity.ID] {
 		snap.Members = nil // nobody wants anything of this node any more

@@ -73,6 +73,7 @@ func (l *loop) status(ctx context.Context) api.Status {
 	s.Networks = networks
 	s.Peers = l.peers(snap)
 	s.Keys = l.keySummary()
+	s.Protocol, s.Heartbeat, s.Warnings = protocolOf(snap.Floor), snap.Heartbeat, l.warnings(snap)
 	s.Problems = append(l.problems(), wrong...)
 	if p, ok := certificateProblem(l.ownCert(snap), l.now()); ok {
 		s.Problems = append(s.Problems, p)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
+	"github.com/secure-overlay/secure-overlay/internal/events"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
@@ -81,7 +82,7 @@ func newWorld(t *testing.T) *world {
 func newBoard() *board {
 	return &board{
 		members: map[ids.NodeID]membership.Member{}, wakes: map[ids.NodeID]chan struct{}{},
-		target: item.Target{Epoch: 1, Driver: config.DriverAuto},
+		target: item.Target{Epoch: 1, Driver: config.DriverAuto}, floor: item.FirstFloor(),
 		agents: map[ids.NodeID]*Agent{}, cut: map[ids.NodeID]membership.Snapshot{}, aged: map[ids.NodeID]record.Node{},
 	}
 }
@@ -101,6 +102,7 @@ type machine struct {
 	ipsec    bool                              // its kernel has ESP
 	encap    string                            // ipsec.encap; empty: none
 	underlay int                               // MTU of its one underlay link
+	events   *events.Log                       // nil: not kept
 
 	agent *Agent
 	stop  context.CancelFunc
@@ -128,7 +130,7 @@ func (w *world) machine(n int, networks ...config.Network) *machine {
 // start runs an agent's loop as Run does, over the fakes.
 func (m *machine) start() *machine {
 	m.w.t.Helper()
-	a := New(Options{Config: m.cfg, Log: slog.New(slog.DiscardHandler)})
+	a := New(Options{Config: m.cfg, Log: slog.New(slog.DiscardHandler), Events: m.events})
 	a.openEndpoint = openFakeNS
 	identity := keystore.Identity{
 		ID: m.id, Hostname: fmt.Sprint("web-", m.n),
@@ -147,7 +149,7 @@ func (m *machine) start() *machine {
 		ID: m.id, Hostname: identity.Hostname, Serial: uint64(m.n), State: membership.StateAlive,
 		Cert: keys.Cert{Roles: m.roles},
 	}}
-	l.gossip, l.rot.pairs, l.rot.prober = gossip, gossip, fakeProber{m.w}
+	l.gossip, l.rot.pairs, l.rot.prober, l.floors = gossip, gossip, fakeProber{m.w}, gossip
 	l.canIssue = m.issuer
 	l.guard, l.overlay, l.host = m.guard, m.overlay, fakeHost{addr: v4(m.n).Addr(), mtu: m.underlay}
 	kind := m.w.fabric.Kind()

@@ -67,6 +67,14 @@ type IssuerRevoker interface {
 	RevokeIssuer(ctx context.Context, req IssuerRevocationSigned) (IssuerRevocation, error)
 }
 
+// Protocols tells which protocol versions are spoken, and limits them.
+type Protocols interface {
+	Protocol(ctx context.Context) (Protocol, error)
+	// SetFloor returns when this node has applied the new floor and has begun to
+	// tell the others.
+	SetFloor(ctx context.Context, req FloorRequest) (Protocol, error)
+}
+
 // Events tells what happened on this node. LogEvents is the usual one.
 type Events interface {
 	// Events lists events, oldest first.
@@ -81,7 +89,7 @@ type Lifecycle interface {
 }
 
 // Backend is what a Server serves. All are required but Keys, Revoker,
-// Issuing, IssuerRevoker and Events: without them the server answers that the agent cannot do
+// Issuing, IssuerRevoker, Protocols and Events: without them the server answers that the agent cannot do
 // that.
 type Backend struct {
 	Observer  Observer
@@ -91,6 +99,7 @@ type Backend struct {
 	Keys      Keys
 	Revoker   Revoker
 	Issuing   Issuing
+	Protocols Protocols
 	Events    Events
 
 	IssuerRevoker IssuerRevoker

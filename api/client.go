@@ -151,6 +151,16 @@ func (c *Client) Revocations(ctx context.Context) (RevocationList, error) {
 	return do[RevocationList](ctx, c, http.MethodGet, "/v1/revocations", nil)
 }
 
+// Protocol asks which protocol versions are spoken.
+func (c *Client) Protocol(ctx context.Context) (ProtocolAnswer, error) {
+	return do[ProtocolAnswer](ctx, c, http.MethodGet, "/v1/protocol", nil)
+}
+
+// SetFloor changes the lowest protocol version that the cluster allows.
+func (c *Client) SetFloor(ctx context.Context, req FloorRequest) (ProtocolAnswer, error) {
+	return do[ProtocolAnswer](ctx, c, http.MethodPost, "/v1/protocol/floor", req)
+}
+
 // Down asks the agent to remove everything and to exit.
 func (c *Client) Down(ctx context.Context, req DownRequest) (DownResult, error) {
 	return do[DownResult](ctx, c, http.MethodPost, "/v1/down", req)

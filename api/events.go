@@ -44,6 +44,9 @@ const (
 	EventESPBlocked        EventKind = "esp-blocked"        // ESP toward Node gets no answer in one form, and the pair tries another
 	EventNodeRevoked       EventKind = "node-revoked"       // Node was thrown out of the cluster; Text: the reason
 	EventIssuerRevoked     EventKind = "issuer-revoked"     // the root took an issuer's place away; Text: which, and the reason
+	EventStale             EventKind = CodeStale            // news of issuers may be withheld from this node; Text: how
+	EventStaleOver         EventKind = "stale-over"         // it is not any more; Text: what was
+	EventItemConflict      EventKind = CodeConflict         // two cluster items with one version came here; Text: which, and who signed them
 	EventAgentStarted      EventKind = "agent-started"
 	EventAgentStopped      EventKind = "agent-stopped"
 )
@@ -52,7 +55,7 @@ const (
 func EventKinds() []EventKind {
 	return []EventKind{
 		EventRotationRequested, EventEpochStarted, EventSwitched, EventEpochEnded, EventRotationRefused, EventPairRefused, EventBlocked, EventESPBlocked,
-		EventNodeRevoked, EventIssuerRevoked, EventAgentStarted, EventAgentStopped,
+		EventNodeRevoked, EventIssuerRevoked, EventStale, EventStaleOver, EventItemConflict, EventAgentStarted, EventAgentStopped,
 	}
 }
 

@@ -32,6 +32,7 @@ type fake struct {
 	block     chan struct{} // Members waits for it
 	downs     int
 	epoch     ids.Epoch
+	floor     Protocol
 	log       *events.Log
 }
 
@@ -44,7 +45,7 @@ func (f *fake) count(name string) { f.calls[name]++ }
 func (f *fake) changes() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.calls["attach"] + f.calls["detach"] + f.calls["create"] + f.calls["revoke"] + f.calls["rotate"] + f.downs
+	return f.calls["attach"] + f.calls["detach"] + f.calls["create"] + f.calls["revoke"] + f.calls["rotate"] + f.calls["floor"] + f.downs
 }
 
 func (f *fake) Status(context.Context) (Status, error) {
@@ -170,12 +171,29 @@ func (f *fake) Rotate(_ context.Context, req RotateRequest) (Rotation, error) {
 	return r, nil
 }
 
+func (f *fake) Protocol(context.Context) (Protocol, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.floor, nil
+}
+
+func (f *fake) SetFloor(_ context.Context, req FloorRequest) (Protocol, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.count("floor")
+	if string(req.Item) == "forged" {
+		return Protocol{}, NewError(CodeInvalid, "not signed with the root key", "")
+	}
+	f.floor.Floor = max(f.floor.Floor, req.Raise)
+	return f.floor, nil
+}
+
 func (f *fake) KeyHistory(context.Context) ([]KeyEvent, error) {
 	return []KeyEvent{{Seq: 1, Time: time.Unix(1, 0).UTC(), Kind: EventSwitched, Epoch: 2, Node: &NodeRef{Name: "b"}, Seconds: 0.5}}, nil
 }
 
 func (f *fake) backend() Backend {
-	return Backend{Observer: f, Attacher: f, Tokens: f, Lifecycle: f, Keys: f, Events: LogEvents(f.log)}
+	return Backend{Observer: f, Attacher: f, Tokens: f, Lifecycle: f, Keys: f, Protocols: f, Events: LogEvents(f.log)}
 }
 
 // start serves f on a socket in a folder that other users can enter.

@@ -70,6 +70,7 @@ func some[T any](s []T) []T {
 func (s *Status) complete() {
 	s.Schema = Schema
 	s.Networks, s.Peers, s.Problems = some(s.Networks), some(s.Peers), some(s.Problems)
+	s.Warnings = some(s.Warnings)
 	for i := range s.Networks {
 		s.Networks[i].Subnets = some(s.Networks[i].Subnets)
 	}

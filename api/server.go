@@ -141,6 +141,8 @@ func (s *Server) routes() []route {
 		{"/v1/keys", methods{http.MethodGet: s.keyStatus}, nil},
 		{"/v1/keys/rotate", methods{http.MethodPost: s.rotate}, nil},
 		{"/v1/keys/history", methods{http.MethodGet: s.keyHistory}, nil},
+		{"/v1/protocol", methods{http.MethodGet: s.protocol}, nil},
+		{"/v1/protocol/floor", methods{http.MethodPost: s.setFloor}, nil},
 		{"/v1/revocations", methods{http.MethodGet: s.revocations, http.MethodPost: s.revoke}, nil},
 		{"/v1/events", methods{http.MethodGet: s.events}, []string{"since", "after", "kind", "limit"}},
 		{"/v1/metrics", methods{http.MethodGet: s.metrics}, nil},

@@ -23,7 +23,7 @@ func TestRoundTrip(t *testing.T) {
 	_, c, _ := start(t, f)
 	ctx := t.Context()
 	st, err := c.Status(ctx)
-	if err != nil || st.Schema != Schema || st.State != StateOK || len(st.Networks) != 1 || st.Peers == nil || st.Problems == nil {
+	if err != nil || st.Schema != Schema || st.State != StateOK || len(st.Networks) != 1 || st.Peers == nil || st.Problems == nil || st.Warnings == nil {
 		t.Fatalf("status = %+v, %v", st, err)
 	}
 	if nets, err := c.Networks(ctx); err != nil || nets.Networks == nil {
@@ -57,9 +57,25 @@ func TestRoundTrip(t *testing.T) {
 		t.Error(err)
 	}
 	keysRoundTrip(t, c)
+	floorRoundTrip(t, c)
 	res, err := c.Down(ctx, DownRequest{})
 	if err != nil || len(res.Removed) != 1 || f.downs != 1 {
 		t.Errorf("down = %+v, %v", res, err)
+	}
+}
+
+func floorRoundTrip(t *testing.T, c *Client) {
+	t.Helper()
+	if p, err := c.Protocol(t.Context()); err != nil || p.Schema != Schema || p.Floor != 0 {
+		t.Errorf("protocol = %+v, %v", p, err)
+	}
+	if p, err := c.SetFloor(t.Context(), FloorRequest{Raise: 2}); err != nil || p.Floor != 2 {
+		t.Errorf("floor = %+v, %v", p, err)
+	}
+	for name, req := range map[string]FloorRequest{"nothing": {}, "both": {Raise: 2, Item: []byte("x")}, "refused": {Item: []byte("forged")}} {
+		if _, err := c.SetFloor(t.Context(), req); CodeOf(err) != CodeInvalid {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
@@ -87,7 +103,7 @@ func TestWithoutKeys(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	f := newFake()
 	b := f.backend()
-	b.Keys, b.Events = nil, nil
+	b.Keys, b.Events, b.Protocols = nil, nil, nil
 	serveBackend(t, path, b)
 	c := NewClient(path)
 	defer c.Close()
@@ -97,6 +113,13 @@ func TestWithoutKeys(t *testing.T) {
 	for _, err := range []error{err1, err2, err3} {
 		if CodeOf(err) != CodeFailed || !strings.Contains(err.Error(), "has no key rotation") {
 			t.Errorf("without keys: %v", err)
+		}
+	}
+	_, err1 = c.Protocol(t.Context())
+	_, err2 = c.SetFloor(t.Context(), FloorRequest{Raise: 2})
+	for _, err := range []error{err1, err2} {
+		if CodeOf(err) != CodeFailed || !strings.Contains(err.Error(), "has no protocol floor") {
+			t.Errorf("without floor: %v", err)
 		}
 	}
 	if _, err := c.Events(t.Context(), EventQuery{}); CodeOf(err) != CodeFailed || !strings.Contains(err.Error(), "has no event log") {

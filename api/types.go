@@ -44,6 +44,13 @@ type Status struct {
 	Networks []Network  `json:"networks"`
 	Peers    []Peer     `json:"peers"`
 	Problems []Problem  `json:"problems"`
+	// Warnings are worth knowing, but nothing is wrong with them: State does not
+	// depend on them.
+	Warnings []Problem `json:"warnings"`
+	// Heartbeat is when the newest sign of life of an issuer was made; zero: none
+	// is known.
+	Heartbeat time.Time `json:"heartbeat,omitzero"`
+	Protocol  Protocol  `json:"protocol"`
 }
 
 // KeySummary is what Status says about keys; KeyStatus says the rest.
@@ -83,6 +90,15 @@ type Refusal struct {
 	Name   string `json:"name"`
 	Reason string `json:"reason"` // names the missing feature
 }
+
+// Codes of alarms about cluster items. They are codes of events, too.
+const (
+	// CodeStale: no issuer is heard (a warning), or what one has does not come
+	// here (a problem).
+	CodeStale = "stale"
+	// CodeConflict: two items with one version.
+	CodeConflict = "item-conflict"
+)
 
 // Problem is something wrong and what to do about it.
 type Problem struct {

@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -81,6 +82,28 @@ func (s snapshot) agent(e emitter) {
 	e.gauge("members", "Nodes of the cluster, this one included.", float64(st.Members.Total), nil)
 	e.gauge("members_alive", "Nodes of the cluster that gossip believes alive.", float64(st.Members.OK), nil)
 	e.gauge("problems", "Problems that status lists.", float64(len(st.Problems)), nil)
+	e.gauge("warnings", "Warnings that status lists.", float64(len(st.Warnings)), nil)
+	s.items(e)
+}
+
+// items is about what issuers say to the cluster.
+func (s snapshot) items(e emitter) {
+	st := s.status
+	all := append(slices.Clone(st.Problems), st.Warnings...)
+	count := func(code string) (n int) {
+		for _, p := range all {
+			if p.Code == code {
+				n++
+			}
+		}
+		return n
+	}
+	if !st.Heartbeat.IsZero() {
+		e.gauge("heartbeat_age_seconds", "Age of the newest sign of life of an issuer.", s.since(st.Heartbeat), nil)
+	}
+	e.gauge("stale", "1 if no issuer is heard, or if items of one do not come to this node.", truth(count(api.CodeStale) > 0), nil)
+	e.gauge("item_conflicts", "Cluster items of which two with one version came to this node.", float64(count(api.CodeConflict)), nil)
+	e.gauge("protocol_floor", "Lowest protocol version that the cluster allows.", float64(st.Protocol.Floor), nil)
 }
 
 func (s snapshot) networks(e emitter) {

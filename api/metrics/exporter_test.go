@@ -60,7 +60,9 @@ func example(now time.Time) fake {
 				{NodeRef: c, Tunnel: api.TunnelWaiting, Epoch: 2},
 				{NodeRef: odd, Tunnel: api.TunnelNone},
 			},
-			Problems: []api.Problem{{Code: "peer-quiet"}},
+			Problems:  []api.Problem{{Code: "peer-quiet"}, {Code: api.CodeStale}},
+			Warnings:  []api.Problem{{Code: api.CodeConflict, Subject: "a"}, {Code: api.CodeConflict, Subject: "b"}},
+			Heartbeat: now.Add(-42 * time.Second), Protocol: api.Protocol{Min: 1, Max: 2, Floor: 2},
 		},
 		keys: api.KeyStatus{
 			Devices: []api.KeyDevice{{Epoch: 2}, {Epoch: 3}},

@@ -132,6 +132,6 @@ func (a *app) endpointTable(list []api.Endpoint) error {
 	if err := t.Print(a.out); err != nil {
 		return err
 	}
-	a.problems(broken)
+	a.problems("problem", broken)
 	return nil
 }

@@ -115,14 +115,15 @@ func join[T fmt.Stringer](list []T) string {
 	return strings.Join(parts, ", ")
 }
 
-// problems prints what is wrong and how to fix it, below a table.
-func (a *app) problems(list []api.Problem) {
+// problems prints what is wrong, or worth knowing, and how to fix it, below a
+// table. label has seven letters.
+func (a *app) problems(label string, list []api.Problem) {
 	for _, p := range list {
 		subject := ""
 		if p.Subject != "" {
 			subject = p.Subject + ": "
 		}
-		a.wrap(a.out.Paint(cli.Warn, "problem")+"  ", subject+p.Message)
+		a.wrap(a.out.Paint(cli.Warn, label)+"  ", subject+p.Message)
 		if p.Fix != "" {
 			a.wrap("    fix  ", p.Fix)
 		}

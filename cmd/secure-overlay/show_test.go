@@ -26,6 +26,7 @@ type canned struct {
 	metrics   func(context.Context, io.Writer) error
 	revoker   *revoker // nil: it cannot revoke
 	issuers   *issuerDesk
+	floors    *floors // nil: it has no protocol floor
 }
 
 func (c canned) Status(context.Context) (api.Status, error)        { return c.status, nil }
@@ -74,6 +75,9 @@ func serve(t *testing.T, c canned, do func(dir string)) {
 	}
 	if c.issuers != nil {
 		backend.Issuing, backend.IssuerRevoker = c.issuers, c.issuers
+	}
+	if c.floors != nil {
+		backend.Protocols = c.floors
 	}
 	if c.keys != nil {
 		backend.Keys = c.keys
@@ -166,7 +170,22 @@ problem  blue: db-1 defines another VNI
 	}
 	narrow(t, r.out)
 	ok := degraded(now)
-	ok.status.State = api.StateOK
+	ok.status.State, ok.status.Problems = api.StateOK, nil
+	ok.status.Protocol = api.Protocol{Min: 1, Max: 2, Floor: 2}
+	ok.status.Warnings = []api.Problem{{Code: "stale", Message: "no issuer has given a sign of life since 2026-01-01T12:00:00Z", Fix: "start the agent on a node with an issuer key: web-1"}}
+	r = against(t, ok, "status")
+	for _, part := range []string{
+		"driver wireguard (userspace)   protocol floor 2\n",
+		"\nwarning  no issuer has given a sign of life since 2026-01-01T12:00:00Z\n    fix  start the agent",
+	} {
+		if !strings.Contains(r.out, part) {
+			t.Errorf("no %q in:\n%s", part, r.out)
+		}
+	}
+	if r.code != 0 || strings.Contains(r.out, "problem") {
+		t.Errorf("with a warning only: exit code %d\n%s", r.code, r.out)
+	}
+	narrow(t, r.out)
 	if r := against(t, ok, "status", "--json"); r.code != 0 || !strings.Contains(r.out, `"schema": 1`) {
 		t.Errorf("ok: exit code %d\n%s", r.code, r.out)
 	}

@@ -17,8 +17,8 @@ func (a *app) statusCmd() *cobra.Command {
 		Short: "Show networks, peers, and what is wrong",
 		Long: `Show networks, peers, and what is wrong, with the command that fixes it.
 
-Exit code 0 if everything works, 3 if no agent is running, 4 if something is
-degraded.`,
+Exit code 0 if everything works, also with warnings, 3 if no agent is running, 4 if
+something is degraded.`,
 		Args: args(),
 	}
 	format := a.output(cmd)
@@ -46,6 +46,9 @@ func (a *app) statusTable(st api.Status, now time.Time) error {
 	if st.Driver.Label != "" {
 		line += "   driver " + st.Driver.Label
 	}
+	if st.Protocol.Floor > st.Protocol.Min {
+		line += fmt.Sprintf("   protocol floor %d", st.Protocol.Floor)
+	}
 	a.print("%s", cli.Clean(line))
 	a.print("%s", cli.Clean(keyLine(st, now)))
 	for _, r := range st.Driver.Refused {
@@ -67,7 +70,11 @@ func (a *app) statusTable(st api.Status, now time.Time) error {
 	}
 	if len(st.Problems) > 0 {
 		a.print("")
-		a.problems(st.Problems)
+		a.problems("problem", st.Problems)
+	}
+	if len(st.Warnings) > 0 {
+		a.print("")
+		a.problems("warning", st.Warnings)
 	}
 	return nil
 }
