@@ -117,23 +117,32 @@ func TestNoConflictOverRevocations(t *testing.T) {
 }
 
 // TestConflictOfOneIssuer: an issuer that signs a version twice, because its data
-// were restored, is named on both sides.
+// were restored, is named on both sides, whichever item comes first.
 func TestConflictOfOneIssuer(t *testing.T) {
 	l := newLab(t)
-	n := l.start(0)
-	n.Publish(content(0, 0))
-	n.until("own record", func(s Snapshot) bool { return len(s.Members) == 1 })
-	r := l.rogue(8, nil)
+	var twins [][]byte
 	for _, driver := range []string{item.DriverAuto, item.DriverIPsec} {
 		it, err := item.SignTarget(time.Now(), l.auth.Trust, l.signer("a"), item.Target{Epoch: 2, Driver: driver, Created: time.Now().Truncate(time.Second)})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.Call(context.Background(), n.self, giveRequest([32]byte{}, [][]byte{it.Raw})); err != nil {
-			t.Fatal(err)
-		}
+		twins = append(twins, it.Raw)
 	}
-	if c := n.Snapshot().Conflicts; len(c) != 1 || c[0].Kept != c[0].Lost || c[0].Kept.Root {
-		t.Errorf("conflicts are %+v", c)
+	l.net.setBroken(func(from, to ids.NodeID) bool {
+		return from == l.identity(0).ID && to == l.identity(1).ID || from == l.identity(1).ID && to == l.identity(0).ID
+	})
+	r := l.rogue(8, nil)
+	for i := range 2 {
+		n := l.start(i)
+		n.Publish(content(i, 0))
+		n.until("own record", func(s Snapshot) bool { return len(s.Members) == 1 })
+		for j := range 2 {
+			if _, err := r.Call(context.Background(), n.self, giveRequest([32]byte{}, [][]byte{twins[(i+j)%2]})); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if c := n.Snapshot().Conflicts; len(c) != 1 || c[0].Kept != c[0].Lost || c[0].Kept.Root {
+			t.Errorf("node %d: conflicts are %+v", i, c)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -268,12 +269,13 @@ func TestHeartbeatsWithoutUDP(t *testing.T) {
 	virtually(t, func(t *testing.T, l *lab) {
 		nodes := l.issuerIn(8, l.signer("a"))
 		l.net.setDrop(func(_, _ ids.NodeID, _ []byte) bool { return true })
+		comes(t, 0, 8*time.Minute, "all have heard the issuer", func() bool {
+			return !slices.ContainsFunc(nodes, func(n *node) bool { return n.Snapshot().Heartbeat.IsZero() })
+		})
 		oldest := time.Duration(0)
 		watch(t, 45*time.Minute, "nobody is stale", func() bool {
 			for _, n := range nodes {
-				if at := n.Snapshot().Heartbeat; !at.IsZero() {
-					oldest = max(oldest, time.Since(at))
-				}
+				oldest = max(oldest, time.Since(n.Snapshot().Heartbeat))
 			}
 			return none(nodes...)()
 		})

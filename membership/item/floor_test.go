@@ -120,6 +120,8 @@ func TestWeakenedItemsAreInvalid(t *testing.T) {
 	base := b.rootFloor(Floor{}, 3).Raw // generation 1
 	var s Set
 	byIssuer := b.raise(&s, "b", 2).Raw
+	_, _ = s.Insert(b.rootFloor(Floor{}, 3))
+	onBase := b.raise(&s, "b", 4).Raw
 	foreign, err := membertest.New("another", begin)
 	if err != nil {
 		t.Fatal(err)
@@ -142,6 +144,7 @@ func TestWeakenedItemsAreInvalid(t *testing.T) {
 		"generation after the base's":  {false, ranked(2, 3), body(3, base), ErrMalformed},
 		"generation before the base's": {false, ranked(0, 3), body(3, base), ErrMalformed},
 		"base of an issuer":            {false, ranked(1, 3), body(3, byIssuer), ErrMalformed},
+		"base of an issuer, on a base": {false, ranked(1, 5), body(5, onBase), ErrMalformed},
 		"base of another cluster":      {false, ranked(1, 3), body(3, stranger), keys.ErrWrongCluster},
 		"base of another slot":         {false, ranked(1, 3), body(3, target), ErrMalformed},
 		"forged base":                  {false, ranked(1, 3), body(3, forged), keys.ErrBadSignature},

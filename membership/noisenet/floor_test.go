@@ -128,3 +128,20 @@ func TestJoinBelowTheFloor(t *testing.T) {
 		t.Errorf("as a member: version %d, %v", p.Version, err)
 	}
 }
+
+// TestFloorDuringAHandshake: the floor rises after the version was chosen, and
+// before the stream is in service.
+func TestFloorDuringAHandshake(t *testing.T) {
+	c := newTestCluster(1)
+	var asked atomic.Uint32
+	a := start(t, c.node(10), func(cfg *Config) {
+		cfg.Floor = func() uint8 { return uint8(min(asked.Add(1), 2)) }
+	})
+	old := start(t, c.node(20), func(cfg *Config) { cfg.versionMax = 1 })
+	if _, err := a.Contact(testContext(t), old.addr()); !errors.Is(err, ErrFloor) {
+		t.Errorf("%v, want ErrFloor", err)
+	}
+	if _, ok := a.Peer(old.node.id); ok {
+		t.Error("the older node is a peer")
+	}
+}
