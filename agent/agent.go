@@ -73,7 +73,8 @@ var (
 	_ api.Issuing   = (*Agent)(nil)
 	_ api.Protocols = (*Agent)(nil)
 
-	_ api.IssuerRevoker = (*Agent)(nil)
+	_ api.IssuerRevoker  = (*Agent)(nil)
+	_ api.NetworkDefiner = (*Agent)(nil)
 )
 
 // New returns an agent. It does no I/O; Run does.
@@ -103,7 +104,10 @@ func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
 // Backend returns the agent as the control socket serves it.
 func (a *Agent) Backend() api.Backend {
-	return api.Backend{Observer: a, Attacher: a, Tokens: a, Lifecycle: a, Keys: a, Revoker: a, Issuing: a, IssuerRevoker: a, Protocols: a, Events: api.LogEvents(a.opts.Events)}
+	return api.Backend{
+		Observer: a, Attacher: a, Tokens: a, Lifecycle: a, Keys: a, Revoker: a, Issuing: a, IssuerRevoker: a, NetworkDefiner: a, Protocols: a,
+		Events: api.LogEvents(a.opts.Events),
+	}
 }
 
 // errDown ends the tasks of Run after Down.

@@ -163,7 +163,7 @@ func (e *waitError) Error() string { return e.why }
 // prepare checks a request against what is known now and makes the
 // attachment, or finds the one that an equal request made.
 func (l *loop) prepare(in Input, out Output, p *pendingAttach) (Attachment, error) {
-	n, ok := l.cfg.Network(p.req.Network)
+	n, ok := l.here.Network(p.req.Network)
 	if !ok {
 		return Attachment{}, l.unknownNetwork(p.req.Network)
 	}
@@ -321,7 +321,7 @@ func (l *loop) endpoint(at Attachment) api.Endpoint {
 		ID: at.ID, Network: at.Network, Local: true, Node: l.self(),
 		Addresses: at.Addrs, Netns: at.Netns, Ifname: at.Ifname, State: api.StateOK,
 	}
-	if n, ok := l.cfg.Network(at.Network); ok && len(at.Addrs) > 0 {
+	if n, ok := l.here.Network(at.Network); ok && len(at.Addrs) > 0 {
 		e.MAC = ids.EndpointMAC(n.VNI, at.Addrs[0].Addr())
 	}
 	for _, s := range l.out.Networks {

@@ -14,17 +14,25 @@ import (
 )
 
 func (l *loop) unknownNetwork(name string) error {
-	names := make([]string, len(l.cfg.Networks))
-	for i, n := range l.cfg.Networks {
-		names[i] = n.Name
+	var names []string
+	for _, n := range l.here.Networks {
+		names = append(names, n.Name)
 	}
-	fix := "add it to the configuration; there are no networks yet"
+	for _, n := range l.unusedNetworks() {
+		names = append(names, n.Name)
+	}
+	return api.NewError(api.CodeNotFound, fmt.Sprintf("there is no network %q", name), nearestNetwork(name, names))
+}
+
+// nearestNetwork says which network may have been meant.
+func nearestNetwork(name string, names []string) string {
 	if near, ok := nearest.Of(name, names); ok {
-		fix = "did you mean " + near + "?"
-	} else if len(names) > 0 {
-		fix = "the networks are: " + strings.Join(names, ", ")
+		return "did you mean " + near + "?"
 	}
-	return api.NewError(api.CodeNotFound, fmt.Sprintf("there is no network %q", name), fix)
+	if len(names) > 0 {
+		return "the networks are: " + strings.Join(names, ", ")
+	}
+	return "secure-overlay network create, or add it to the configuration; there are no networks yet"
 }
 
 // addresses chooses one address for each subnet, the wanted ones first.

@@ -40,6 +40,7 @@ type board struct {
 	cut       map[ids.NodeID]membership.Snapshot
 	revoked   []item.Revocation
 	noRevoker bool // nobody has an issuer key
+	networks  []item.Network
 	// published are all records, in the order in which they came.
 	published []record.Node
 }
@@ -143,7 +144,8 @@ func (g *fakeGossip) Snapshot() membership.Snapshot {
 		return seen
 	}
 	s := membership.Snapshot{Self: g.self.ID, Target: g.board.target, Revoked: slices.Clone(g.board.revoked),
-		Stale: g.board.stale, Conflicts: g.board.conflicts, Heartbeat: g.board.heartbeat, Floor: g.board.floor}
+		Stale: g.board.stale, Conflicts: g.board.conflicts, Heartbeat: g.board.heartbeat, Floor: g.board.floor,
+		Networks: slices.Clone(g.board.networks)}
 	for id, m := range g.board.members {
 		if id != g.self.ID && slices.ContainsFunc(s.Revoked, func(r item.Revocation) bool { return r.Node == id }) {
 			continue
@@ -238,6 +240,30 @@ func (g *fakeGossip) SetFloor(raw []byte) (item.Floor, error) {
 		f = g.board.floor
 	})
 	return f, nil
+}
+
+// CreateNetwork implements definer.
+func (g *fakeGossip) CreateNetwork(_ context.Context, n item.Network) (item.Network, error) {
+	if g.board.noRevoker {
+		return n, membership.ErrNotIssuer
+	}
+	g.board.set(func() { g.board.networks = append(g.board.networks, n) })
+	return n, nil
+}
+
+// RemoveNetwork implements definer.
+func (g *fakeGossip) RemoveNetwork(_ context.Context, name string) (item.Network, error) {
+	n, ok := clusterNetwork(g.Snapshot(), name)
+	switch {
+	case g.board.noRevoker:
+		return n, membership.ErrNotIssuer
+	case !ok:
+		return n, membership.ErrNoNetwork
+	}
+	g.board.set(func() {
+		g.board.networks = slices.DeleteFunc(slices.Clone(g.board.networks), func(n item.Network) bool { return n.Name == name })
+	})
+	return n, nil
 }
 
 // fakeProber finds out whether both ends of a pair hold one key on the

@@ -51,7 +51,7 @@ func (l *loop) endpoints() []api.Endpoint {
 		records[m.ID] = m.Record
 	}
 	for _, v := range l.out.View.Networks {
-		n, _ := l.cfg.Network(v.Name)
+		n, _ := l.here.Network(v.Name)
 		for _, id := range v.Agreed {
 			for _, at := range records[id].Attached {
 				if at.VNI != n.VNI {

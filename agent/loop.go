@@ -74,6 +74,7 @@ type loop struct {
 	cfg      config.Config
 	version  string
 	started  time.Time
+	here     config.Config // cfg, with the networks that this node carries
 	identity keystore.Identity
 	files    files
 	log      *slog.Logger
@@ -94,6 +95,7 @@ type loop struct {
 	canIssue   bool         // this node holds an issuer key that is in force
 	issuerKey  keys.IssuerPublic
 	rooted     rooted
+	definer    definer
 	adopted    bool   // routes of a predecessor are known
 	toldDriver string // the driver that was logged last
 	rot        rotation
@@ -138,6 +140,7 @@ type loop struct {
 	alarms     map[alarm]api.Problem // as noted
 
 	revokedIssuers map[keys.IssuerPublic]bool // as noted
+	contradictions []api.Problem              // between the file and the cluster
 	round          ids.Revision
 	ready          chan struct{}
 	isReady        bool

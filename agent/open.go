@@ -94,7 +94,7 @@ func (a *Agent) open(ctx context.Context, dir files) (_ *loop, _ *membership.Clu
 	if err != nil {
 		return nil, nil, err
 	}
-	l.gossip, l.rot.pairs, l.rooted, l.floors = cluster, cluster, cluster, cluster
+	l.gossip, l.rot.pairs, l.rooted, l.floors, l.definer = cluster, cluster, cluster, cluster, cluster
 	return l, cluster, nil
 }
 
@@ -121,7 +121,7 @@ func timing(cfg config.Config) rotate.Timing {
 
 func newLoop(a *Agent, identity keystore.Identity, dir files) *loop {
 	return &loop{
-		cfg: a.opts.Config, version: a.opts.Version, started: time.Now(), identity: identity,
+		cfg: a.opts.Config, here: a.opts.Config, version: a.opts.Version, started: time.Now(), identity: identity,
 		files: dir, log: a.opts.Log, now: time.Now, progress: a.opts.Progress,
 		ns:    namespaces{dir: dir.path(netnsDir), open: a.openEndpoint},
 		calls: a.calls, ready: a.ready,

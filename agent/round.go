@@ -30,6 +30,7 @@ func (l *loop) turn(ctx context.Context) time.Duration {
 	if snap.Target.Epoch != 0 { // else it has not been read yet
 		l.target = snap.Target
 	}
+	l.chooseNetworks(snap)
 	in := l.input(ctx, snap)
 	if !l.tunnels.known() {
 		// What there is stays as it is, and so does what others know of it.
@@ -78,6 +79,7 @@ func (l *loop) desire(in Input) Output {
 	out.View.Problems = append(out.View.Problems, l.epochProblems()...)
 	out.View.Problems = append(out.View.Problems, l.revokedProblem()...)
 	out.View.Problems = append(out.View.Problems, withheld(l.gossip.Snapshot())...)
+	out.View.Problems = append(out.View.Problems, l.contradictions...)
 	for driver, spec := range out.Tunnels {
 		spec.Revision = l.round
 		out.Tunnels[driver] = spec
@@ -88,7 +90,7 @@ func (l *loop) desire(in Input) Output {
 // input collects what Desired needs.
 func (l *loop) input(ctx context.Context, snap membership.Snapshot) Input {
 	in := Input{
-		Config: l.cfg,
+		Config: l.here,
 		Self: Self{
 			ID: l.identity.ID, Name: l.identity.Hostname,
 			Serial: l.identity.Cert.Serial, Previous: l.previous,
@@ -163,11 +165,11 @@ func (l *loop) underlay(members []Member) Underlay {
 // driver works is no reason to stop: the encrypted networks are then not
 // there, and status says why.
 func (l *loop) chooseDriver(ctx context.Context) {
-	if !l.cfg.AnyEncrypted() {
+	if !l.here.AnyEncrypted() {
 		l.facts.Driver, l.facts.Refused, l.unable = "", nil, ""
 		return
 	}
-	c := l.tunnels.choose(ctx, l.cfg, l.target.Driver)
+	c := l.tunnels.choose(ctx, l.here, l.target.Driver)
 	l.facts.Refused, l.facts.Replace, l.unable = refusals(c.refused), c.explicit, c.unable
 	l.facts.Driver, l.facts.Target = c.name, l.target.Epoch
 	if n := len(l.facts.Devices); c.name == "" && n > 0 {

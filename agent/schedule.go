@@ -130,7 +130,7 @@ func rotateError(err error) error {
 // planRotation says what a rotation would do, or why it may not be asked for
 // here: a node that cannot follow should not send others ahead.
 func (l *loop) planRotation(ctx context.Context, req api.RotateRequest) (api.Rotation, error) {
-	if !l.cfg.AnyEncrypted() {
+	if !l.here.AnyEncrypted() {
 		return api.Rotation{}, api.NewError(api.CodeRefused, "this node has no encrypted network, so it has no keys to rotate",
 			"run the command on a node that has one")
 	}

@@ -40,6 +40,7 @@ func (a *Agent) Networks(ctx context.Context) ([]api.Network, error) {
 	err := a.do(ctx, func(ctx context.Context, l *loop) {
 		l.show(ctx)
 		out, _ = l.networks(ctx)
+		out = append(out, l.unusedNetworks()...)
 	})
 	return out, err
 }
@@ -109,7 +110,7 @@ func label(driver string) string {
 	}
 }
 
-// networks describes each network of the configuration. Whether it is
+// networks describes each network of this node. Whether it is
 // encrypted is what the kernel says about the namespace its VXLAN device was
 // born in, not what the configuration asks for.
 func (l *loop) networks(ctx context.Context) (out []api.Network, wrong []api.Problem) {
@@ -121,11 +122,13 @@ func (l *loop) networks(ctx context.Context) (out []api.Network, wrong []api.Pro
 	for _, n := range observed.Networks {
 		devices[n.Name] = n.Device
 	}
-	for i, n := range l.cfg.Networks {
+	for i, n := range l.here.Networks {
 		a := api.Network{
 			Name: n.Name, VNI: n.VNI, Subnets: n.Subnets, Encrypted: n.Encrypted,
 			State: api.StateStarting, Driver: api.PlaintextLabel,
 		}
+		_, a.InFile = l.cfg.Network(n.Name)
+		_, a.Cluster = clusterNetwork(l.gossip.Snapshot(), n.Name)
 		if i < len(l.out.View.Networks) {
 			l.describe(&a, l.out.View.Networks[i])
 		}

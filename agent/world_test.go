@@ -149,7 +149,7 @@ func (m *machine) start() *machine {
 		ID: m.id, Hostname: identity.Hostname, Serial: uint64(m.n), State: membership.StateAlive,
 		Cert: keys.Cert{Roles: m.roles},
 	}}
-	l.gossip, l.rot.pairs, l.rot.prober, l.floors = gossip, gossip, fakeProber{m.w}, gossip
+	l.gossip, l.rot.pairs, l.rot.prober, l.floors, l.definer = gossip, gossip, fakeProber{m.w}, gossip, gossip
 	l.canIssue = m.issuer
 	l.guard, l.overlay, l.host = m.guard, m.overlay, fakeHost{addr: v4(m.n).Addr(), mtu: m.underlay}
 	kind := m.w.fabric.Kind()

@@ -89,7 +89,7 @@ type Lifecycle interface {
 }
 
 // Backend is what a Server serves. All are required but Keys, Revoker,
-// Issuing, IssuerRevoker, Protocols and Events: without them the server answers that the agent cannot do
+// Issuing, IssuerRevoker, NetworkDefiner, Protocols and Events: without them the server answers that the agent cannot do
 // that.
 type Backend struct {
 	Observer  Observer
@@ -102,5 +102,6 @@ type Backend struct {
 	Protocols Protocols
 	Events    Events
 
-	IssuerRevoker IssuerRevoker
+	IssuerRevoker  IssuerRevoker
+	NetworkDefiner NetworkDefiner
 }

@@ -79,6 +79,21 @@ func (c *Client) Detach(ctx context.Context, id string) error {
 	return err
 }
 
+// CreateNetwork gives the cluster a network.
+func (c *Client) CreateNetwork(ctx context.Context, req NetworkRequest) (NetworkAnswer, error) {
+	return do[NetworkAnswer](ctx, c, http.MethodPost, "/v1/networks", req)
+}
+
+// RemoveNetwork takes a network out of the cluster; force: also if it is in use.
+func (c *Client) RemoveNetwork(ctx context.Context, name string, force bool) error {
+	path := "/v1/networks/" + url.PathEscape(name)
+	if force {
+		path += "?force=true"
+	}
+	_, err := do[Done](ctx, c, http.MethodDelete, path, nil)
+	return err
+}
+
 // CreateToken makes a join token. The answer holds its secret.
 func (c *Client) CreateToken(ctx context.Context, req TokenRequest) (NewToken, error) {
 	return do[NewToken](ctx, c, http.MethodPost, "/v1/tokens", req)

@@ -22,6 +22,7 @@ const (
 	StateDegraded State = "degraded" // works in part: see the problems
 	StateFailed   State = "failed"   // does not work: see the problems
 	StateStopping State = "stopping"
+	StateUnused   State = "unused" // of a network: nothing on this node uses it
 )
 
 // Status is the whole truth about the agent on one screen.
@@ -129,6 +130,8 @@ type Network struct {
 	Peers          Count          `json:"peers"` // other nodes on the network: connected of known
 	Blocks         []netip.Prefix `json:"blocks,omitempty"`
 	Conflicts      []Conflict     `json:"conflicts,omitempty"`
+	InFile         bool           `json:"in_file"` // this node's configuration defines it
+	Cluster        bool           `json:"cluster"` // the cluster defines it: network create
 }
 
 // Conflict is a node whose definition of a network differs: the two do not

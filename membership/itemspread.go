@@ -22,6 +22,9 @@ func (l *loop) takeItems(n itemNews) {
 		if r, ok := it.Revocation(); ok {
 			l.expel(r)
 		}
+		if n, ok := it.Network(); ok {
+			l.noteNetwork(n)
+		}
 		if r, ok := it.IssuerRevocation(); ok {
 			l.dropIssuer(r)
 			l.takeBack()

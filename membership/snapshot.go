@@ -46,6 +46,8 @@ type Snapshot struct {
 	// Revoked are the nodes that were thrown out, ascending by ID. None of them
 	// but Self is in Members.
 	Revoked []item.Revocation
+	// Networks are those of the cluster that are not removed, by name.
+	Networks []item.Network
 	// RevokedIssuers are the issuer keys that the root has revoked, ascending.
 	RevokedIssuers []item.IssuerRevocation
 

@@ -39,8 +39,8 @@ func newView(self ids.NodeID, set record.Set, cluster item.Set, peers map[ids.No
 	}
 	v.snap = Snapshot{
 		Self: self, Digest: digest, Target: target, Revoked: cluster.Revocations(), Members: make([]Member, len(v.items)),
-		RevokedIssuers: cluster.RevokedIssuers(),
-		Floor:          cluster.Floor(),
+		RevokedIssuers: cluster.RevokedIssuers(), Networks: cluster.Networks(),
+		Floor: cluster.Floor(),
 	}
 	for i, it := range v.items {
 		m := Member{
@@ -74,7 +74,8 @@ func (v *view) pick(nodes []ids.NodeID) []*record.Item {
 func (v *view) differs(old *view) bool {
 	if v.snap.Digest != old.snap.Digest || v.snap.Target != old.snap.Target ||
 		len(v.snap.Members) != len(old.snap.Members) || len(v.snap.Revoked) != len(old.snap.Revoked) ||
-		!slices.EqualFunc(v.snap.RevokedIssuers, old.snap.RevokedIssuers, sameRevocation) {
+		!slices.EqualFunc(v.snap.RevokedIssuers, old.snap.RevokedIssuers, sameRevocation) ||
+		!slices.EqualFunc(v.snap.Networks, old.snap.Networks, sameNetwork) {
 		return true
 	}
 	if v.snap.Floor != old.snap.Floor || !slices.Equal(v.snap.Stale, old.snap.Stale) || !slices.Equal(v.snap.Conflicts, old.snap.Conflicts) {
@@ -87,6 +88,11 @@ func (v *view) differs(old *view) bool {
 		}
 	}
 	return false
+}
+
+// sameNetwork compares states of networks; one has one only.
+func sameNetwork(a, b item.Network) bool {
+	return a.Name == b.Name && a.Generation == b.Generation && a.Edit == b.Edit && a.Encrypted == b.Encrypted && a.VNI == b.VNI
 }
 
 func sameRevocation(a, b item.IssuerRevocation) bool {

@@ -34,6 +34,21 @@ func (a *app) complete(names func(context.Context, *api.Client) []string) cobra.
 	}
 }
 
+// clusterNetworks completes the name of a network that can be removed.
+func clusterNetworks(ctx context.Context, c *api.Client) []string {
+	list, err := c.Networks(ctx)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, n := range list.Networks {
+		if n.Cluster {
+			out = append(out, n.Name)
+		}
+	}
+	return out
+}
+
 func liveNetworks(ctx context.Context, c *api.Client) []string {
 	list, err := c.Networks(ctx)
 	if err != nil {

@@ -15,16 +15,84 @@ import (
 
 func (a *app) networkCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "network", Aliases: []string{"networks", "net"}, Short: "Show networks",
-		Long: "Show networks. They are defined in the configuration file, under networks:.",
+		Use: "network", Aliases: []string{"networks", "net"}, Short: "Create, show and remove networks",
+		Long: `Create, show and remove networks of the cluster. A network that was created is known to
+every node, and a node carries it while something there is attached to it.
+
+Networks can stand in a configuration file, too, under networks:. Then the node
+carries them always, and every node that is to connect them needs them in its file, or
+the cluster has to have them with the same definition.`,
 		Args: cobra.ArbitraryArgs, RunE: a.group,
 	}
-	cmd.AddCommand(a.networkLs(), a.networkInspect())
+	cmd.AddCommand(a.networkCreate(), a.networkRm(), a.networkLs(), a.networkInspect())
+	return cmd
+}
+
+func (a *app) networkCreate() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "create NETWORK", Aliases: []string{"add"}, Short: "Give the cluster a network", Args: args("NETWORK"),
+		Long: `Give the cluster a network, on a node that holds an issuer key. It is encrypted unless
+--plaintext says otherwise. Nothing carries it until something is attached to it:
+
+  secure-overlay network create blue --subnet 10.77.0.0/16
+  secure-overlay attach blue --pid PID        # on any node`,
+	}
+	format := a.output(cmd)
+	var req api.NetworkRequest
+	f := cmd.Flags()
+	f.StringSliceVar(&req.Subnets, "subnet", nil, "subnet of its endpoints, such as 10.77.0.0/16; several: IPv4 and IPv6")
+	f.StringVar(&req.Driver, "encrypted", "", "encryption driver: auto, wireguard, userspace or ipsec (default auto)")
+	f.Lookup("encrypted").NoOptDefVal = "auto"
+	f.BoolVar(&req.Plaintext, "plaintext", false, "readable by whoever sees the underlay; no encryption")
+	f.Uint32Var((*uint32)(&req.VNI), "vni", 0, "VXLAN network identifier (default: derived from the name)")
+	f.IntVar(&req.MTU, "mtu", 0, "MTU of its endpoints (default: what the underlay leaves)")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(req.Subnets) == 0:
+			return &usageError{msg: "--subnet is missing: where the addresses of its endpoints come from", fix: cmd.CommandPath() + " " + args[0] + " --subnet 10.77.0.0/16"}
+		case req.Plaintext && req.Driver != "":
+			return &usageError{msg: "--encrypted and --plaintext contradict each other", fix: "leave --plaintext out"}
+		}
+		req.Name = args[0]
+		n, err := ask(cmd.Context(), a, func(c *api.Client) (api.NetworkAnswer, error) { return c.CreateNetwork(cmd.Context(), req) })
+		if err != nil {
+			return err
+		}
+		return a.show(*format, n, nil, func() error {
+			how := "encrypted"
+			if !n.Encrypted {
+				how = "PLAINTEXT"
+			}
+			a.print("network %s of %s is there, %s, VNI %d", cli.Clean(n.Name), join(n.Subnets), how, n.VNI)
+			return nil
+		})
+	}
+	return cmd
+}
+
+func (a *app) networkRm() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "rm NETWORK", Aliases: []string{"remove"}, Short: "Take a network out of the cluster", Args: args("NETWORK"),
+		ValidArgsFunction: a.complete(clusterNetworks),
+		Long: `Take a network out of the cluster, on a node that holds an issuer key. One with
+endpoints on some node is refused without --force, which disconnects them. A network of a
+configuration file is removed there.`,
+	}
+	force := cmd.Flags().BoolP("force", "f", false, "also if it is in use")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		_, err := ask(cmd.Context(), a, func(c *api.Client) (struct{}, error) {
+			return struct{}{}, c.RemoveNetwork(cmd.Context(), args[0], *force)
+		})
+		if err == nil {
+			a.say("removed network %s", cli.Clean(args[0]))
+		}
+		return err
+	}
 	return cmd
 }
 
 func (a *app) networkLs() *cobra.Command {
-	cmd := &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List the networks of this node", Args: args()}
+	cmd := &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List the networks of the cluster and of this node", Args: args()}
 	format := a.output(cmd)
 	quiet := cmd.Flags().BoolP("quiet", "q", false, "print names only")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -67,15 +135,19 @@ func inspect(ctx context.Context, c *api.Client, name string) (api.NetworkDetail
 	if err != nil {
 		return api.NetworkDetail{}, err
 	}
-	i := slices.IndexFunc(st.Networks, func(n api.Network) bool { return n.Name == name })
+	list, err := c.Networks(ctx)
+	if err != nil {
+		return api.NetworkDetail{}, err
+	}
+	i := slices.IndexFunc(list.Networks, func(n api.Network) bool { return n.Name == name })
 	if i < 0 {
-		return api.NetworkDetail{}, noNetwork(name, st.Networks)
+		return api.NetworkDetail{}, noNetwork(name, list.Networks)
 	}
 	eps, err := c.Endpoints(ctx)
 	if err != nil {
 		return api.NetworkDetail{}, err
 	}
-	d := api.NetworkDetail{Schema: api.Schema, Network: st.Networks[i], Endpoints: []api.Endpoint{}, PeerList: []api.Peer{}}
+	d := api.NetworkDetail{Schema: api.Schema, Network: list.Networks[i], Endpoints: []api.Endpoint{}, PeerList: []api.Peer{}}
 	for _, e := range eps.Endpoints {
 		if e.Network == name {
 			d.Endpoints = append(d.Endpoints, e)
@@ -102,6 +174,17 @@ func noNetwork(name string, list []api.Network) error {
 	return fail(api.CodeNotFound, fix, "there is no network %q%s", name, hint)
 }
 
+// definedText says who defines a network.
+func definedText(n api.Network) string {
+	switch {
+	case n.InFile && n.Cluster:
+		return "in the cluster and in this node's configuration"
+	case n.Cluster:
+		return "in the cluster"
+	}
+	return "in this node's configuration"
+}
+
 func (a *app) networkDetail(d api.NetworkDetail) error {
 	enc := encryptionCell(d.Network)
 	a.print("network     %s", cli.Clean(d.Name))
@@ -109,7 +192,10 @@ func (a *app) networkDetail(d api.NetworkDetail) error {
 	a.print("vni         %d", d.VNI)
 	a.print("subnets     %s", join(d.Subnets))
 	a.print("encryption  %s", a.out.Paint(enc.Style, enc.Text))
-	a.print("mtu         %d (from %s)", d.MTU, cli.Clean(d.MTUFrom))
+	a.print("defined     %s", definedText(d.Network))
+	if d.MTU != 0 {
+		a.print("mtu         %d (from %s)", d.MTU, cli.Clean(d.MTUFrom))
+	}
 	if len(d.Blocks) > 0 {
 		a.print("blocks      %s", join(d.Blocks))
 	}

@@ -26,6 +26,7 @@ type canned struct {
 	metrics   func(context.Context, io.Writer) error
 	revoker   *revoker // nil: it cannot revoke
 	issuers   *issuerDesk
+	definer   *netDesk
 	floors    *floors // nil: it has no protocol floor
 }
 
@@ -72,6 +73,9 @@ func serve(t *testing.T, c canned, do func(dir string)) {
 	backend := api.Backend{Observer: c, Attacher: c, Tokens: c, Lifecycle: c, Events: c.events}
 	if c.revoker != nil {
 		backend.Revoker = c.revoker
+	}
+	if c.definer != nil {
+		backend.NetworkDefiner = c.definer
 	}
 	if c.issuers != nil {
 		backend.Issuing, backend.IssuerRevoker = c.issuers, c.issuers

@@ -101,7 +101,7 @@ func keyLine(st api.Status, now time.Time) string {
 
 func (a *app) networkTable(list []api.Network) error {
 	if len(list) == 0 {
-		a.print("no networks; define some under networks: in the configuration")
+		a.print("no networks; secure-overlay network create, or networks: in the configuration")
 		return nil
 	}
 	t := cli.NewTable("network", "subnet", "encryption", "mtu", "endpoints", "peers")
@@ -109,6 +109,15 @@ func (a *app) networkTable(list []api.Network) error {
 		peers := cli.Cell{Text: countText(n.Peers)}
 		if n.Peers.OK < n.Peers.Total || len(n.Conflicts) > 0 {
 			peers.Style = cli.Warn
+		}
+		if n.State == api.StateUnused {
+			// What carries it there, other nodes know.
+			enc := cli.Cell{Text: "encrypted", Style: cli.Dim}
+			if !n.Encrypted {
+				enc = encryptionCell(n)
+			}
+			t.Row(n.Name, firstOf(n.Subnets), enc, "-", "not on this node", "-")
+			continue
 		}
 		t.Row(n.Name, firstOf(n.Subnets), encryptionCell(n), n.MTU, fmt.Sprintf("%d/%d", n.EndpointsHere, n.EndpointsTotal), peers)
 	}

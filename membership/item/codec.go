@@ -80,6 +80,8 @@ func (it *Item) validate() error {
 		_, err = parseIssuer(it)
 	case KindFloor:
 		_, err = parseFloor(it)
+	case KindNetwork:
+		_, err = parseNetwork(it)
 	case KindHeartbeat:
 		_, err = parseHeartbeat(it)
 	}

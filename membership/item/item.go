@@ -21,6 +21,7 @@ const (
 	KindAccess     Kind = 3 // which access key the cluster uses
 	KindIssuer     Kind = 4 // an issuer key signs nothing any more
 	KindFloor      Kind = 5 // the lowest protocol version that members speak
+	KindNetwork    Kind = 7 // a network of the whole cluster
 
 	// KindHeartbeat is an issuer's sign of life. No Set holds one: they stand
 	// in Heartbeats.
@@ -38,6 +39,8 @@ func (k Kind) String() string {
 		return "access key"
 	case KindIssuer:
 		return "issuer revocation"
+	case KindNetwork:
+		return "network"
 	case KindFloor:
 		return "protocol floor"
 	case KindHeartbeat:

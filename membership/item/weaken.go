@@ -37,6 +37,12 @@ func (it *Item) weakenable() (step uint32, base []byte, ok bool) {
 			return 0, nil, false // refused when it is parsed
 		}
 		return uint32(it.Body[0]), it.Body[floorSize:], true
+	case KindNetwork:
+		n, base, err := parseNetworkBody(it.Body)
+		if err != nil {
+			return 0, nil, false // refused when it is parsed
+		}
+		return n.step(), base, true
 	}
 	return 0, nil, false
 }

@@ -180,21 +180,48 @@ func (r reader) networks(n *Node) {
 		n.Networks = make([]Network, 0, k)
 	}
 	for range k {
-		w := Network{VNI: ids.VNI(r.U32())}
-		w.Name = string(r.Take(r.Count("bytes of a network name", int(r.U8()), maxName, 1)))
-		flags := r.U8()
-		if flags&^flagEncrypted != 0 {
-			r.Fail("network flags %#x", flags)
-		}
-		w.Encrypted = flags&flagEncrypted != 0
-		w.VTEPPort = r.U16()
-		w.Subnets = r.prefixes("subnets", MaxSubnets)
-		w.Blocks = r.prefixes("blocks", MaxBlocks)
+		w := r.network()
 		if r.Err() != nil {
 			return
 		}
 		n.Networks = append(n.Networks, w)
 	}
+}
+
+func (r reader) network() Network {
+	w := Network{VNI: ids.VNI(r.U32())}
+	w.Name = string(r.Take(r.Count("bytes of a network name", int(r.U8()), maxName, 1)))
+	flags := r.U8()
+	if flags&^flagEncrypted != 0 {
+		r.Fail("network flags %#x", flags)
+	}
+	w.Encrypted = flags&flagEncrypted != 0
+	w.VTEPPort = r.U16()
+	w.Subnets = r.prefixes("subnets", MaxSubnets)
+	w.Blocks = r.prefixes("blocks", MaxBlocks)
+	return w
+}
+
+// AppendNetwork appends the encoding that a network has in a record. n must be
+// valid (Network.Validate).
+func AppendNetwork(b []byte, n Network) []byte {
+	w := &writer{b: b}
+	w.network(n)
+	return w.b
+}
+
+// CutNetwork takes a network off the front of b and returns the rest.
+func CutNetwork(b []byte) (Network, []byte, error) {
+	r := newReader(b)
+	n := r.network()
+	err := r.Err()
+	if err == nil {
+		err = n.Validate()
+	}
+	if err != nil {
+		return Network{}, nil, fmt.Errorf("read network: %w", err)
+	}
+	return n, r.Rest(), nil
 }
 
 func (r reader) prefixes(what string, limit int) []netip.Prefix {

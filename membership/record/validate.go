@@ -137,7 +137,7 @@ func (n Node) validNetworks() error {
 	}
 	names := make(map[string]bool, len(n.Networks))
 	for _, w := range n.Networks {
-		if err := w.valid(); err != nil {
+		if err := w.Validate(); err != nil {
 			return err
 		}
 		if names[w.Name] {
@@ -148,7 +148,8 @@ func (n Node) validNetworks() error {
 	return ascending("networks", n.Networks, func(a, b Network) int { return cmp.Compare(a.VNI, b.VNI) })
 }
 
-func (w Network) valid() error {
+// Validate reports whether a record can hold the network.
+func (w Network) Validate() error {
 	if !validName(w.Name) {
 		return malformed("network name of %d bytes: want 1..%d printable ASCII characters without spaces", len(w.Name), maxName)
 	}

@@ -1,0 +1,200 @@
+package item
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/membership/record"
+)
+
+// Network is a network of the whole cluster, as a command defined it. A node is
+// on it as soon as something there uses it.
+//
+// An encrypted network allows less than a plaintext one: issuers encrypt, and only
+// the root takes encryption away, also by way of removing the network and making
+// another one of its name (weaken.go).
+type Network struct {
+	record.Network           // without Blocks, which are a node's
+	Driver         string    // DriverAuto and so on; DriverAuto for a plaintext network
+	MTU            uint16    // of IP packets in it; 0: what the underlay leaves
+	Removed        bool      // it is gone; the name and Encrypted stay
+	Edit           uint32    // how often it was changed in its generation, below 2^31
+	Generation     uint32    // how often the root has taken encryption away
+	Created        time.Time // of this state, whole seconds
+}
+
+// ErrNameTaken: the cluster has a network of that name.
+var ErrNameTaken = errors.New("there is such a network")
+
+// NetworkSlot returns the slot of the network of a name.
+func NetworkSlot(name string) Slot { return Slot{Kind: KindNetwork, Key: name} }
+
+const (
+	flagRemoved = 0x01
+
+	// networkFixed is the length in bytes of a network's body before its
+	// definition: flags u8, edit u32, driver u8, MTU u16.
+	networkFixed = 1 + 4 + 1 + 2
+
+	// encryptedStep makes every encrypted state of a network weigh more than
+	// every plaintext one of its generation.
+	encryptedStep = 1 << 31
+)
+
+// Network reads an item of KindNetwork that Verify returned; false for another
+// kind.
+func (it *Item) Network() (Network, bool) {
+	if it.Slot.Kind != KindNetwork {
+		return Network{}, false
+	}
+	n, _, err := parseNetworkBody(it.Body)
+	n.Generation, n.Created = generationOf(it.Version), it.Created
+	return n, err == nil
+}
+
+// step is what the network weighs within its generation.
+func (n Network) step() uint32 {
+	if n.Encrypted {
+		return n.Edit | encryptedStep
+	}
+	return n.Edit
+}
+
+// body returns the network's body without base.
+func (n Network) body() ([]byte, error) {
+	driver, err := DriverNumber(n.Driver)
+	if err != nil {
+		return nil, err
+	}
+	n.Blocks = nil
+	var flags uint8
+	if n.Removed {
+		flags |= flagRemoved
+	}
+	b := binary.BigEndian.AppendUint32([]byte{flags}, n.Edit)
+	b = binary.BigEndian.AppendUint16(append(b, driver), n.MTU)
+	if err := n.validate(); err != nil {
+		return nil, err
+	}
+	return record.AppendNetwork(b, n.Network), nil
+}
+
+func (n Network) validate() error {
+	switch {
+	case n.Edit >= encryptedStep:
+		return malformed("network %q was changed %d times", n.Name, n.Edit)
+	case !n.Encrypted && n.Driver != DriverAuto:
+		return malformed("plaintext network %q with driver %s", n.Name, n.Driver)
+	case len(n.Blocks) != 0:
+		return malformed("network %q with address blocks", n.Name)
+	case len(n.Subnets) == 0:
+		return malformed("network %q without subnets", n.Name)
+	}
+	if err := n.Network.Validate(); err != nil {
+		return malformed("%v", err)
+	}
+	return nil
+}
+
+// parseNetworkBody reads a body and returns what follows the definition, which is
+// the base.
+func parseNetworkBody(body []byte) (Network, []byte, error) {
+	r := newReader(body)
+	flags := r.U8()
+	n := Network{Removed: flags&flagRemoved != 0, Edit: r.U32()}
+	n.Driver, n.MTU = DriverName(r.U8()), r.U16()
+	if flags&^flagRemoved != 0 {
+		r.Fail("network flags %#x", flags)
+	}
+	if r.Err() != nil {
+		return Network{}, nil, r.Err()
+	}
+	var base []byte
+	var err error
+	if n.Network, base, err = record.CutNetwork(r.Rest()); err != nil {
+		return Network{}, nil, malformed("%v", err)
+	}
+	return n, base, n.validate()
+}
+
+// parseNetwork checks an item of KindNetwork.
+func parseNetwork(it *Item) (Network, error) {
+	n, _, err := parseNetworkBody(it.Body)
+	if err != nil {
+		return Network{}, err
+	}
+	if it.Slot != NetworkSlot(n.Name) {
+		return Network{}, malformed("network %q in the slot of %q", n.Name, it.Slot.Key)
+	}
+	n.Generation, n.Created = generationOf(it.Version), it.Created
+	return n, it.validateRank()
+}
+
+// Network returns the network of a name, also one that was removed; false if there
+// never was one.
+func (s *Set) Network(name string) (Network, bool) {
+	it := s.items[NetworkSlot(name)]
+	if it == nil {
+		return Network{}, false
+	}
+	return it.Network()
+}
+
+// Networks returns the networks that are not removed, by name.
+func (s *Set) Networks() []Network {
+	var out []Network
+	for slot, it := range s.items {
+		if slot.Kind != KindNetwork {
+			continue
+		}
+		if n, ok := it.Network(); ok && !n.Removed {
+			out = append(out, n)
+		}
+	}
+	slices.SortFunc(out, func(a, b Network) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// SignNetwork makes the item with which an issuer defines a network, changes it, or
+// removes it. Edit, Generation and Created of n are ignored. ErrWeakens (wrapped)
+// if the network is, or last was, encrypted and n is not.
+func (s *Set) SignNetwork(now time.Time, trust keys.Trust, by Signer, n Network) (*Item, error) {
+	have, known := s.Network(n.Name)
+	n.Edit, n.Generation, n.Created = 1, 0, now.UTC().Truncate(time.Second)
+	if known {
+		if have.Encrypted && !n.Encrypted {
+			return nil, fmt.Errorf("sign network %q: %w", n.Name, ErrWeakens)
+		}
+		if have.Edit+1 >= encryptedStep || have.Edit == math.MaxUint32 {
+			return nil, fmt.Errorf("sign network %q: %w", n.Name, malformed("it was changed too often"))
+		}
+		n.Edit, n.Generation = have.Edit+1, have.Generation
+	}
+	body, err := n.body()
+	if err != nil {
+		return nil, fmt.Errorf("sign network %q: %w", n.Name, err)
+	}
+	return Sign(now, trust, by, Content{
+		Slot: NetworkSlot(n.Name), Version: ranked(n.Generation, n.step()), Created: n.Created,
+		Body: append(body, s.items[NetworkSlot(n.Name)].base()...),
+	})
+}
+
+// FreeVNI returns v, or the next number that no network in the set uses.
+func (s *Set) FreeVNI(v ids.VNI) ids.VNI {
+	used := map[ids.VNI]bool{}
+	for _, n := range s.Networks() {
+		used[n.VNI] = true
+	}
+	for used[v] {
+		v = v%ids.MaxVNI + 1
+	}
+	return v
+}
