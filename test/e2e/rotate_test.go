@@ -134,7 +134,7 @@ func TestTwoRotationsAtOnce(t *testing.T) { eachDriver(t, twoRotationsAtOnce) }
 
 func twoRotationsAtOnce(t *testing.T, driver string) {
 	count := scaled(t, 50)
-	ctx, f := startFor(t, suited(), 3, count, "")
+	ctx, f := startFor(t, suited(), 3, 2*count, "") // each may be two
 	toDriver(t, ctx, f, driver)
 	l := startLoad(t, ctx, f, lowRate(t), 200)
 	atOnce := 0
