@@ -68,6 +68,25 @@ func TestSecondIssuer(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	// All hear the issuers, and speak nothing older from now on.
+	if _, err := third.CLI(ctx, "protocol", "floor", "--raise", "2"); exitCode(err) != 6 {
+		t.Errorf("a node without issuer key raises the floor: %v", err)
+	}
+	if _, err := second.CLI(ctx, "protocol", "floor", "--raise", "2"); err != nil {
+		t.Error(err)
+	}
+	floor := func(want uint8) {
+		t.Helper()
+		for _, n := range f.Nodes[:3] {
+			if err := n.WaitStatus(ctx, "the floor and a sign of life", func(s api.Status) bool {
+				return s.Protocol.Floor == want && !s.Heartbeat.IsZero() && len(s.Warnings) == 0
+			}); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	floor(2)
+
 	if err := founder.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -95,6 +114,10 @@ func TestSecondIssuer(t *testing.T) {
 	}); err != nil {
 		t.Error(err)
 	}
+	if _, err := third.CLI(ctx, "protocol", "floor", "--lower", "1", "--root-key", root); err != nil {
+		t.Error(err)
+	}
+	floor(1)
 	if err := mesh.WaitReceived(ctx, 50); err != nil {
 		t.Error(err)
 	}
