@@ -278,6 +278,25 @@ func TestFloorOfRevokedIssuer(t *testing.T) {
 			t.Errorf("%s: raised to version %d", name, got.Version)
 		}
 	}
+	// A floor that the revocation names stands, and no other of the thief's.
+	var named Set
+	_, _ = named.Insert(root)
+	_, _ = named.Insert(thief)
+	stands, err := named.StandsOf(b.issuerKey("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := IssuerRevocation{Issuer: b.issuerKey("a"), Stands: stands, Created: noon}.Content()
+	if err != nil {
+		t.Fatal(err)
+	}
+	higher := b.raise(&named, "a", 10)
+	for _, it := range []*Item{b.root(c), higher} {
+		_, _ = named.Insert(it)
+	}
+	if got := named.Floor(); got.Min != 9 {
+		t.Errorf("named: %+v", got)
+	}
 	// Where the root has said nothing, nothing is left.
 	var first Set
 	_, _ = first.Insert(b.raise(&first, "a", 9))
