@@ -8,7 +8,8 @@
 // Invariants: a record is accepted whole or not at all, only with a member
 // certificate whose chain ends at the cluster's root and whose identity key
 // signed it; a higher sequence number replaces a lower one and nothing else
-// does; decoding is bounded and canonical.
+// does; the final record of a node that has left is above all others; decoding
+// is bounded and canonical.
 //
 // Start with Node and Set.
 package record

@@ -23,7 +23,7 @@ const (
 // no deletion marker can be forged or lost.
 type Node struct {
 	ID       ids.NodeID
-	Seq      uint64 // grows with each publication, also across restarts
+	Seq      uint64 // grows with each publication, also across restarts; from FirstFinal on: see Final
 	Underlay []Underlay
 	Tunnels  []Tunnel
 	Networks []Network

@@ -65,5 +65,6 @@ func TestProtocolVectors(t *testing.T) {
 		"head":         AppendHead(nil, set.Summary()[0]),
 		"digest":       digest[:],
 		"digest_empty": empty[:],
+		"final":        sign(t, Final(identity.ID(), begin.Add(24*time.Hour)), node),
 	}, *update)
 }

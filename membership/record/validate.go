@@ -17,7 +17,7 @@ func (n Node) Validate() error {
 	if n.ID.IsZero() {
 		return malformed("node ID is zero")
 	}
-	for _, check := range []func() error{n.validUnderlay, n.validTunnels, n.validNetworks, n.validAttached} {
+	for _, check := range []func() error{n.validFinal, n.validUnderlay, n.validTunnels, n.validNetworks, n.validAttached} {
 		if err := check(); err != nil {
 			return err
 		}
