@@ -29,6 +29,21 @@ func FuzzParseKeyLine(f *testing.F) {
 	})
 }
 
+func FuzzParseDeparture(f *testing.F) {
+	for _, s := range []string{"", leftTag, leftTag + "1767225600 telling\n", leftTag + "0 ending\n", leftTag + "-1 ending\n", leftTag + "01 ending\n"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		d, err := parseDeparture(b)
+		switch {
+		case err == nil && (d.at.IsZero() || !bytes.Equal(d.encode(), b)):
+			t.Errorf("%q is read as %+v", b, d)
+		case err != nil && (d != departure{} || !errors.Is(err, ErrCorrupt)):
+			t.Errorf("%q: %+v, %v", b, d, err)
+		}
+	})
+}
+
 func FuzzParseMembership(f *testing.F) {
 	dir := filepath.Join(f.TempDir(), "data")
 	s, err := Init(dir, InitOptions{Hostname: "a", Now: time.Unix(1767225600, 0)})

@@ -48,6 +48,9 @@ func Init(dir string, o InitOptions) (*Store, error) {
 
 // vacant returns an error unless d holds nothing that Init would write.
 func vacant(d *dir) error {
+	if err := stayed(d); err != nil {
+		return err
+	}
 	if d.exists(nodeCertName) {
 		return fmt.Errorf("%s is the data directory of a cluster member: start it with secure-overlay up: %w", d.path, ErrExists)
 	}

@@ -18,8 +18,12 @@ func Prepare(dir, hostname string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = interrupted(d)
-	if d.exists(nodeCertName) {
+	err = stayed(d)
+	switch {
+	case err != nil:
+	case !d.exists(nodeCertName):
+		err = interrupted(d)
+	default:
 		err = fmt.Errorf("%s is the data directory of a cluster member: start it with secure-overlay up: %w", d.path, ErrExists)
 	}
 	if err != nil {

@@ -56,13 +56,15 @@ type Store struct {
 	warnings []string
 	closed   bool
 	former   []former // access keys, newest first
+	left     departure
 
 	issuer    *Issuer // nil without issuer key; set while opening only
 	issuerErr error   // why Issuer has nothing to give
 }
 
 // Open opens the data directory of a member: ErrNotInitialised if there is no
-// identity or no certificate.
+// identity or no certificate; ErrLeft if the node has left and there is nothing
+// more to say to the others (Wipe).
 func Open(dir string) (*Store, error) {
 	d, err := openDir(dir, false)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -71,6 +73,14 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	// First: files may be missing, or hold zeros.
+	left, err := readDeparture(d)
+	if err == nil && left.ending {
+		err = leftError(d.path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.close())
+	}
 	if !d.exists(nodeKeyName) || !d.exists(nodeCertName) {
 		err := interrupted(d)
 		if err == nil {
@@ -78,7 +88,10 @@ func Open(dir string) (*Store, error) {
 		}
 		return nil, errors.Join(err, d.close())
 	}
-	return finish(d, (*Store).loadMember)
+	return finish(d, func(s *Store) error {
+		s.left = left
+		return s.loadMember()
+	})
 }
 
 func notInitialised(path string) error {
@@ -188,6 +201,16 @@ func (s *Store) Close() error {
 	if s.closed {
 		return nil
 	}
+	s.wipeSecrets()
+	if err := s.dir.close(); err != nil {
+		return fmt.Errorf("close data directory %s: %w", s.dir.path, err)
+	}
+	return nil
+}
+
+// wipeSecrets makes every later call fail with ErrClosed and wipes what is in
+// memory; both locks are held.
+func (s *Store) wipeSecrets() {
 	s.closed = true
 	s.id.Node.Wipe()
 	s.id.Noise.Wipe()
@@ -195,10 +218,6 @@ func (s *Store) Close() error {
 	for _, f := range s.former {
 		f.key.Wipe()
 	}
-	if err := s.dir.close(); err != nil {
-		return fmt.Errorf("close data directory %s: %w", s.dir.path, err)
-	}
-	return nil
 }
 
 // Dir returns the data directory as an absolute path.
