@@ -20,8 +20,9 @@ type admission struct {
 // Issue implements noisenet.Admission.
 func (a admission) Issue(ctx context.Context, from netip.AddrPort, id keys.TokenID, req keys.JoinRequest) (keys.JoinAnswer, error) {
 	if node := req.Identity.ID(); a.c.refuse(node) {
-		a.c.log.Warn("revoked node tried to join again", logkey.Node, node, logkey.Addr, from)
-		return keys.JoinAnswer{}, fmt.Errorf("admit node %s: %w", node, ErrRevoked)
+		err := a.c.refusal(node)
+		a.c.log.Warn("a node that is out tried to join again", logkey.Node, node, logkey.Addr, from, logkey.Error, err)
+		return keys.JoinAnswer{}, fmt.Errorf("admit node %s: %w", node, err)
 	}
 	if a.c.issuerRevoked(a.c.issuer) {
 		// Every member would refuse the certificate.

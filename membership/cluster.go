@@ -43,6 +43,7 @@ type Cluster struct {
 	items    items         // cluster items: the newest, and those on disk
 	itemNews chan itemNews // from items to the loop
 	beatNews chan beatNews // heartbeats, from jobs and requests to the loop
+	departs  chan departure
 	ended    chan struct{} // closed when the loop has ended
 	rotating sync.Mutex    // held by the one request that makes a target; before items.mu
 	running  atomic.Bool   // transport and gossip are there
@@ -122,6 +123,7 @@ func New(o Options) (*Cluster, error) {
 		pairing:      make(chan struct{}, maxPairing),
 		itemNews:     make(chan itemNews),
 		beatNews:     make(chan beatNews),
+		departs:      make(chan departure),
 		ended:        make(chan struct{}),
 		published:    make(chan struct{}, 1),
 		renewed:      make(chan keys.Credential),
@@ -276,8 +278,9 @@ func (c *Cluster) Snapshot() Snapshot { return c.view.Load().snap }
 // leaveTimeout bounds Leave where ctx has no deadline.
 const leaveTimeout = 5 * time.Second
 
-// Leave tells the others that this node goes away, and ends Run. The records
-// stay with the others. Without a running Run it does nothing.
+// Leave tells the gossip of the others that this node goes away, and ends Run.
+// The records stay with the others: that the node has left the cluster, for
+// good, is for Depart to say. Without a running Run it does nothing.
 func (c *Cluster) Leave(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

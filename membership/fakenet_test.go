@@ -86,8 +86,11 @@ func (n *fakeNet) find(from, to ids.NodeID) (*fakeTransport, error) {
 	if t == nil || n.broken != nil && n.broken(from, to) {
 		return nil, noisenet.ErrUnreachable
 	}
-	if refuses(t, n.byID[from]) || refuses(n.byID[from], t) {
+	switch {
+	case refuses(n.byID[from], t):
 		return nil, noisenet.ErrRefused
+	case refuses(t, n.byID[from]):
+		return nil, fmt.Errorf("%w: %w", noisenet.ErrRefused, noisenet.ErrTurnedAway)
 	}
 	return t, nil
 }

@@ -104,7 +104,7 @@ func (d delegate) NotifyAlive(n *memberlist.Node) error {
 		return nil
 	}
 	if d.c.refuse(id) {
-		return fmt.Errorf("check node %s: %w", id, ErrRevoked)
+		return fmt.Errorf("check node %s: %w", id, d.c.refusal(id))
 	}
 	if d.c.view.Load().set.Get(id) == nil {
 		d.c.post(event{kind: eventStranger, node: id})

@@ -120,7 +120,7 @@ func (v *view) vouched(cert keys.Cert, c keys.Credential) bool {
 // refusePeer is asked by the transport about everybody who has proved an identity.
 func (c *Cluster) refusePeer(cert keys.Cert, credential keys.Credential) bool {
 	v := c.view.Load()
-	return v.cluster.Revoked(cert.ID()) || !v.vouched(cert, credential)
+	return v.cluster.Revoked(cert.ID()) || v.left(cert.ID()) || !v.vouched(cert, credential)
 }
 
 // dropIssuer takes notice of a revoked issuer: who is connected with a
@@ -137,12 +137,12 @@ func (l *loop) dropIssuer(r item.IssuerRevocation) {
 }
 
 // refuses says why a control request is not answered, or nil. It is one that was
-// under way when its node, or the issuer of its node, was revoked, and whose
-// stream is being closed.
+// under way when its node, or the issuer of its node, was revoked, or its node
+// left, and whose stream is being closed.
 func (c *Cluster) refuses(from noisenet.Peer) error {
 	switch {
 	case c.refuse(from.ID):
-		return ErrRevoked
+		return c.refusal(from.ID)
 	case !c.view.Load().vouched(from.Cert, from.Credential):
 		return errors.New("issuer of the certificate is revoked")
 	}

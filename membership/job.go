@@ -43,6 +43,7 @@ type job struct {
 	nodes []ids.NodeID   // jobPull
 	items []*item.Item   // jobGive
 	raws  [][]byte       // jobHeard
+	left  bool           // this node had left when the job began
 }
 
 type result struct {
@@ -69,6 +70,7 @@ func (l *loop) start(ctx context.Context, j job) bool {
 		return false
 	}
 	l.running[j.kind]++
+	j.left = l.departed()
 	l.workers.Go(func() { l.done <- l.c.do(ctx, j, l.gossip) })
 	return true
 }
@@ -137,7 +139,7 @@ func (l *loop) finish(now time.Time, r result) {
 	if r.kind == jobBeat {
 		l.finishBeat(r)
 	}
-	if r.node.IsZero() || r.node == l.c.self || l.items.Revoked(r.node) {
+	if r.node.IsZero() || r.node == l.c.self || l.gone(r.node) {
 		return
 	}
 	p := l.peer(r.node)
@@ -153,6 +155,7 @@ func (l *loop) finish(now time.Time, r result) {
 		p.syncDue = time.Time{}
 	}
 	l.finishItems(now, p, r)
+	l.noteTold(now, p, r)
 	if r.heard {
 		l.seen(now, r.node, r.peer.Addr)
 		l.compare(now, p, r.theirs)

@@ -73,6 +73,9 @@ type loop struct {
 	conflicts conflicts
 	expelled  []ids.NodeID                // revoked, and their streams still open
 	aside     map[ids.NodeID]*record.Item // of revoked nodes
+	leavers   []leaver                    // have left, and their streams still open
+	overdue   map[ids.NodeID]bool         // left long ago, at the last look
+	forgetAt  time.Time                   // next look at them
 	accessAt  time.Time                   // next look at the access key
 	formerAt  time.Time                   // next look at the former ones
 
@@ -136,6 +139,12 @@ func (l *loop) run(ctx context.Context, gossip *memberlist.Memberlist) {
 	l.resyncAt = now.Add(jitter(l.c.prof.resync))
 	l.beats.nextAt = now.Add(firstBeat)
 	l.renewOwn(now)
+	if at := l.c.opts.Departed; !at.IsZero() {
+		// Decided, but perhaps not told to anybody, before the last process ended.
+		if err := l.depart(now, at); err != nil {
+			l.unpublished(err)
+		}
+	}
 	l.flush(now)
 	ticker := time.NewTicker(l.c.prof.tick)
 	defer ticker.Stop()
@@ -162,6 +171,10 @@ func (l *loop) run(ctx context.Context, gossip *memberlist.Memberlist) {
 			l.takeBeats(n.items)
 			l.flush(time.Now()) // before the reply: the asker reads the view next
 			close(n.taken)
+		case d := <-l.c.departs:
+			err := l.depart(time.Now(), d.at)
+			l.flush(time.Now()) // before the reply: the asker reads the view next
+			d.done <- err
 		case cred := <-l.c.renewed:
 			l.credential = cred
 			l.renewOwn(time.Now())
@@ -190,7 +203,7 @@ func (l *loop) drain(now time.Time) {
 }
 
 func (l *loop) handle(now time.Time, e event) {
-	if l.items.Revoked(e.node) {
+	if l.gone(e.node) {
 		return // from before it was
 	}
 	switch e.kind {
@@ -291,6 +304,10 @@ func (l *loop) merge(now time.Time, items []*record.Item) {
 		switch {
 		case head.ID == l.c.self:
 			l.echo(now, head)
+		case head.Final():
+			if was == nil || !was.Head.Final() {
+				l.letGo(now, it)
+			}
 		case was == nil:
 			l.c.log.Info("member is known", logkey.Node, head.ID, logkey.Name, it.Cert.Hostname)
 			l.expect(now, head.ID)

@@ -69,6 +69,10 @@ type Options struct {
 	// Nil: it is refused.
 	Agree func(ctx context.Context, from ids.NodeID, hybrid bool, req []byte) (resp []byte, take func(keys.TunnelSecret), err error)
 
+	// Departed is when this node left the cluster, before this start: then it
+	// tells the others and publishes nothing else. Zero: it is a member.
+	Departed time.Time
+
 	// NextSeq returns a number above every one it has returned before, also
 	// across restarts.
 	NextSeq func() (uint64, error)

@@ -35,6 +35,7 @@ type profile struct {
 	renewMax time.Duration // and at last
 	beat     time.Duration // between two heartbeats of an issuer; 0: none (tests)
 	stale    time.Duration // silence of all issuers, or lack of what one has, until it is shown
+	forget   time.Duration // how often nodes that left long ago are looked for
 }
 
 var profiles = map[string]profile{
@@ -45,7 +46,7 @@ var profiles = map[string]profile{
 		tick: 100 * time.Millisecond, grace: 500 * time.Millisecond, resync: 30 * time.Second,
 		retryMin: time.Second, retryMax: 30 * time.Second, spread: 20 * time.Millisecond,
 		call: 20 * time.Second, save: 5 * time.Second,
-		renew: time.Minute, renewMax: time.Hour, beat: time.Minute, stale: 10 * time.Minute,
+		renew: time.Minute, renewMax: time.Hour, beat: time.Minute, stale: 10 * time.Minute, forget: time.Hour,
 	},
 	ProfileWAN: {
 		probe: 5 * time.Second, probeTimeout: 3 * time.Second,
@@ -54,7 +55,7 @@ var profiles = map[string]profile{
 		tick: 250 * time.Millisecond, grace: 2 * time.Second, resync: 60 * time.Second,
 		retryMin: time.Second, retryMax: 30 * time.Second, spread: 50 * time.Millisecond,
 		call: 60 * time.Second, save: 5 * time.Second,
-		renew: time.Minute, renewMax: time.Hour, beat: time.Minute, stale: 10 * time.Minute,
+		renew: time.Minute, renewMax: time.Hour, beat: time.Minute, stale: 10 * time.Minute, forget: time.Hour,
 	},
 	ProfileLocal: {
 		probe: 500 * time.Millisecond, probeTimeout: 250 * time.Millisecond,
@@ -63,6 +64,6 @@ var profiles = map[string]profile{
 		tick: 20 * time.Millisecond, grace: 100 * time.Millisecond, resync: 5 * time.Second,
 		retryMin: 200 * time.Millisecond, retryMax: 3 * time.Second, spread: 10 * time.Millisecond,
 		call: 10 * time.Second, save: 200 * time.Millisecond,
-		renew: 200 * time.Millisecond, renewMax: 2 * time.Second, beat: 5 * time.Second, stale: 2 * time.Minute,
+		renew: 200 * time.Millisecond, renewMax: 2 * time.Second, beat: 5 * time.Second, stale: 2 * time.Minute, forget: time.Second,
 	},
 }

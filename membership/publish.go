@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
@@ -18,7 +17,7 @@ func (l *loop) publish(now time.Time) {
 		return // the tick comes back to it
 	}
 	n := l.c.pending.Swap(nil)
-	if n == nil {
+	if n == nil || l.departed() {
 		return
 	}
 	n.ID, n.Seq = l.c.self, 0
@@ -68,10 +67,12 @@ func (l *loop) sign(now time.Time) error {
 		return fmt.Errorf("no sequence number: %w", err)
 	}
 	if have := l.set.Get(l.c.self); have != nil && seq <= have.Head.Seq {
-		if have.Head.Seq == math.MaxUint64 {
-			return errors.New("sequence numbers are used up, the node needs a new identity")
-		}
 		seq = have.Head.Seq + 1
+	}
+	// The numbers from here on say that the node has left; after the highest of
+	// them comes 0.
+	if seq >= record.FirstFinal || seq == 0 {
+		return errors.New("sequence numbers are used up, the node needs a new identity")
 	}
 	n := *l.content
 	n.Seq = seq
@@ -107,9 +108,13 @@ const maxPush = 32
 
 // pushOwn plans to hand the own record to live members directly. In a small
 // cluster that is everybody: one round trip, and the answers tell who has it.
-// In a large one hints carry on from the first few.
+// In a large one hints carry on from the first few. A node that leaves hands its
+// final record to everybody, because it waits until they have it.
 func (l *loop) pushOwn() {
 	left := maxPush
+	if l.departed() {
+		left = len(l.peers)
+	}
 	for _, p := range l.peers { // in random order
 		p.pushDue = p.inGossip && left > 0
 		if p.pushDue {
@@ -140,6 +145,13 @@ func (l *loop) renewOwn(now time.Time) {
 // so the true content must go above it. The second case would make the two
 // outbid each other without end; the pause between answers doubles to 64 s.
 func (l *loop) echo(now time.Time, head record.Head) {
+	if head.Final() {
+		if head.Record != l.published.Record {
+			l.published = head
+			l.c.log.Error("this node has left the cluster and is refused by it: was its state restored, or does a copy run?")
+		}
+		return
+	}
 	if !l.outbid() {
 		return
 	}
@@ -158,7 +170,7 @@ func (l *loop) echo(now time.Time, head record.Head) {
 // not sign and whose content is not what it has to say.
 func (l *loop) outbid() bool {
 	have := l.set.Get(l.c.self)
-	if have == nil || l.content == nil || have.Head.Record == l.published.Record {
+	if have == nil || l.content == nil || have.Head.Record == l.published.Record || have.Head.Final() {
 		return false
 	}
 	if sameContent(have.Node, *l.content) {

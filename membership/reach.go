@@ -48,6 +48,7 @@ func (l *loop) tick(ctx context.Context, now time.Time) {
 	l.tickItems(ctx, now)
 	l.tickAccess(ctx, now)
 	l.tickBeat(ctx, now)
+	l.tickLeft(now)
 	if !l.strangerAt.IsZero() && !now.Before(l.strangerAt) {
 		l.strangerAt = time.Time{}
 		l.syncAny(ctx)
@@ -73,8 +74,8 @@ func (l *loop) tick(ctx context.Context, now time.Time) {
 func (l *loop) readGossip(now time.Time) {
 	counted := make(map[ids.NodeID]bool, len(l.peers))
 	for _, n := range l.gossip.Members() {
-		// memberlist counts a revoked node until its silence has been noticed.
-		if id, err := ids.ParseNodeID(n.Name); err == nil && id != l.c.self && !l.items.Revoked(id) {
+		// memberlist counts a node that is out until its silence has been noticed.
+		if id, err := ids.ParseNodeID(n.Name); err == nil && id != l.c.self && !l.gone(id) {
 			counted[id] = true
 		}
 	}
@@ -137,7 +138,7 @@ func (l *loop) wait(id ids.NodeID) time.Duration {
 func (l *loop) tickPeers(ctx context.Context, now time.Time) {
 	ours := l.digest()
 	for id, p := range l.peers {
-		if p.pushDue && l.start(ctx, job{kind: jobPush, node: id}) {
+		if p.pushDue && !now.Before(p.pushAt) && l.start(ctx, job{kind: jobPush, node: id}) {
 			p.pushDue = false
 		}
 		if p.busy {
@@ -151,7 +152,7 @@ func (l *loop) tickPeers(ctx context.Context, now time.Time) {
 				continue
 			}
 		}
-		if !p.inGossip && !now.Before(p.retryAt) && l.set.Get(id) != nil {
+		if !p.inGossip && !now.Before(p.retryAt) && l.set.Get(id) != nil && !l.gone(id) {
 			p.busy = l.start(ctx, job{kind: jobConnect, node: id})
 		}
 	}
@@ -216,7 +217,7 @@ func (l *loop) finishSeed(now time.Time, r result) {
 // spreads the load: by then others hold the record, too.
 func (l *loop) hinted(now time.Time, h hint) {
 	have := l.set.Get(h.Node)
-	if h.Holder == l.c.self || l.items.Revoked(h.Node) || have != nil && (have.Head.Seq > h.Seq || have.Head.Record == h.Record) {
+	if h.Holder == l.c.self || l.items.Revoked(h.Node) || l.gone(h.Holder) || have != nil && (have.Head.Seq > h.Seq || have.Head.Record == h.Record) {
 		return
 	}
 	// A forged hint costs one request to a member of the forger's choice per

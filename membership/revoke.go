@@ -84,8 +84,11 @@ func (c *Cluster) revoked(id ids.NodeID) (item.Revocation, bool) {
 	return c.view.Load().cluster.Revocation(id)
 }
 
-// refuse reports whether a node is revoked.
-func (c *Cluster) refuse(id ids.NodeID) bool { return c.view.Load().cluster.Revoked(id) }
+// refuse reports whether a node is revoked, or has left.
+func (c *Cluster) refuse(id ids.NodeID) bool {
+	v := c.view.Load()
+	return v.cluster.Revoked(id) || v.left(id)
+}
 
 // expel forgets a revoked node: its record, and what is planned with it. Its
 // streams are closed when the view says that it is revoked, because only from

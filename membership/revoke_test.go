@@ -264,7 +264,7 @@ func TestRevokedDoesNotJoin(t *testing.T) {
 	if _, err := n.admission().Issue(context.Background(), addrOf(6), keys.TokenID{1}, keys.JoinRequest{Identity: good.Node.Public()}); err != nil || desk.issued != 1 {
 		t.Errorf("other identity: %v, %d issued", err, desk.issued)
 	}
-	if l.log.count("revoked node tried to join again") != 1 {
+	if l.log.count("a node that is out tried to join again") != 1 {
 		t.Error("nobody is told")
 	}
 }

@@ -20,7 +20,7 @@ const (
 	StateUnknown State = iota // gossip has never heard of the node
 	StateAlive                // gossip counts it, and it answers
 	StateSuspect              // gossip counts it, but it has not answered this node for a while
-	StateDead                 // it failed or left
+	StateDead                 // it failed, or its agent ended
 )
 
 var stateText = [...]string{"unknown", "alive", "suspect", "dead"}
@@ -58,6 +58,18 @@ type Snapshot struct {
 	// Conflicts are the items of which two with one version came here lately,
 	// ascending by slot.
 	Conflicts []Conflict
+	// Left are the nodes that have left, ascending by ID. None of them but Self
+	// is in Members.
+	Left []Departed
+}
+
+// Departed is a node that has left the cluster, by its own word. It is refused
+// like a revoked one. When its certificate has ended long ago it is forgotten.
+type Departed struct {
+	ID       ids.NodeID
+	Hostname string    // from the certificate; not unique
+	Cert     keys.Cert // the newest that is known
+	At       time.Time // as the node said
 }
 
 // Member is one node with a verified record.
@@ -74,6 +86,12 @@ type Member struct {
 	Hybrid    bool           // the last handshake with it was hybrid (X25519 and ML-KEM-768)
 	Version   uint8          // of the protocol, in that handshake; 0: there was none
 	SameItems bool           // node and this one hold the same cluster items, as far as known
+	Told      bool           // this node has left, and the other is known to know it
+}
+
+// HasLeft reports whether the node with this ID has left.
+func (s Snapshot) HasLeft(id ids.NodeID) bool {
+	return slices.ContainsFunc(s.Left, func(d Departed) bool { return d.ID == id })
 }
 
 // IssuerRevoked reports whether the root has revoked an issuer key.

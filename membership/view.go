@@ -38,11 +38,16 @@ func newView(self ids.NodeID, set record.Set, cluster item.Set, peers map[ids.No
 		}
 	}
 	v.snap = Snapshot{
-		Self: self, Digest: digest, Target: target, Revoked: cluster.Revocations(), Members: make([]Member, len(v.items)),
-		RevokedIssuers: cluster.RevokedIssuers(), Networks: cluster.Networks(),
-		Floor: cluster.Floor(),
+		Self: self, Digest: digest, Target: target, Revoked: cluster.Revocations(), Members: make([]Member, 0, len(v.items)),
+		RevokedIssuers: cluster.RevokedIssuers(), Networks: cluster.Networks(), Floor: cluster.Floor(),
 	}
-	for i, it := range v.items {
+	for _, it := range v.items {
+		if at, left := it.Node.Left(); left {
+			v.snap.Left = append(v.snap.Left, Departed{ID: it.Head.ID, Hostname: it.Cert.Hostname, Cert: it.Cert, At: at})
+			if it.Head.ID != self {
+				continue
+			}
+		}
 		m := Member{
 			ID: it.Head.ID, Hostname: it.Cert.Hostname, Serial: it.Cert.Serial, Cert: it.Cert, Record: it.Node,
 		}
@@ -51,11 +56,17 @@ func newView(self ids.NodeID, set record.Set, cluster item.Set, peers map[ids.No
 			m.State, m.Synced, m.SameItems = StateAlive, true, true
 		case p != nil:
 			m.State, m.Synced, m.LastSeen, m.Addr, m.Hybrid, m.Version = p.state, p.synced(digest), p.lastSeen, p.addr, p.hybrid, p.version
-			m.SameItems = p.sameItems(v.clusterDigest)
+			m.SameItems, m.Told = p.sameItems(v.clusterDigest), p.told
 		}
-		v.snap.Members[i] = m
+		v.snap.Members = append(v.snap.Members, m)
 	}
 	return v
+}
+
+// left reports whether a node has left the cluster.
+func (v *view) left(id ids.NodeID) bool {
+	it := v.set.Get(id)
+	return it != nil && it.Head.Final()
 }
 
 // pick returns those of the items of nodes that exist.
@@ -83,7 +94,7 @@ func (v *view) differs(old *view) bool {
 	}
 	for i, m := range v.snap.Members {
 		// Equal digests: the same records in the same order.
-		if o := old.snap.Members[i]; m.State != o.State || m.Synced != o.Synced || m.Hybrid != o.Hybrid {
+		if o := old.snap.Members[i]; m.State != o.State || m.Synced != o.Synced || m.Hybrid != o.Hybrid || m.Told != o.Told {
 			return true
 		}
 	}
@@ -124,6 +135,8 @@ type peer struct {
 	give         []*item.Item // it has yet to be handed these; at most maxGive
 
 	pushDue bool      // it has yet to be told this node's newest record
+	pushAt  time.Time // not before
+	told    bool      // it knows that this node has left
 	syncDue time.Time // zero: no SYNC is planned
 	retryAt time.Time // next attempt to get it into gossip
 	backoff time.Duration

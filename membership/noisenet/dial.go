@@ -118,10 +118,14 @@ func initiateWith(raw io.ReadWriter, p *party, expect ids.NodeID, access accessE
 		least, most := h.want()
 		msg, err := readHandshake(raw, least, most)
 		if err != nil {
-			if closed := closedByPeer(err); first && errors.Is(closed, ErrHandshake) {
+			closed := closedByPeer(err)
+			switch {
+			case !errors.Is(closed, ErrHandshake):
+				return nil, closed
+			case first:
 				return nil, fmt.Errorf("%w: %w", errHungUp, closed)
 			}
-			return nil, closedByPeer(err)
+			return nil, fmt.Errorf("%w: %w", ErrTurnedAway, closed)
 		}
 		var done *established
 		out, done, err = h.step(time.Now(), msg)

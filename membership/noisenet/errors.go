@@ -41,6 +41,9 @@ var (
 	ErrTooLarge = errors.New("message is too large")
 	// ErrHandshake: the peer broke off or broke the rules of a handshake.
 	ErrHandshake = errors.New("handshake failed")
+	// ErrTurnedAway: the peer broke off when it had seen who this node is: it
+	// refuses it, or its process ended just then. It is an ErrHandshake, too.
+	ErrTurnedAway = errors.New("peer turned this node away")
 	// ErrVersion: no protocol version in common.
 	ErrVersion = errors.New("no common protocol version")
 	// ErrFloor: this node, or the peer, speaks no protocol version that
