@@ -3,9 +3,12 @@ package membership
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/memberlist"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
@@ -36,6 +39,13 @@ func told(want int) func(Snapshot) bool {
 		}
 		return n == want
 	}
+}
+
+// gossips reports whether memberlist counts a node.
+func (n *node) gossips(id ids.NodeID) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.ContainsFunc(n.gossip.Members(), func(m *memberlist.Node) bool { return m.Name == id.String() })
 }
 
 func (n *node) depart(at time.Time) {
@@ -76,6 +86,14 @@ func TestDepart(t *testing.T) {
 		}
 	}
 	equal(t, nodes[:4])
+	for _, n := range nodes[:4] {
+		eventually(t, "memberlist gives it up", func() bool {
+			if alive := n.view.Load().alive; alive != 4 {
+				t.Fatalf("node %d counts %d nodes that live, want 4", n.i, alive)
+			}
+			return !n.gossips(leaver.self)
+		})
+	}
 
 	// What it still says changes nothing, and it is refused.
 	leaver.depart(at.Add(time.Hour))
@@ -131,6 +149,34 @@ func TestAnswersToWhoHasLeft(t *testing.T) {
 	n.until("it is revoked", func(s Snapshot) bool { return len(s.Revoked) == 1 && len(s.Left) == 0 })
 	if _, err := n.serve(context.Background(), r.peer(), getRequest(nil)); !errors.Is(err, ErrRevoked) {
 		t.Errorf("revoked after it had left: %v", err)
+	}
+}
+
+// TestTold: who knows that this node has left, by what a job with it came to.
+func TestTold(t *testing.T) {
+	push := job{kind: jobPush, left: true}
+	sync := job{kind: jobSync, left: true}
+	for name, c := range map[string]struct {
+		r           result
+		told, again bool
+	}{
+		"it has the record":               {result{job: push}, true, false},
+		"it had all that this node has":   {result{job: sync, complete: true}, true, false},
+		"it says so":                      {result{job: push, err: &noisenet.RemoteError{Text: ErrLeft.Error()}}, true, false},
+		"it turns this node away":         {result{job: push, err: fmt.Errorf("dial: %w", noisenet.ErrTurnedAway)}, true, false},
+		"it turns it away in another job": {result{job: sync, err: noisenet.ErrTurnedAway}, true, false},
+		"it does not answer":              {result{job: push, err: noisenet.ErrUnreachable}, false, true},
+		"it is broken":                    {result{job: push, err: &noisenet.RemoteError{Text: "message is malformed"}}, false, true},
+		"no record was handed over":       {result{job: sync, err: noisenet.ErrUnreachable}, false, false},
+		"the record before it":            {result{job: job{kind: jobPush}}, false, false},
+		"turned away before it left":      {result{job: job{kind: jobPush}, err: noisenet.ErrTurnedAway}, false, false},
+	} {
+		l := &loop{c: &Cluster{prof: profiles[ProfileLocal]}}
+		now, p := time.Now(), &peer{}
+		l.noteTold(now, p, c.r)
+		if p.told != c.told || p.pushDue != c.again || p.pushDue && !p.pushAt.After(now) {
+			t.Errorf("%s: told %v, again %v", name, p.told, p.pushDue)
+		}
 	}
 }
 
