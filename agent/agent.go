@@ -61,6 +61,7 @@ type Agent struct {
 	stopped      chan struct{} // closed when Run has ended
 	openEndpoint func(path string) (endpointNS, error)
 	issuerOf     func() (issuer, error)
+	disk         departing // opts.Store
 }
 
 var (
@@ -72,6 +73,7 @@ var (
 	_ api.Revoker   = (*Agent)(nil)
 	_ api.Issuing   = (*Agent)(nil)
 	_ api.Protocols = (*Agent)(nil)
+	_ api.Leaver    = (*Agent)(nil)
 
 	_ api.IssuerRevoker  = (*Agent)(nil)
 	_ api.NetworkDefiner = (*Agent)(nil)
@@ -87,7 +89,7 @@ func New(o Options) *Agent {
 	}
 	return &Agent{
 		opts: o, calls: make(chan call), ready: make(chan struct{}), ended: make(chan struct{}), stopped: make(chan struct{}),
-		openEndpoint: openEndpoint,
+		openEndpoint: openEndpoint, disk: o.Store,
 		issuerOf: func() (issuer, error) {
 			i, err := o.Store.Issuer()
 			if err != nil {
@@ -105,7 +107,7 @@ func (a *Agent) Ready() <-chan struct{} { return a.ready }
 // Backend returns the agent as the control socket serves it.
 func (a *Agent) Backend() api.Backend {
 	return api.Backend{
-		Observer: a, Attacher: a, Tokens: a, Lifecycle: a, Keys: a, Revoker: a, Issuing: a, IssuerRevoker: a, NetworkDefiner: a, Protocols: a,
+		Observer: a, Attacher: a, Tokens: a, Lifecycle: a, Keys: a, Revoker: a, Leaver: a, Issuing: a, IssuerRevoker: a, NetworkDefiner: a, Protocols: a,
 		Events: api.LogEvents(a.opts.Events),
 	}
 }
@@ -115,7 +117,8 @@ var errDown = errors.New("agent was taken down")
 
 // Run makes the machine match the configuration and keeps it so until ctx
 // ends or Down is called; then it returns nil. When ctx ends the data plane
-// stays as it is, for the next agent to adopt. Run may be called once.
+// stays as it is, for the next agent to adopt. After FinishLeave it removes the
+// node's keys and closes the Store. Run may be called once.
 func (a *Agent) Run(ctx context.Context) error {
 	defer close(a.stopped)
 	// No core dump and no ptrace of other users' processes: this process
@@ -154,7 +157,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	})
 	err = group.Wait()
 	if errors.Is(err, errDown) {
-		return l.downError
+		return a.taken(l)
 	}
 	if parent.Err() != nil && errors.Is(err, parent.Err()) {
 		return nil

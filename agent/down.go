@@ -31,18 +31,24 @@ func (a *Agent) Down(ctx context.Context, _ api.DownRequest) (api.DownResult, er
 	var removed []string
 	var err error
 	if doErr := a.do(ctx, func(ctx context.Context, l *loop) {
-		l.stopping = true
-		for _, p := range l.pending {
-			l.settle(p, api.Endpoint{}, errStopped())
-		}
-		l.sayGoodbye(ctx)
-		removed, err = removeAll(ctx, removal{overlay: l.overlay, drivers: l.tunnels.all(), guard: l.guard, files: l.files})
-		l.downError = err
-		l.log.Info("everything is removed", logkey.Count, len(removed))
+		removed, err = l.takeDown(ctx, func() { l.sayGoodbye(ctx) })
 	}); doErr != nil {
 		return api.DownResult{}, doErr
 	}
 	return api.DownResult{Schema: api.Schema, Removed: removed}, err
+}
+
+// takeDown removes everything, after the others have been told.
+func (l *loop) takeDown(ctx context.Context, tell func()) (removed []string, err error) {
+	l.stopping = true
+	for _, p := range l.pending {
+		l.settle(p, api.Endpoint{}, errStopped())
+	}
+	tell()
+	removed, err = removeAll(ctx, removal{overlay: l.overlay, drivers: l.tunnels.all(), guard: l.guard, files: l.files})
+	l.downError = err
+	l.log.Info("everything is removed", logkey.Count, len(removed))
+	return removed, err
 }
 
 // sayGoodbye publishes that this node is on no network any more, gives the
@@ -196,7 +202,7 @@ func formerNode(cfg config.Config, dir files) (ids.NodeID, error) {
 		return last.Node, nil
 	}
 	store, err := keystore.Open(cfg.DataDir)
-	if errors.Is(err, keystore.ErrNotInitialised) {
+	if errors.Is(err, keystore.ErrNotInitialised) || errors.Is(err, keystore.ErrLeft) {
 		return ids.NodeID{}, nil
 	}
 	if err != nil {

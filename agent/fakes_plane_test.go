@@ -24,6 +24,7 @@ type fakeGuard struct {
 	noRoute string        // device that takes no routes to peers
 	noProbe string        // device that takes no routes of probes
 	verify  error
+	stuck   error // it cannot be removed
 	removed bool
 }
 
@@ -70,8 +71,8 @@ func (g *fakeGuard) Verify(context.Context) error {
 func (g *fakeGuard) Remove() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.removed = true
-	return nil
+	g.removed = g.stuck == nil
+	return g.stuck
 }
 
 func (g *fakeGuard) Close() error { return nil }

@@ -41,6 +41,9 @@ type board struct {
 	revoked   []item.Revocation
 	noRevoker bool // nobody has an issuer key
 	networks  []item.Network
+	left      []membership.Departed
+	noDepart  error               // why nobody can be told
+	untold    map[ids.NodeID]bool // members that have not said that they know
 	// published are all records, in the order in which they came.
 	published []record.Node
 }
@@ -143,10 +146,13 @@ func (g *fakeGossip) Snapshot() membership.Snapshot {
 	if seen, cut := g.board.cut[g.self.ID]; cut {
 		return seen
 	}
-	s := membership.Snapshot{Self: g.self.ID, Target: g.board.target, Revoked: slices.Clone(g.board.revoked),
+	s := membership.Snapshot{Self: g.self.ID, Target: g.board.target, Revoked: slices.Clone(g.board.revoked), Left: slices.Clone(g.board.left),
 		Stale: g.board.stale, Conflicts: g.board.conflicts, Heartbeat: g.board.heartbeat, Floor: g.board.floor,
 		Networks: slices.Clone(g.board.networks)}
 	for id, m := range g.board.members {
+		if id != g.self.ID && s.HasLeft(id) {
+			continue
+		}
 		if id != g.self.ID && slices.ContainsFunc(s.Revoked, func(r item.Revocation) bool { return r.Node == id }) {
 			continue
 		}
@@ -156,7 +162,7 @@ func (g *fakeGossip) Snapshot() membership.Snapshot {
 		if old, ok := g.board.aged[id]; ok && id != g.self.ID {
 			m.Record = old
 		}
-		m.Synced = !g.board.unsync
+		m.Synced, m.Told = !g.board.unsync, s.HasLeft(g.self.ID) && !g.board.untold[id]
 		s.Members = append(s.Members, m)
 	}
 	slices.SortFunc(s.Members, func(a, b membership.Member) int { return a.ID.Compare(b.ID) })
@@ -264,6 +270,57 @@ func (g *fakeGossip) RemoveNetwork(_ context.Context, name string) (item.Network
 		g.board.networks = slices.DeleteFunc(slices.Clone(g.board.networks), func(n item.Network) bool { return n.Name == name })
 	})
 	return n, nil
+}
+
+// Depart implements departer.
+func (g *fakeGossip) Depart(_ context.Context, at time.Time) error {
+	if g.board.noDepart != nil {
+		return g.board.noDepart
+	}
+	g.board.set(func() {
+		if !slices.ContainsFunc(g.board.left, func(d membership.Departed) bool { return d.ID == g.self.ID }) {
+			g.board.left = append(g.board.left, membership.Departed{ID: g.self.ID, Hostname: g.self.Hostname, At: at})
+		}
+	})
+	return nil
+}
+
+// fakeDisk is what a node keeps about leaving. It outlives agents.
+type fakeDisk struct {
+	mu     sync.Mutex // guards all below
+	left   time.Time
+	ending bool
+	broken error
+	wiped  []string // what was wiped besides the node's own
+}
+
+func (d *fakeDisk) Departed() time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.left
+}
+
+func (d *fakeDisk) Depart(at time.Time) (time.Time, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.broken == nil && d.left.IsZero() {
+		d.left = at
+	}
+	return d.left, d.broken
+}
+
+func (d *fakeDisk) EndDeparture() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ending = d.broken == nil
+	return d.broken
+}
+
+func (d *fakeDisk) Wipe(others ...string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.wiped = others
+	return d.broken
 }
 
 // fakeProber finds out whether both ends of a pair hold one key on the

@@ -11,10 +11,20 @@ import (
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
 
-// members lists everybody that gossip or a record knows.
+// members lists everybody that gossip or a record knows, and who has left.
 func (l *loop) members() []api.Member {
 	var out []api.Member
-	for _, m := range l.gossip.Snapshot().Members {
+	snap := l.gossip.Snapshot()
+	for _, d := range snap.Left {
+		out = append(out, api.Member{
+			NodeRef: api.NodeRef{ID: d.ID, Name: d.Hostname}, Self: d.ID == l.identity.ID, State: stateLeft, Left: d.At,
+			Inner: d.ID.InnerAddr(), Expires: d.Cert.NotAfter,
+		})
+	}
+	for _, m := range snap.Members {
+		if snap.HasLeft(m.ID) {
+			continue
+		}
 		a := api.Member{
 			NodeRef: api.NodeRef{ID: m.ID, Name: m.Hostname}, Self: m.ID == l.identity.ID,
 			State: m.State.String(), Synced: m.Synced, Addr: m.Addr, Inner: m.ID.InnerAddr(),

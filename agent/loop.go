@@ -83,6 +83,7 @@ type loop struct {
 
 	gossip     gossip
 	floors     floors
+	departs    departer
 	guard      guard
 	overlay    overlay
 	host       host
@@ -115,6 +116,7 @@ type loop struct {
 
 	stopping    bool  // Down has removed everything
 	downError   error // what Down could not remove
+	wipes       bool  // the node has left, and its keys are to go
 	guardFailed bool  // the secure namespace is not as wanted, as a whole
 	routeFailed map[secure.Route]bool
 
@@ -137,6 +139,7 @@ type loop struct {
 	reported   map[api.Problem]bool // in the log
 	tunnelsUp  map[ids.NodeID]bool
 	revoked    map[ids.NodeID]bool   // nodes that were thrown out, as noted
+	left       map[ids.NodeID]bool   // nodes that have left, as noted
 	alarms     map[alarm]api.Problem // as noted
 
 	revokedIssuers map[keys.IssuerPublic]bool // as noted

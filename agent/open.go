@@ -94,7 +94,7 @@ func (a *Agent) open(ctx context.Context, dir files) (_ *loop, _ *membership.Clu
 	if err != nil {
 		return nil, nil, err
 	}
-	l.gossip, l.rot.pairs, l.rooted, l.floors, l.definer = cluster, cluster, cluster, cluster, cluster
+	l.gossip, l.rot.pairs, l.rooted, l.floors, l.definer, l.departs = cluster, cluster, cluster, cluster, cluster, cluster
 	return l, cluster, nil
 }
 
@@ -136,7 +136,7 @@ func newLoop(a *Agent, identity keystore.Identity, dir files) *loop {
 		unproved: timing(a.opts.Config).Unproved,
 		claims:   claims{since: map[claimKey]time.Time{}, settled: map[claimKey]bool{}},
 		events:   a.opts.Events,
-		reported: map[api.Problem]bool{}, tunnelsUp: map[ids.NodeID]bool{}, revoked: map[ids.NodeID]bool{},
+		reported: map[api.Problem]bool{}, tunnelsUp: map[ids.NodeID]bool{}, revoked: map[ids.NodeID]bool{}, left: map[ids.NodeID]bool{},
 		revokedIssuers: map[keys.IssuerPublic]bool{},
 	}
 }
@@ -220,7 +220,7 @@ func (a *Agent) openCluster(ctx context.Context, l *loop) (*membership.Cluster, 
 		Resolve: func(ctx context.Context) []netip.AddrPort { return a.seeds(ctx, slog.LevelDebug) },
 		NextSeq: a.opts.Store.NextSeq, SaveSeeds: a.opts.Store.SaveSeeds,
 		Cache: membership.FileCache{Path: filepath.Join(l.cfg.DataDir, cacheFile)},
-		Adopt: adoptInto(a.opts.Store), Keys: a.opts.Store, DropIssuer: a.opts.Store.DropIssuer,
+		Adopt: adoptInto(a.opts.Store), Keys: a.opts.Store, DropIssuer: a.opts.Store.DropIssuer, Departed: a.disk.Departed(),
 		Pair: a.pair, Agree: a.agree, RequireHybrid: l.cfg.Crypto.RequirePQ,
 		ItemCache: membership.FileItems{Path: filepath.Join(l.cfg.DataDir, itemsFile)},
 		// 0, which profile local allows, would mean the default.

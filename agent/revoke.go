@@ -35,11 +35,7 @@ func (l *loop) noteRevoked(snap membership.Snapshot) {
 			continue
 		}
 		l.revoked[r.Node] = true
-		l.restored = l.restored.without(r.Node, underlayOf(l.lastIn.Members, r.Node))
-		delete(l.facts.Former, r.Node.InnerAddr())
-		if r.Node == l.identity.ID {
-			l.holdUntil = time.Time{} // nothing of what was is kept
-		}
+		l.release(r.Node)
 		if l.round > 0 { // else it was so before this agent
 			ref := api.NodeRef{ID: r.Node, Name: r.Name}
 			l.note(api.Event{Time: l.now(), Kind: api.EventNodeRevoked, Node: &ref, Text: r.Reason})

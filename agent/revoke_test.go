@@ -14,6 +14,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/membership"
 	"github.com/secure-overlay/secure-overlay/membership/item"
 )
 
@@ -108,7 +109,11 @@ func TestRevokeWhileHolding(t *testing.T) {
 	for name, c := range map[string]struct {
 		early bool // the agent starts with the revocation
 		ipsec bool
-	}{"while it holds": {}, "from the start": {early: true}, "ESP while it holds": {ipsec: true}, "ESP from the start": {early: true, ipsec: true}} {
+		left  bool // it is none: the node has left
+	}{
+		"while it holds": {}, "from the start": {early: true}, "ESP while it holds": {ipsec: true}, "ESP from the start": {early: true, ipsec: true},
+		"left while it holds": {left: true}, "left from the start": {left: true, early: true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
@@ -125,7 +130,13 @@ func TestRevokeWhileHolding(t *testing.T) {
 				b.kill()
 				w.board.set(func() { w.board.unsync = true })
 				out := func() {
-					w.board.set(func() { w.board.revoked = append(w.board.revoked, item.Revocation{Node: victim.id}) })
+					w.board.set(func() {
+						if c.left {
+							w.board.left = append(w.board.left, membership.Departed{ID: victim.id})
+						} else {
+							w.board.revoked = append(w.board.revoked, item.Revocation{Node: victim.id})
+						}
+					})
 				}
 				if c.early {
 					out()

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/netip"
 	"reflect"
-	"slices"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/api"
@@ -81,7 +80,7 @@ func (l *loop) poll(in Input) Input {
 	now := l.now()
 	l.rot.machine.Observe(now, in.observe(l.out, rotate.Observation{
 		Target: l.target.Epoch, Unable: l.unable, Partial: !l.holdUntil.IsZero(), Routes: l.rot.routes,
-		Expelled: slices.Collect(maps.Keys(l.revoked)),
+		Expelled: l.expelled(),
 	}))
 	plan := l.rot.machine.Poll(now)
 	l.rot.todo.agree = append(l.rot.todo.agree, plan.Agree...)

@@ -78,6 +78,7 @@ func (l *loop) desire(in Input) Output {
 	}
 	out.View.Problems = append(out.View.Problems, l.epochProblems()...)
 	out.View.Problems = append(out.View.Problems, l.revokedProblem()...)
+	out.View.Problems = append(out.View.Problems, l.leftProblem()...)
 	out.View.Problems = append(out.View.Problems, withheld(l.gossip.Snapshot())...)
 	out.View.Problems = append(out.View.Problems, l.contradictions...)
 	for driver, spec := range out.Tunnels {
@@ -99,9 +100,10 @@ func (l *loop) input(ctx context.Context, snap membership.Snapshot) Input {
 	}
 	l.noteRevoked(snap)
 	l.noteRevokedIssuers(snap)
+	l.noteLeft(snap)
 	l.noteAlarms(snap)
 	synced := false
-	if l.revoked[l.identity.ID] {
+	if l.gone(l.identity.ID) {
 		snap.Members = nil // nobody wants anything of this node any more
 	}
 	for _, m := range snap.Members {

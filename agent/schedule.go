@@ -24,6 +24,9 @@ const echoInterval = 30 * time.Second
 // schedule starts what is due by time or by counters: the next rotation, and
 // echoes through tunnels that give no other sign of life.
 func (l *loop) schedule(ctx context.Context) {
+	if l.gone(l.identity.ID) {
+		return
+	}
 	if at, ok := l.nextRotation(); ok && !l.now().Before(at) && l.rot.askAfter.Before(l.now()) {
 		l.ask(ctx, item.ReasonScheduled)
 	}

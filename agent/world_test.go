@@ -84,6 +84,7 @@ func newBoard() *board {
 		members: map[ids.NodeID]membership.Member{}, wakes: map[ids.NodeID]chan struct{}{},
 		target: item.Target{Epoch: 1, Driver: config.DriverAuto}, floor: item.FirstFloor(),
 		agents: map[ids.NodeID]*Agent{}, cut: map[ids.NodeID]membership.Snapshot{}, aged: map[ids.NodeID]record.Node{},
+		untold: map[ids.NodeID]bool{},
 	}
 }
 
@@ -103,6 +104,7 @@ type machine struct {
 	encap    string                            // ipsec.encap; empty: none
 	underlay int                               // MTU of its one underlay link
 	events   *events.Log                       // nil: not kept
+	disk     *fakeDisk
 
 	agent *Agent
 	stop  context.CancelFunc
@@ -113,7 +115,7 @@ type machine struct {
 func (w *world) machine(n int, networks ...config.Network) *machine {
 	id := ids.NodeID{byte(n), 0xaa, byte(n)}
 	m := &machine{
-		w: w, n: n, id: id, overlay: &fakeOverlay{broken: map[string]error{}}, guard: &fakeGuard{}, underlay: 1500,
+		w: w, n: n, id: id, overlay: &fakeOverlay{broken: map[string]error{}}, guard: &fakeGuard{}, disk: &fakeDisk{}, underlay: 1500,
 		host: w.fabric.AddHost(id, v4(n).Addr()),
 		cfg: config.Config{
 			RuntimeDir: filepath.Join(w.dir, fmt.Sprint("run", n)),
@@ -131,7 +133,7 @@ func (w *world) machine(n int, networks ...config.Network) *machine {
 func (m *machine) start() *machine {
 	m.w.t.Helper()
 	a := New(Options{Config: m.cfg, Log: slog.New(slog.DiscardHandler), Events: m.events})
-	a.openEndpoint = openFakeNS
+	a.openEndpoint, a.disk = openFakeNS, m.disk
 	identity := keystore.Identity{
 		ID: m.id, Hostname: fmt.Sprint("web-", m.n),
 		Cert: keys.Cert{Serial: uint64(m.n)},
@@ -149,7 +151,12 @@ func (m *machine) start() *machine {
 		ID: m.id, Hostname: identity.Hostname, Serial: uint64(m.n), State: membership.StateAlive,
 		Cert: keys.Cert{Roles: m.roles},
 	}}
-	l.gossip, l.rot.pairs, l.rot.prober, l.floors, l.definer = gossip, gossip, fakeProber{m.w}, gossip, gossip
+	l.gossip, l.rot.pairs, l.rot.prober, l.floors, l.definer, l.departs = gossip, gossip, fakeProber{m.w}, gossip, gossip, gossip
+	if at := m.disk.Departed(); !at.IsZero() { // as membership does
+		if err := gossip.Depart(context.Background(), at); err != nil {
+			m.w.t.Fatal(err)
+		}
+	}
 	l.canIssue = m.issuer
 	l.guard, l.overlay, l.host = m.guard, m.overlay, fakeHost{addr: v4(m.n).Addr(), mtu: m.underlay}
 	kind := m.w.fabric.Kind()
@@ -185,6 +192,9 @@ func (m *machine) start() *machine {
 	go func() {
 		l.waitForCache(ctx)
 		err := l.run(ctx)
+		if err == nil {
+			err = a.taken(l)
+		}
 		close(a.stopped)
 		_ = lock.Close()
 		m.done <- err

@@ -48,6 +48,18 @@ type Revoker interface {
 	Revocations(ctx context.Context) ([]Revocation, error)
 }
 
+// Leaver takes this node out of the cluster, for good.
+type Leaver interface {
+	// Leave returns when the node has left, on its disk first, and has begun to
+	// tell the others. Repeating it changes nothing.
+	Leave(ctx context.Context, req LeaveRequest) (Departure, error)
+	// Departure tells who knows it. The error is CodeRefused for a member.
+	Departure(ctx context.Context) (Departure, error)
+	// FinishLeave removes everything the agent made and returns; the agent's Run
+	// then ends, and the node's keys and state are removed from the disk.
+	FinishLeave(ctx context.Context) (LeaveResult, error)
+}
+
 // Issuing makes a node an issuer.
 type Issuing interface {
 	Issuers(ctx context.Context) ([]Issuer, error)
@@ -88,7 +100,7 @@ type Lifecycle interface {
 	Down(ctx context.Context, req DownRequest) (DownResult, error)
 }
 
-// Backend is what a Server serves. All are required but Keys, Revoker,
+// Backend is what a Server serves. All are required but Keys, Revoker, Leaver,
 // Issuing, IssuerRevoker, NetworkDefiner, Protocols and Events: without them the server answers that the agent cannot do
 // that.
 type Backend struct {
@@ -98,6 +110,7 @@ type Backend struct {
 	Lifecycle Lifecycle
 	Keys      Keys
 	Revoker   Revoker
+	Leaver    Leaver
 	Issuing   Issuing
 	Protocols Protocols
 	Events    Events

@@ -176,6 +176,22 @@ func (c *Client) SetFloor(ctx context.Context, req FloorRequest) (ProtocolAnswer
 	return do[ProtocolAnswer](ctx, c, http.MethodPost, "/v1/protocol/floor", req)
 }
 
+// Leave takes the node out of the cluster.
+func (c *Client) Leave(ctx context.Context, req LeaveRequest) (DepartureAnswer, error) {
+	return do[DepartureAnswer](ctx, c, http.MethodPost, "/v1/leave", req)
+}
+
+// Departure asks who knows that the node has left.
+func (c *Client) Departure(ctx context.Context) (DepartureAnswer, error) {
+	return do[DepartureAnswer](ctx, c, http.MethodGet, "/v1/leave", nil)
+}
+
+// FinishLeave asks the agent of a node that has left to remove everything, the
+// node's keys included, and to exit.
+func (c *Client) FinishLeave(ctx context.Context) (LeaveResult, error) {
+	return do[LeaveResult](ctx, c, http.MethodPost, "/v1/leave/finish", nil)
+}
+
 // Down asks the agent to remove everything and to exit.
 func (c *Client) Down(ctx context.Context, req DownRequest) (DownResult, error) {
 	return do[DownResult](ctx, c, http.MethodPost, "/v1/down", req)

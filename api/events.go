@@ -47,6 +47,7 @@ const (
 	EventStale             EventKind = CodeStale            // news of issuers may be withheld from this node; Text: how
 	EventStaleOver         EventKind = "stale-over"         // it is not any more; Text: what was
 	EventItemConflict      EventKind = CodeConflict         // two cluster items with one version came here; Text: which, and who signed them
+	EventNodeLeft          EventKind = "node-left"          // Node has left the cluster
 	EventAgentStarted      EventKind = "agent-started"
 	EventAgentStopped      EventKind = "agent-stopped"
 )
@@ -55,7 +56,7 @@ const (
 func EventKinds() []EventKind {
 	return []EventKind{
 		EventRotationRequested, EventEpochStarted, EventSwitched, EventEpochEnded, EventRotationRefused, EventPairRefused, EventBlocked, EventESPBlocked,
-		EventNodeRevoked, EventIssuerRevoked, EventStale, EventStaleOver, EventItemConflict, EventAgentStarted, EventAgentStopped,
+		EventNodeRevoked, EventIssuerRevoked, EventNodeLeft, EventStale, EventStaleOver, EventItemConflict, EventAgentStarted, EventAgentStopped,
 	}
 }
 

@@ -22,7 +22,8 @@ type Revocation struct {
 	Waiting []RevocationWait `json:"waiting"` // the others
 }
 
-// RevocationWait is a node that is not known to have a revocation yet.
+// RevocationWait is a node that is not known to have a revocation yet, or not to
+// know that another has left.
 type RevocationWait struct {
 	NodeRef
 	State string `json:"state"` // of gossip: alive, suspect, dead, unknown

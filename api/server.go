@@ -145,6 +145,8 @@ func (s *Server) routes() []route {
 		{"/v1/protocol", methods{http.MethodGet: s.protocol}, nil},
 		{"/v1/protocol/floor", methods{http.MethodPost: s.setFloor}, nil},
 		{"/v1/revocations", methods{http.MethodGet: s.revocations, http.MethodPost: s.revoke}, nil},
+		{"/v1/leave", methods{http.MethodGet: s.departure, http.MethodPost: s.leave}, nil},
+		{"/v1/leave/finish", methods{http.MethodPost: s.finishLeave}, nil},
 		{"/v1/events", methods{http.MethodGet: s.events}, []string{"since", "after", "kind", "limit"}},
 		{"/v1/metrics", methods{http.MethodGet: s.metrics}, nil},
 		{"/v1/down", methods{http.MethodPost: s.down}, nil},

@@ -175,7 +175,7 @@ const (
 type Member struct {
 	NodeRef
 	Self     bool             `json:"self"`
-	State    string           `json:"state"`  // alive, suspect, dead, unknown: advisory
+	State    string           `json:"state"`  // alive, suspect, dead, unknown: advisory; left: it has signed that
 	Synced   bool             `json:"synced"` // its last digest equals ours
 	Addr     netip.AddrPort   `json:"addr,omitzero"`
 	Underlay []netip.AddrPort `json:"underlay,omitempty"` // from its signed record
@@ -185,6 +185,7 @@ type Member struct {
 	LastSeen time.Time        `json:"last_seen,omitzero"`
 	Expires  time.Time        `json:"expires,omitzero"` // of its certificate
 	Role     string           `json:"role,omitempty"`   // RoleObserver; empty: a full member
+	Left     time.Time        `json:"left,omitzero"`    // when it left, as it said
 }
 
 // RoleObserver is the role of a node that takes part in gossip and in nothing
