@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -164,8 +165,10 @@ func (a *Agent) FinishLeave(ctx context.Context) (api.LeaveResult, error) {
 	if err := a.disk.EndDeparture(); err != nil {
 		return out, err
 	}
+	if out.DataDir, err = filepath.Abs(a.opts.Config.DataDir); err != nil {
+		return out, fmt.Errorf("find data directory: %w", err)
+	}
 	if doErr := a.do(ctx, func(ctx context.Context, l *loop) {
-		out.DataDir = l.cfg.DataDir
 		out.Removed, err = l.takeDown(ctx, func() {
 			if err := l.gossip.Leave(ctx); err != nil {
 				l.log.Debug("leave", logkey.Error, err)
@@ -174,6 +177,9 @@ func (a *Agent) FinishLeave(ctx context.Context) (api.LeaveResult, error) {
 		l.wipes = err == nil
 	}); doErr != nil {
 		return out, doErr
+	}
+	if err != nil {
+		err = typed(api.CodeFailed, err, "the node has left, but not everything of it could be removed: "+err.Error(), "secure-overlay leave, once more")
 	}
 	return out, err
 }

@@ -31,6 +31,7 @@ type fake struct {
 	calls     map[string]int
 	block     chan struct{} // Members waits for it
 	downs     int
+	left      time.Time
 	epoch     ids.Epoch
 	floor     Protocol
 	log       *events.Log
@@ -45,7 +46,7 @@ func (f *fake) count(name string) { f.calls[name]++ }
 func (f *fake) changes() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.calls["attach"] + f.calls["detach"] + f.calls["create"] + f.calls["revoke"] + f.calls["rotate"] + f.calls["floor"] + f.downs
+	return f.calls["attach"] + f.calls["detach"] + f.calls["create"] + f.calls["revoke"] + f.calls["rotate"] + f.calls["floor"] + f.calls["leave"] + f.calls["finish"] + f.downs
 }
 
 func (f *fake) Status(context.Context) (Status, error) {
@@ -147,6 +148,33 @@ func (f *fake) Down(context.Context, DownRequest) (DownResult, error) {
 	return DownResult{Removed: []string{"namespace net-blue"}}, nil
 }
 
+func (f *fake) Leave(_ context.Context, req LeaveRequest) (Departure, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.count("leave")
+	if !req.Force {
+		return Departure{}, NewError(CodeRefused, "the only issuer", "secure-overlay issuer request")
+	}
+	f.left = time.Unix(1, 0).UTC()
+	return Departure{Node: NodeRef{Name: "a"}, Left: f.left, Told: Count{OK: 1, Total: 2}}, nil
+}
+
+func (f *fake) Departure(context.Context) (Departure, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.left.IsZero() {
+		return Departure{}, NewError(CodeRefused, "a member", "secure-overlay leave")
+	}
+	return Departure{Node: NodeRef{Name: "a"}, Left: f.left, Told: Count{OK: 2, Total: 2}}, nil
+}
+
+func (f *fake) FinishLeave(context.Context) (LeaveResult, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.count("finish")
+	return LeaveResult{Departure: Departure{Left: f.left, Told: Count{OK: 2, Total: 2}}, DataDir: "/data"}, nil
+}
+
 func (f *fake) Keys(context.Context) (KeyStatus, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -193,7 +221,7 @@ func (f *fake) KeyHistory(context.Context) ([]KeyEvent, error) {
 }
 
 func (f *fake) backend() Backend {
-	return Backend{Observer: f, Attacher: f, Tokens: f, Lifecycle: f, Keys: f, Protocols: f, Events: LogEvents(f.log)}
+	return Backend{Observer: f, Attacher: f, Tokens: f, Lifecycle: f, Keys: f, Protocols: f, Leaver: f, Events: LogEvents(f.log)}
 }
 
 // start serves f on a socket in a folder that other users can enter.

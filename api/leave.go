@@ -14,7 +14,7 @@ type LeaveRequest struct {
 // Departure is how far a node is that leaves the cluster.
 type Departure struct {
 	Node NodeRef   `json:"node"` // this one
-	Left time.Time `json:"left"`
+	Left time.Time `json:"left,omitzero"`
 	// Told counts the other nodes that are known to know it, of all.
 	Told    Count            `json:"told"`
 	Waiting []RevocationWait `json:"waiting"` // the others

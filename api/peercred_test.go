@@ -55,6 +55,12 @@ func child() int {
 	out["rotate"] = code(err)
 	_, err = c.Rotate(ctx, RotateRequest{DryRun: true})
 	out["rotate --dry-run"] = code(err)
+	_, err = c.Departure(ctx)
+	out["departure"] = code(err)
+	_, err = c.Leave(ctx, LeaveRequest{Force: true})
+	out["leave"] = code(err)
+	_, err = c.FinishLeave(ctx)
+	out["finish leave"] = code(err)
 	_, err = c.Down(ctx, DownRequest{})
 	out["down"] = code(err)
 	if err := json.NewEncoder(os.Stdout).Encode(out); err != nil {
@@ -88,7 +94,7 @@ func reads() []string {
 }
 
 func changes() []string {
-	return []string{"attach", "detach", "create", "revoke", "rotate", "rotate --dry-run", "down"}
+	return []string{"attach", "detach", "create", "revoke", "rotate", "rotate --dry-run", "leave", "finish leave", "down"}
 }
 
 func TestOtherUsersMayNotChange(t *testing.T) {
@@ -126,7 +132,8 @@ func TestOtherUsersMayNotChange(t *testing.T) {
 	}
 	// Root, as the positive control: every call arrives.
 	got = runAs(t, path, 0, 0)
-	for call, want := range map[string]Code{"attach": "ok", "detach": CodeNotFound, "create": "ok", "revoke": CodeNotFound, "rotate": "ok", "rotate --dry-run": "ok", "down": "ok", "status": "ok"} {
+	for call, want := range map[string]Code{"attach": "ok", "detach": CodeNotFound, "create": "ok", "revoke": CodeNotFound, "rotate": "ok", "rotate --dry-run": "ok",
+		"departure": CodeRefused, "leave": "ok", "finish leave": "ok", "down": "ok", "status": "ok"} {
 		if got[call] != want {
 			t.Errorf("as root, %s: %s, want %s", call, got[call], want)
 		}

@@ -58,6 +58,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 	keysRoundTrip(t, c)
 	floorRoundTrip(t, c)
+	leaveRoundTrip(t, c)
 	res, err := c.Down(ctx, DownRequest{})
 	if err != nil || len(res.Removed) != 1 || f.downs != 1 {
 		t.Errorf("down = %+v, %v", res, err)
@@ -76,6 +77,27 @@ func floorRoundTrip(t *testing.T, c *Client) {
 		if _, err := c.SetFloor(t.Context(), req); CodeOf(err) != CodeInvalid {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func leaveRoundTrip(t *testing.T, c *Client) {
+	t.Helper()
+	if _, err := c.Departure(t.Context()); CodeOf(err) != CodeRefused {
+		t.Errorf("departure of a member: %v", err)
+	}
+	if _, err := c.Leave(t.Context(), LeaveRequest{}); CodeOf(err) != CodeRefused {
+		t.Errorf("leave without force: %v", err)
+	}
+	d, err := c.Leave(t.Context(), LeaveRequest{Force: true})
+	if err != nil || d.Schema != Schema || d.Left.Unix() != 1 || d.Told != (Count{OK: 1, Total: 2}) || d.Waiting == nil {
+		t.Errorf("leave = %+v, %v", d, err)
+	}
+	if d, err = c.Departure(t.Context()); err != nil || d.Schema != Schema || d.Told.OK != 2 {
+		t.Errorf("departure = %+v, %v", d, err)
+	}
+	res, err := c.FinishLeave(t.Context())
+	if err != nil || res.Schema != Schema || res.DataDir != "/data" || res.Removed == nil || res.Waiting == nil || res.Told.OK != 2 {
+		t.Errorf("finish = %+v, %v", res, err)
 	}
 }
 
@@ -103,7 +125,7 @@ func TestWithoutKeys(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	f := newFake()
 	b := f.backend()
-	b.Keys, b.Events, b.Protocols = nil, nil, nil
+	b.Keys, b.Events, b.Protocols, b.Leaver = nil, nil, nil, nil
 	serveBackend(t, path, b)
 	c := NewClient(path)
 	defer c.Close()
@@ -124,6 +146,14 @@ func TestWithoutKeys(t *testing.T) {
 	}
 	if _, err := c.Events(t.Context(), EventQuery{}); CodeOf(err) != CodeFailed || !strings.Contains(err.Error(), "has no event log") {
 		t.Errorf("without events: %v", err)
+	}
+	_, err4 := c.Leave(t.Context(), LeaveRequest{})
+	_, err5 := c.Departure(t.Context())
+	_, err6 := c.FinishLeave(t.Context())
+	for _, err := range []error{err4, err5, err6} {
+		if CodeOf(err) != CodeFailed || !strings.Contains(err.Error(), "no way to leave") {
+			t.Errorf("without a way to leave: %v", err)
+		}
 	}
 }
 

@@ -58,41 +58,57 @@ func (a *app) downRunning(ctx context.Context, c *api.Client, yes bool) (api.Dow
 	if err != nil {
 		return api.DownResult{}, err
 	}
-	if err := a.confirmDown(st, yes); err != nil {
-		return api.DownResult{}, err
+	// Endpoints lose their networks.
+	if here := endpointsHere(st); here > 0 {
+		if err := a.confirm(cli.Plural(here, "attached endpoint")+" will lose their networks.", "secure-overlay down --yes", yes); err != nil {
+			return api.DownResult{}, err
+		}
 	}
-	// Opened before the call: afterwards the number could be another process.
-	pidfd, pidErr := unix.PidfdOpen(st.PID, 0)
-	if pidErr == nil {
-		defer func() { _ = unix.Close(pidfd) }()
-	}
+	end := agentEnd(c, st.PID)
+	defer end.forget()
 	res, err := c.Down(ctx, api.DownRequest{})
 	if err != nil {
 		return res, err
 	}
-	if pidErr == nil {
-		return res, waitPidfd(ctx, pidfd, st.PID)
-	}
-	return res, waitGone(ctx, c)
+	return res, end.wait(ctx)
 }
 
-// confirmDown asks before endpoints lose their networks, if somebody is there
-// to answer.
-func (a *app) confirmDown(st api.Status, yes bool) error {
-	here := 0
-	for _, n := range st.Networks {
-		here += n.EndpointsHere
+func endpointsHere(st api.Status) (n int) {
+	for _, nw := range st.Networks {
+		n += nw.EndpointsHere
 	}
-	in, ok := a.stdin.(*os.File)
-	if yes || here == 0 || !ok || !cli.IsTerminal(in) || !a.err.Terminal {
-		return nil
+	return n
+}
+
+// ending is an agent that is about to end.
+type ending struct {
+	c     *api.Client
+	pid   int
+	pidfd int // -1: not open
+}
+
+// agentEnd is called before the agent is asked to end: afterwards the number
+// could be another process.
+func agentEnd(c *api.Client, pid int) ending {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		fd = -1
 	}
-	_, _ = fmt.Fprintf(a.err.W, "%s will lose their networks. Continue? [y/N] ", cli.Plural(here, "attached endpoint"))
-	var answer string
-	if _, err := fmt.Fscanln(in, &answer); err != nil || (answer != "y" && answer != "Y" && answer != "yes") {
-		return fail(api.CodeRefused, "secure-overlay down --yes", "nothing was removed")
+	return ending{c, pid, fd}
+}
+
+// wait returns when the agent is gone.
+func (e ending) wait(ctx context.Context) error {
+	if e.pidfd < 0 {
+		return waitGone(ctx, e.c)
 	}
-	return nil
+	return waitPidfd(ctx, e.pidfd, e.pid)
+}
+
+func (e ending) forget() {
+	if e.pidfd >= 0 {
+		_ = unix.Close(e.pidfd)
+	}
 }
 
 // waitPidfd waits until the process ends.

@@ -78,6 +78,8 @@ func classify(err error) (api.Code, string) {
 		return typed.Code, typed.Fix
 	case errors.Is(err, keystore.ErrNotInitialised):
 		return api.CodeFailed, "secure-overlay init, or secure-overlay join TOKEN"
+	case errors.Is(err, keystore.ErrLeft):
+		return api.CodeRefused, "secure-overlay leave"
 	case errors.Is(err, keystore.ErrExists), errors.Is(err, keystore.ErrLocked), errors.Is(err, keystore.ErrUnsafe):
 		return api.CodeRefused, ""
 	case errors.Is(err, keystore.ErrPassphrase):

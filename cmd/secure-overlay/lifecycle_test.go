@@ -104,6 +104,7 @@ func TestAgentCommands(t *testing.T) {
 	bin := binary(t)
 	for name, test := range map[string]func(*testing.T, machine){
 		"detached": detachedLifecycle, "failure": detachReportsFailure, "foreground": foreground, "json": foregroundJSON,
+		"leave": leaveAlone, "leave without agent": leaveOffline,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, newMachine(t, bin)) })
 	}
@@ -164,6 +165,101 @@ func detachedLifecycle(t *testing.T, m machine) {
 	raw, err := os.ReadFile(m.dir + "/data/events.jsonl")
 	if err != nil || !strings.Contains(string(raw), `"kind":"agent-stopped"`) {
 		t.Errorf("event log after down: %v\n%s", err, raw)
+	}
+}
+
+// holds lists the files of the node's data directory.
+func (m machine) holds() string {
+	m.t.Helper()
+	entries, err := os.ReadDir(m.dir + "/data")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return strings.Join(names, " ")
+}
+
+// The last node of a cluster leaves: only if told that it takes the issuer along.
+func leaveAlone(t *testing.T, m machine) {
+	t.Cleanup(func() { m.run("down", "--yes") })
+	m.want(0, "agent running", "up", "--detach")
+	m.want(6, "only issuer key", "leave")
+	m.want(0, "removed  network blue", "leave", "--force", "--yes")
+	m.want(3, "no agent is running", "status")
+	if got := m.holds(); got != "events.jsonl lock root.key" {
+		t.Errorf("the data directory holds %s", got)
+	}
+	if pids, err := m.host.Processes(); err != nil || len(pids) != 0 {
+		t.Errorf("processes afterwards: %v, %v", pids, err)
+	}
+	m.want(0, "nothing to leave", "leave")
+	m.want(1, "belongs to no cluster", "up")
+}
+
+// A node whose agent does not run leaves by force; one that was interrupted at the
+// very end, without.
+func leaveOffline(t *testing.T, m machine) {
+	t.Cleanup(func() { m.run("down", "--yes") })
+	all := m.holds()
+	m.want(3, "nobody can be told that one leaves", "leave")
+	m.want(3, "leave --force, and on another node secure-overlay revoke ", "leave", "--yes")
+	if got := m.holds(); got != all {
+		t.Errorf("a refusal changes the data directory: %s", got)
+	}
+	mark := func(text string) {
+		if err := os.WriteFile(m.dir+"/data/left", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mark("so-left:1767225600 telling\n") // the others may not know
+	m.want(3, "nobody can be told", "leave")
+	saved := t.TempDir()
+	if err := os.CopyFS(saved, os.DirFS(m.dir+"/data")); err != nil {
+		t.Fatal(err)
+	}
+	mark("so-left:1767225600 ending\n")
+	m.want(6, "fix: secure-overlay leave", "up")
+	m.want(0, "removed  keys and state", "leave")
+	if got := m.holds(); got != "lock root.key" {
+		t.Errorf("after an interrupted leave: %s", got)
+	}
+	// The state before, and an agent that left something in the kernel.
+	if err := os.RemoveAll(m.dir + "/data"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(m.dir+"/data", os.DirFS(saved)); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range strings.Fields(m.holds()) {
+		if err := os.Chmod(m.dir+"/data/"+e, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(m.dir+"/data", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m.want(0, "agent running", "up", "--detach")
+	var status api.Status
+	if err := json.Unmarshal([]byte(m.want(4, "node-left", "status", "-o", "json").out), &status); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(status.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); m.run("status").code != 3; {
+		if time.Now().After(deadline) {
+			t.Fatal("the agent survives SIGKILL")
+		}
+	}
+	m.want(4, "no other node was told", "leave", "--force", "--yes")
+	if got := m.holds(); got != "events.jsonl lock root.key" {
+		t.Errorf("after a forced leave: %s", got)
+	}
+	if pids, err := m.host.Processes(); err != nil || len(pids) != 0 {
+		t.Errorf("processes afterwards: %v, %v", pids, err)
 	}
 }
 

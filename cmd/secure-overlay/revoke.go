@@ -126,7 +126,7 @@ func otherMembers(ctx context.Context, c *api.Client) []string {
 	}
 	var out []string
 	for _, m := range list.Members {
-		if !m.Self {
+		if !m.Self && m.Left.IsZero() {
 			out = append(out, m.Name)
 		}
 	}

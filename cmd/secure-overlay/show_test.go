@@ -28,10 +28,12 @@ type canned struct {
 	issuers   *issuerDesk
 	definer   *netDesk
 	floors    *floors // nil: it has no protocol floor
+	leaver    *leaver // nil: it cannot leave
+	members   []api.Member
 }
 
 func (c canned) Status(context.Context) (api.Status, error)        { return c.status, nil }
-func (c canned) Members(context.Context) ([]api.Member, error)     { return nil, nil }
+func (c canned) Members(context.Context) ([]api.Member, error)     { return c.members, nil }
 func (c canned) Networks(context.Context) ([]api.Network, error)   { return c.status.Networks, nil }
 func (c canned) Endpoints(context.Context) ([]api.Endpoint, error) { return c.endpoints, nil }
 func (c canned) Tokens(context.Context) ([]api.Token, error)       { return nil, nil }
@@ -82,6 +84,9 @@ func serve(t *testing.T, c canned, do func(dir string)) {
 	}
 	if c.floors != nil {
 		backend.Protocols = c.floors
+	}
+	if c.leaver != nil {
+		backend.Leaver = c.leaver
 	}
 	if c.keys != nil {
 		backend.Keys = c.keys

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,8 @@ import (
 type spread struct {
 	what    string // stands, for people, such as "web-3 is revoked"
 	look    string // the command that shows how far it is
+	step    string // what the nodes do; empty: applied
+	stands  string // what is so after an interruption; empty: the revocation
 	applied api.Count
 	waiting []api.RevocationWait
 	poll    func(context.Context) (api.Count, []api.RevocationWait, error)
@@ -28,6 +31,7 @@ const spreadSettle = 3 * time.Second
 func (a *app) waitSpread(ctx context.Context, timeout time.Duration, s spread) (all bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	step := cmp.Or(s.step, "applied")
 	list := cli.NewChecklist(a.err)
 	defer list.Break()
 	start := time.Now()
@@ -37,19 +41,19 @@ func (a *app) waitSpread(ctx context.Context, timeout time.Duration, s spread) (
 		detail := fmt.Sprintf("[%d/%d] nodes", s.applied.OK, s.applied.Total)
 		switch {
 		case len(s.waiting) == 0:
-			list.Step(cli.Done, "applied", detail)
+			list.Step(cli.Done, step, detail)
 			return true, nil
 		case reachable(s.waiting) == 0 && time.Since(start) >= spreadSettle:
-			list.Step(cli.Warning, "applied", detail)
+			list.Step(cli.Warning, step, detail)
 			return false, nil
 		}
-		list.Step(cli.Running, "applied", detail)
+		list.Step(cli.Running, step, detail)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			list.Step(cli.Failed, "applied", detail)
+			list.Step(cli.Failed, step, detail)
 			if errors.Is(ctx.Err(), context.Canceled) {
-				return false, fail(api.CodeFailed, s.look, "interrupted; the revocation stands")
+				return false, fail(api.CodeFailed, s.look, "interrupted; %s", cmp.Or(s.stands, "the revocation stands"))
 			}
 			return false, fail(api.CodeTimeout, s.look, "%s, but these nodes have not said in %s that they applied it: %s",
 				s.what, cli.Span(timeout), waitingNames(s.waiting))

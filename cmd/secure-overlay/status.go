@@ -188,6 +188,9 @@ func (a *app) membersCmd() *cobra.Command {
 				if m.Synced || m.Self {
 					synced = "yes"
 				}
+				if !m.Left.IsZero() { // then only when it left matters
+					synced, seen = "-", cli.Ago(m.Left, now)
+				}
 				t.Row(name, m.ID.Short(), m.State, synced, addr(m.Addr), strings.Join(m.Networks, ","), seen)
 			}
 			return t.Print(a.out)
