@@ -47,7 +47,7 @@ const rotating = "^Test(Rotation|TwoRotations|KillAt|CutOff|Scheduled|Replay|Old
 
 // membersComeAndGo picks the tests about who belongs to a cluster, which make
 // larger fleets and floods.
-const membersComeAndGo = "^Test(Revoke|SecondIssuer|Token|HandshakeFlood)"
+const membersComeAndGo = "^Test(Revoke|Leave|SecondIssuer|Token|HandshakeFlood)"
 
 // endToEnd returns the suites of test/e2e. What takes long in emulation runs if
 // a number of rotations was asked for, not in a run of everything.
@@ -58,7 +58,7 @@ func endToEnd() []Suite {
 	run := func(pattern string) string { return "-test.run=" + pattern }
 	suites := []Suite{
 		e2e("", 420, "-test.skip="+rotating+"|"+membersComeAndGo),
-		e2e("members", 360, run(membersComeAndGo)),
+		e2e("members", 480, run(membersComeAndGo)),
 		e2e("load-wireguard", stretched(240), run("^TestRotationUnderLoad$/^wireguard$")),
 		e2e("load-ipsec", stretched(240), run("^TestRotationUnderLoad$/^ipsec$")),
 		e2e("esp-blocked", 240, run("^TestESPBlocked")),
