@@ -13,9 +13,9 @@
 // memberlist says about alive, suspect and dead is shown to people and changes
 // nothing else; a record stays when its node is gone; a cluster item is on disk
 // before anything follows from it, but for a revocation, which is applied
-// first; the target epoch never goes back; a revoked node stays out; what is
-// shown as stale or as a conflict changes nothing else; no single
-// message is relied upon; memberlist's callbacks never block.
+// first; the target epoch never goes back; a node that was revoked, or left,
+// stays out; what is shown as stale or as a conflict changes nothing else; no
+// single message is relied upon; memberlist's callbacks never block.
 //
 // One goroutine, the loop in Cluster.Run, owns the state, but for the cluster
 // items, which have a lock. Everybody else reads

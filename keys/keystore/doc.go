@@ -7,8 +7,9 @@
 // Invariants: a file is complete or absent, and mode 0600 from its first
 // byte; an identity is never overwritten; a record sequence number is never
 // given out twice, across any crash; a join token yields certificates for one
-// identity only, across any crash and any number of concurrent requests; the
-// root's private key is written once, at Init, and never held.
+// identity only, across any crash and any number of concurrent requests; a node
+// that has left is no member again, across any crash; the root's private key is
+// written once, at Init, and never held.
 //
 // Start with Init, Prepare and Open; then Issuer.Issue. DESIGN.md describes
 // the files and the argument for each order of writes.
