@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -228,20 +229,9 @@ func wipe(d *dir, others []string) error {
 			return fmt.Errorf("wipe %s: %w", d.file(name), err)
 		}
 	}
-	for _, names := range [][]string{secretNames(), append(otherNames(), others...), {leftName}} {
-		for _, name := range names {
-			if err := d.at(name, "remove"); err != nil {
-				return err
-			}
-			if err := d.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("wipe %s: %w", d.file(name), err)
-			}
-		}
-		if err := d.at(names[0], "sync directory"); err != nil {
+	for _, name := range slices.Concat(secretNames(), otherNames(), others, []string{leftName}) {
+		if err := d.remove(name); err != nil {
 			return err
-		}
-		if err := d.sync(); err != nil {
-			return fmt.Errorf("wipe %s: %w", d.path, err)
 		}
 	}
 	return nil
