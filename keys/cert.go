@@ -144,6 +144,23 @@ type Credential struct {
 	Cert       []byte
 }
 
+// Begins returns the first moment at which the whole chain of c may be valid, as
+// c itself claims: nothing is verified. Zero if it cannot be read.
+func (c Credential) Begins() time.Time {
+	cert, err := ParseCert(c.Cert)
+	if err != nil {
+		return time.Time{}
+	}
+	del, err := ParseDelegation(c.Delegation)
+	if err != nil {
+		return time.Time{}
+	}
+	if cert.NotBefore.Before(del.NotBefore) {
+		return del.NotBefore
+	}
+	return cert.NotBefore
+}
+
 // TokenID names a join token. It is public: it is in logs and certificates.
 type TokenID [8]byte
 

@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -23,8 +24,8 @@ var (
 	ErrInnerAddr           = errors.New("inner address does not follow from the identity key")
 )
 
-// ClockTolerance is how far apart the clocks of two hosts may be: validity
-// periods are widened by it on both sides (security.md 2.9).
+// ClockTolerance is how far apart the clocks of two hosts may be where nobody
+// says otherwise: validity periods are widened by it on both sides (security.md 2.9).
 const ClockTolerance = 5 * time.Minute
 
 // Trust is what a node believes without proof: the cluster it is in and the
@@ -32,7 +33,13 @@ const ClockTolerance = 5 * time.Minute
 type Trust struct {
 	Cluster ids.ClusterID
 	Root    RootPublic
+	// Tolerance is how far apart the clocks of two hosts may be; 0: ClockTolerance.
+	// It is this node's own matter: nothing of it is on disk or on the wire.
+	Tolerance time.Duration
 }
+
+// Leeway returns by how much validity periods are widened on both sides.
+func (t Trust) Leeway() time.Duration { return cmp.Or(t.Tolerance, ClockTolerance) }
 
 // VerifyDelegation accepts raw if it is a delegation of this cluster, signed
 // by its root, and valid at now.
@@ -52,7 +59,7 @@ func (t Trust) VerifyDelegation(raw []byte, now time.Time) (Delegation, error) {
 	if !t.Root.Verify(domainDelegation, body(raw, domainDelegation), trailer(raw)) {
 		return Delegation{}, fmt.Errorf("delegation: %w", ErrDelegationSignature)
 	}
-	if err := inWindow(d.NotBefore, d.NotAfter, now); err != nil {
+	if err := t.inWindow(d.NotBefore, d.NotAfter, now); err != nil {
 		return Delegation{}, fmt.Errorf("delegation %w", err)
 	}
 	return d, nil
@@ -96,7 +103,7 @@ func (t Trust) VerifyMember(c Credential, now time.Time) (Cert, error) {
 	if cert.NotAfter.Sub(cert.NotBefore) > d.MaxLifetime {
 		return Cert{}, fmt.Errorf("certificate %w", ErrLifetime)
 	}
-	if err := inWindow(cert.NotBefore, cert.NotAfter, now); err != nil {
+	if err := t.inWindow(cert.NotBefore, cert.NotAfter, now); err != nil {
 		return Cert{}, fmt.Errorf("certificate %w", err)
 	}
 	// The inner address is what the data plane filters by. Derived from the
@@ -107,12 +114,12 @@ func (t Trust) VerifyMember(c Credential, now time.Time) (Cert, error) {
 	return cert, nil
 }
 
-// inWindow checks from - tolerance <= now <= to + tolerance.
-func inWindow(from, to, now time.Time) error {
-	if now.Before(from.Add(-ClockTolerance)) {
+// inWindow checks from - leeway <= now <= to + leeway.
+func (t Trust) inWindow(from, to, now time.Time) error {
+	if now.Before(from.Add(-t.Leeway())) {
 		return ErrNotYetValid
 	}
-	if now.After(to.Add(ClockTolerance)) {
+	if now.After(to.Add(t.Leeway())) {
 		return ErrExpired
 	}
 	return nil

@@ -80,6 +80,51 @@ func TestVerifyMemberChecks(t *testing.T) {
 	}
 }
 
+// TestTolerance: how far clocks may be apart is the node's own choice.
+func TestTolerance(t *testing.T) {
+	c := fixedCluster(t)
+	cred := c.credential()
+	for tolerance, leeway := range map[time.Duration]time.Duration{
+		0: ClockTolerance, time.Second: time.Second, 24 * time.Hour: 24 * time.Hour,
+	} {
+		trust := c.trust
+		trust.Tolerance = tolerance
+		if got := trust.Leeway(); got != leeway {
+			t.Errorf("tolerance %v: leeway %v, want %v", tolerance, got, leeway)
+		}
+		for _, tt := range []struct {
+			at   time.Time
+			want error
+		}{
+			{c.cert.NotBefore.Add(-leeway), nil}, {c.cert.NotBefore.Add(-leeway - time.Second), ErrNotYetValid},
+			{c.cert.NotAfter.Add(leeway), nil}, {c.cert.NotAfter.Add(leeway + time.Second), ErrExpired},
+		} {
+			if _, err := trust.VerifyMember(cred, tt.at); !errors.Is(err, tt.want) {
+				t.Errorf("tolerance %v, at %v: %v, want %v", tolerance, tt.at, err, tt.want)
+			}
+		}
+	}
+}
+
+// TestBegins: what a credential claims, without a check.
+func TestBegins(t *testing.T) {
+	c := fixedCluster(t)
+	cred := c.credential()
+	if got := cred.Begins(); !got.Equal(c.cert.NotBefore) {
+		t.Errorf("begins %v, want with the certificate", got)
+	}
+	late := c.delegation
+	late.NotBefore = c.cert.NotBefore.Add(time.Hour)
+	if got := (Credential{SignDelegation(c.root, late), cred.Cert}).Begins(); !got.Equal(late.NotBefore) {
+		t.Errorf("begins %v, want with the delegation", got)
+	}
+	for _, bad := range []Credential{{}, {Cert: cred.Cert}, {Delegation: cred.Delegation}, {cred.Cert, cred.Delegation}} {
+		if got := bad.Begins(); !got.IsZero() {
+			t.Errorf("what cannot be read begins %v", got)
+		}
+	}
+}
+
 // signedBy signs a delegation with an issuer's key, which has no such power.
 func (d Delegation) signedBy(k IssuerPrivate) []byte {
 	sig := k.Sign(domainDelegation, d.fields())

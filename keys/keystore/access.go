@@ -104,7 +104,7 @@ func (s *Store) replaceAccess(key keys.AccessKey, until time.Time) error {
 	case s.id.Access.Equal(key):
 		return nil
 	}
-	now := s.clock()
+	now := s.now()
 	list := slices.DeleteFunc(slices.Clone(s.former), func(f former) bool { return !now.Before(f.until) || f.key.Equal(key) })
 	list = slices.Insert(list, 0, former{s.id.Access, until})
 	list = list[:min(len(list), maxFormer)]

@@ -109,7 +109,7 @@ func (s *Store) loadIssuer() error {
 	}
 	s.issuer = i
 	if s.id.Cert.Roles&keys.RoleIssuer == 0 {
-		if err := i.showRole(s.clock()); err != nil {
+		if err := i.showRole(s.now()); err != nil {
 			s.warn("this node's certificate does not say that it has an issuer, so that others do not ask it: " + err.Error())
 		}
 	}

@@ -55,7 +55,9 @@ type Store struct {
 	nextSeq  uint64 // the next number to give out, up to state.Reserved
 	warnings []string
 	closed   bool
-	former   []former // access keys, newest first
+	former   []former  // access keys, newest first
+	trusted  time.Time // as time.json has it, else the begin of the certificate
+	timeKept bool      // there is a time.json
 	left     departure
 
 	issuer    *Issuer // nil without issuer key; set while opening only
@@ -114,6 +116,12 @@ func (s *Store) loadMember() error {
 	if err := s.loadMembership(); err != nil {
 		return err
 	}
+	if err := s.loadTime(); err != nil {
+		return err
+	}
+	if now := s.now(); now.After(s.id.Cert.NotAfter) {
+		s.warn("the certificate of this node expired at " + s.id.Cert.NotAfter.Format(time.RFC3339))
+	}
 	if err := s.loadState(); err != nil {
 		return err
 	}
@@ -158,9 +166,6 @@ func (s *Store) loadMembership() error {
 	access, err := readKey(s.dir, accessKeyName, accessKeyTag, keys.AccessKeyFromRaw32)
 	if err != nil {
 		return err
-	}
-	if now := s.clock(); now.After(cert.NotAfter) {
-		s.warn("the certificate of this node expired at " + cert.NotAfter.Format(time.RFC3339))
 	}
 	s.id.setMember(m, cert, access)
 	return nil

@@ -26,6 +26,7 @@ const (
 	logName        = "issued.log"
 	itemsName      = "items.json"
 	formerName     = "access.json" // former access keys
+	timeName       = "time.json"   // trusted time
 
 	prevSuffix = ".prev"
 )
