@@ -13,6 +13,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/events"
+	"github.com/secure-overlay/secure-overlay/keys/clock"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/tunnel"
 )
@@ -22,6 +23,7 @@ type Options struct {
 	Config  config.Config
 	Store   *keystore.Store // opened; the caller closes it after Run
 	Kinds   []tunnel.Kind   // in the order in which auto tries them
+	Clock   *clock.Clock    // whose trusted time is kept in Store; nil: the system clock
 	Version string          // for status
 	Log     *slog.Logger    // nil: discarded
 	// Events is the node's event log, which the caller closes after Run. Nil:
@@ -87,6 +89,9 @@ func New(o Options) *Agent {
 	if o.Progress == nil {
 		o.Progress = func(Step) {}
 	}
+	if o.Clock == nil {
+		o.Clock = clock.New(clock.Options{})
+	}
 	return &Agent{
 		opts: o, calls: make(chan call), ready: make(chan struct{}), ended: make(chan struct{}), stopped: make(chan struct{}),
 		openEndpoint: openEndpoint, disk: o.Store,
@@ -146,6 +151,10 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.opts.Progress(Step{Name: stepControl, State: StepFailed, Detail: err.Error()})
 			return fmt.Errorf("run control plane: %w", err)
 		}
+		return nil
+	})
+	group.Go(func() error {
+		a.keepTime(ctx)
 		return nil
 	})
 	group.Go(func() error {

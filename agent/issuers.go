@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/keys"
@@ -50,7 +49,7 @@ func (a *Agent) InstallIssuer(ctx context.Context, req api.IssuerInstall) (api.I
 	}); err != nil {
 		return api.IssuerInstalled{}, err
 	}
-	d, err := a.opts.Store.InstallIssuer(req.Delegation, time.Now(), above)
+	d, err := a.opts.Store.InstallIssuer(req.Delegation, a.opts.Clock.Now(), above)
 	if err != nil {
 		return api.IssuerInstalled{}, delegationError(err)
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
-	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/keys/rotate"
 	"github.com/secure-overlay/secure-overlay/membership"
 )
@@ -105,7 +104,7 @@ func (l *loop) keyPeer(g rotate.Progress, snap membership.Snapshot) api.KeyPeer 
 		p.Name = m.Hostname
 	}
 	if s, d, ok := l.peerState(g.Peer); ok {
-		p.Driver, p.InUDP, p.LastHandshake, p.PQ = labelOf(d, s), s.InUDP, s.LastHandshake, l.rot.hybrid[s.Key]
+		p.Driver, p.InUDP, p.LastHandshake, p.PQ = labelOf(d, s), s.InUDP, l.signs.shown(l.now(), d.Name, s), l.rot.hybrid[s.Key]
 	}
 	if was := l.rot.switched[g.Peer]; was.to == g.Tx {
 		p.Switched = was.at
@@ -196,7 +195,7 @@ func (l *loop) nextRotation() (time.Time, bool) {
 		return time.Time{}, false
 	}
 	base := l.target.Created
-	if base.IsZero() || base.After(l.now().Add(keys.ClockTolerance)) {
+	if base.IsZero() || base.After(l.now().Add(l.identity.Trust.Leeway())) {
 		// A clock that was ahead when the target was signed must not stop
 		// rotation until that time comes.
 		base = l.started

@@ -11,6 +11,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/internal/events"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/keys/clock"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/membership"
 	"github.com/secure-overlay/secure-overlay/membership/item"
@@ -78,7 +79,8 @@ type loop struct {
 	identity keystore.Identity
 	files    files
 	log      *slog.Logger
-	now      func() time.Time
+	now      func() time.Time // of the system; what is only compared with itself goes by its monotonic reading
+	clock    *clock.Clock     // by which certificates are judged
 	progress func(Step)
 
 	gossip     gossip
@@ -141,6 +143,9 @@ type loop struct {
 	revoked    map[ids.NodeID]bool   // nodes that were thrown out, as noted
 	left       map[ids.NodeID]bool   // nodes that have left, as noted
 	alarms     map[alarm]api.Problem // as noted
+	standings  map[ids.NodeID]standing
+	signs      signs
+	toldClock  string // the problem with the clock that was told last
 
 	revokedIssuers map[keys.IssuerPublic]bool // as noted
 	contradictions []api.Problem              // between the file and the cluster

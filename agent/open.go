@@ -68,6 +68,7 @@ func (a *Agent) open(ctx context.Context, dir files) (_ *loop, _ *membership.Clu
 			fmt.Sprintf("this node joined as an observer, which is on no network, but its configuration has network %s", a.opts.Config.Networks[0].Name),
 			"remove networks from the configuration, or join anew with a token made without --role observer")
 	}
+	identity.Trust.Tolerance = a.opts.Config.Crypto.ClockTolerance
 	l := newLoop(a, identity, dir)
 	defer func() {
 		if err != nil {
@@ -122,7 +123,7 @@ func timing(cfg config.Config) rotate.Timing {
 func newLoop(a *Agent, identity keystore.Identity, dir files) *loop {
 	return &loop{
 		cfg: a.opts.Config, here: a.opts.Config, version: a.opts.Version, started: time.Now(), identity: identity,
-		files: dir, log: a.opts.Log, now: time.Now, progress: a.opts.Progress,
+		files: dir, log: a.opts.Log, now: time.Now, clock: a.opts.Clock, progress: a.opts.Progress,
 		ns:    namespaces{dir: dir.path(netnsDir), open: a.openEndpoint},
 		calls: a.calls, ready: a.ready,
 		posts: make(chan func(*loop)), ended: a.ended,
@@ -138,6 +139,7 @@ func newLoop(a *Agent, identity keystore.Identity, dir files) *loop {
 		events:   a.opts.Events,
 		reported: map[api.Problem]bool{}, tunnelsUp: map[ids.NodeID]bool{}, revoked: map[ids.NodeID]bool{}, left: map[ids.NodeID]bool{},
 		revokedIssuers: map[keys.IssuerPublic]bool{},
+		standings:      map[ids.NodeID]standing{},
 	}
 }
 
@@ -221,7 +223,7 @@ func (a *Agent) openCluster(ctx context.Context, l *loop) (*membership.Cluster, 
 		NextSeq: a.opts.Store.NextSeq, SaveSeeds: a.opts.Store.SaveSeeds,
 		Cache: membership.FileCache{Path: filepath.Join(l.cfg.DataDir, cacheFile)},
 		Adopt: adoptInto(a.opts.Store), Keys: a.opts.Store, DropIssuer: a.opts.Store.DropIssuer, Departed: a.disk.Departed(),
-		Pair: a.pair, Agree: a.agree, RequireHybrid: l.cfg.Crypto.RequirePQ,
+		Pair: a.pair, Agree: a.agree, RequireHybrid: l.cfg.Crypto.RequirePQ, Clock: l.clock,
 		ItemCache: membership.FileItems{Path: filepath.Join(l.cfg.DataDir, itemsFile)},
 		// 0, which profile local allows, would mean the default.
 		RotateInterval: max(l.cfg.Keys.MinInterval, time.Nanosecond),
@@ -232,7 +234,7 @@ func (a *Agent) openCluster(ctx context.Context, l *loop) (*membership.Cluster, 
 	}
 	switch i, err := a.issuerOf(); {
 	case err == nil:
-		o.Admission, o.Renewal, o.Serials, o.Signer, l.canIssue = noisenet.IssuerAdmission(i), i, i, i, true
+		o.Admission, o.Renewal, o.Serials, o.Signer, l.canIssue = noisenet.IssuerAdmission(i, l.clock.Now), i, i, i, true
 		l.issuerKey = issuerKeyOf(i)
 	case !errors.Is(err, keystore.ErrNoIssuer):
 		return nil, fmt.Errorf("open issuer key: %w", err)

@@ -108,7 +108,7 @@ func TestAdmissionErrors(t *testing.T) {
 		keystore.ErrTokenUnknown: noisenet.ErrTokenUnknown,
 		keystore.ErrTokenRevoked: noisenet.ErrTokenRevoked,
 	} {
-		_, err := noisenet.IssuerAdmission(&stubIssuer{err: from}).Issue(context.Background(), netip.AddrPort{}, keys.TokenID{}, keys.JoinRequest{})
+		_, err := noisenet.IssuerAdmission(&stubIssuer{err: from}, time.Now).Issue(context.Background(), netip.AddrPort{}, keys.TokenID{}, keys.JoinRequest{})
 		if !errors.Is(err, to) {
 			t.Errorf("%v became %v", from, err)
 		}

@@ -81,6 +81,7 @@ func (l *loop) desire(in Input) Output {
 	out.View.Problems = append(out.View.Problems, l.leftProblem()...)
 	out.View.Problems = append(out.View.Problems, withheld(l.gossip.Snapshot())...)
 	out.View.Problems = append(out.View.Problems, l.contradictions...)
+	out.View.Problems = append(out.View.Problems, l.timeProblems()...)
 	for driver, spec := range out.Tunnels {
 		spec.Revision = l.round
 		out.Tunnels[driver] = spec
@@ -102,6 +103,10 @@ func (l *loop) input(ctx context.Context, snap membership.Snapshot) Input {
 	l.noteRevokedIssuers(snap)
 	l.noteLeft(snap)
 	l.noteAlarms(snap)
+	l.noteCertificates(snap)
+	l.noteClock(snap)
+	l.clock.Reaches(l.ownCert(snap).NotAfter)
+	snap.Members = l.inTime(snap)
 	synced := false
 	if l.gone(l.identity.ID) {
 		snap.Members = nil // nobody wants anything of this node any more
@@ -205,6 +210,7 @@ const showAge = 250 * time.Millisecond
 func (l *loop) refresh(ctx context.Context) map[string]error {
 	errs := l.tunnels.read(ctx)
 	l.facts.Devices, l.facts.Held, l.readAt = l.tunnels.devices(), l.rot.held, l.now()
+	l.signs.see(l.now(), l.facts.Devices)
 	return errs
 }
 

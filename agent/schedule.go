@@ -27,11 +27,19 @@ func (l *loop) schedule(ctx context.Context) {
 	if l.gone(l.identity.ID) {
 		return
 	}
-	if at, ok := l.nextRotation(); ok && !l.now().Before(at) && l.rot.askAfter.Before(l.now()) {
-		l.ask(ctx, item.ReasonScheduled)
+	// What nobody asked for waits until the clock is right again: this node's issuer
+	// would date the epoch ahead, and nodes with right clocks would not take it.
+	if at, ok := l.nextRotation(); ok && !l.now().Before(at) && l.rot.askAfter.Before(l.now()) && l.clock.Settled() {
+		l.ask(ctx, item.ReasonScheduled, askPause)
 	}
 	if l.worn() && l.rot.askAfter.Before(l.now()) {
-		l.ask(ctx, item.ReasonLimit)
+		l.ask(ctx, item.ReasonLimit, askPause)
+	}
+	fresh := l.standings[l.identity.ID] < expired // else no peer agrees on anything with this node
+	if fresh && l.facts.setBack(l.now(), l.identity.ID, l.target.Epoch, l.rot.routes) && l.rot.askAfter.Before(l.now()) {
+		// New devices have new keys, of which no peer has seen a later date. The
+		// session that is there lives long enough for that, and nothing is lost.
+		l.ask(ctx, item.ReasonClock, askSoon)
 	}
 	for id, e := range l.rot.routes {
 		d, ok := l.facts.device(e)
@@ -56,10 +64,11 @@ func (l *loop) worn() bool {
 	})
 }
 
-// ask asks for the epoch after the present one.
-func (l *loop) ask(ctx context.Context, reason item.Reason) {
+// ask asks for the epoch after the present one, and again after a pause if it is
+// not granted.
+func (l *loop) ask(ctx context.Context, reason item.Reason, pause time.Duration) {
 	after, driver := l.target.Epoch, l.target.Driver
-	l.rot.askAfter = l.now().Add(askPause)
+	l.rot.askAfter = l.now().Add(pause)
 	l.work(ctx, func(ctx context.Context) func(*loop) {
 		_, err := l.rot.pairs.Rotate(ctx, after, driver, reason)
 		return func(l *loop) {
@@ -72,8 +81,12 @@ func (l *loop) ask(ctx context.Context, reason item.Reason) {
 	})
 }
 
-// askPause is the time between two requests for an epoch that were not granted.
-const askPause = time.Minute
+// The time between two requests for an epoch that were not granted: of those that
+// can wait, and of one that has a minute before tunnels fall silent.
+const (
+	askPause = time.Minute
+	askSoon  = 10 * time.Second
+)
 
 // startEcho asks for a sign of life through a tunnel.
 func (l *loop) startEcho(ctx context.Context, id ids.NodeID, device string) {

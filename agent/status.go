@@ -64,6 +64,7 @@ func (l *loop) status(ctx context.Context) api.Status {
 		Driver: api.Driver{Name: l.facts.Driver, Label: label(l.facts.Driver), Refused: l.facts.Refused},
 	}
 	snap := l.gossip.Snapshot()
+	s.Expires, s.Clock = l.ownCert(snap).NotAfter, l.clockStatus(snap)
 	for _, m := range snap.Members {
 		s.Members.Total++
 		if m.State == membership.StateAlive || m.ID == l.identity.ID {
@@ -76,9 +77,6 @@ func (l *loop) status(ctx context.Context) api.Status {
 	s.Keys = l.keySummary()
 	s.Protocol, s.Heartbeat, s.Warnings = protocolOf(snap.Floor), snap.Heartbeat, l.warnings(snap)
 	s.Problems = append(l.problems(), wrong...)
-	if p, ok := certificateProblem(l.ownCert(snap), l.now()); ok {
-		s.Problems = append(s.Problems, p)
-	}
 	if p, ok := issuerProblem(l.ownCert(snap), snap); ok {
 		s.Problems = append(s.Problems, p)
 	}
@@ -224,7 +222,7 @@ func (l *loop) lastSign(id ids.NodeID) (time.Time, bool) {
 		at, ok := l.rot.echoes[id]
 		return at, ok
 	}
-	return s.LastHandshake, !s.LastHandshake.IsZero()
+	return l.signs.at(d.Name, s)
 }
 
 // peerState is what the device that carries a peer's packets knows of it.
@@ -272,11 +270,11 @@ func (l *loop) peers(snap membership.Snapshot) []api.Peer {
 			Underlay: v.Underlay, Tunnel: l.tunnelState(v), InnerMTU: v.InnerMTU, Networks: v.Networks,
 		}
 		if m, ok := snap.Member(v.ID); ok {
-			p.Gossip = m.State.String()
+			p.Gossip, p.Expires = m.State.String(), m.Cert.NotAfter
 		}
 		if s, d, ok := l.peerState(v.ID); ok {
 			p.Driver, p.Epoch, p.PQ = labelOf(d, s), d.Epoch, l.rot.hybrid[s.Key]
-			p.LastHandshake, p.RxBytes, p.TxBytes = s.LastHandshake, s.RxBytes, s.TxBytes
+			p.LastHandshake, p.RxBytes, p.TxBytes = l.signs.shown(l.now(), d.Name, s), s.RxBytes, s.TxBytes
 			if s.Endpoint.IsValid() {
 				p.Underlay = s.Endpoint
 			}
@@ -298,8 +296,8 @@ func (l *loop) quietPeers(peers []api.Peer) []api.Problem {
 			what = "answer to an echo"
 		}
 		since := "there was none yet"
-		if !p.LastHandshake.IsZero() {
-			since = "the last one was " + l.now().Sub(p.LastHandshake).Round(time.Second).String() + " ago"
+		if at, ok := l.lastSign(p.ID); ok {
+			since = "the last one was " + l.now().Sub(at).Round(time.Second).String() + " ago"
 		}
 		out = append(out, api.Problem{
 			Code: "peer-quiet", Subject: p.ID.String(),

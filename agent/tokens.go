@@ -70,7 +70,7 @@ func (a *Agent) CreateToken(ctx context.Context, req api.TokenRequest) (api.NewT
 	}
 	token, info, err := i.CreateToken(keystore.TokenSpec{
 		TTL: ttl, Seeds: seeds, Uses: req.Uses, Hostname: req.Hostname, Sources: req.Sources, Approve: req.Approve, Roles: roles,
-	}, time.Now())
+	}, a.opts.Clock.Now())
 	if errors.Is(err, keystore.ErrTokenSpec) {
 		return api.NewToken{}, typed(api.CodeInvalid, err, err.Error(), "secure-overlay token create --help")
 	}
@@ -119,7 +119,7 @@ func (a *Agent) Tokens(ctx context.Context) ([]api.Token, error) {
 		return nil, err
 	}
 	var out []api.Token
-	for _, info := range i.Tokens(time.Now()) {
+	for _, info := range i.Tokens(a.opts.Clock.Now()) {
 		out = append(out, tokenView(info))
 	}
 	return out, nil
@@ -131,7 +131,7 @@ func (a *Agent) RevokeToken(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	token, err := findToken(i, id)
+	token, err := findToken(i, a.opts.Clock.Now(), id)
 	if err != nil {
 		return err
 	}
@@ -151,9 +151,9 @@ func admitted(t keystore.TokenInfo) string {
 }
 
 // findToken returns the token whose ID is or begins with id.
-func findToken(i tokenStore, id string) (keystore.TokenInfo, error) {
+func findToken(i tokenStore, now time.Time, id string) (keystore.TokenInfo, error) {
 	var found []keystore.TokenInfo
-	for _, info := range i.Tokens(time.Now()) {
+	for _, info := range i.Tokens(now) {
 		if id != "" && strings.HasPrefix(info.ID.String(), id) {
 			found = append(found, info)
 		}
@@ -173,7 +173,7 @@ func (a *Agent) DecideJoin(ctx context.Context, id string, d api.JoinDecision) (
 	if err != nil {
 		return api.NodeRef{}, err
 	}
-	token, err := findToken(i, id)
+	token, err := findToken(i, a.opts.Clock.Now(), id)
 	if err != nil {
 		return api.NodeRef{}, err
 	}

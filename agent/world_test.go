@@ -19,6 +19,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/internal/events"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/keys/clock"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/membership"
 	"github.com/secure-overlay/secure-overlay/membership/item"
@@ -105,6 +106,8 @@ type machine struct {
 	underlay int                               // MTU of its one underlay link
 	events   *events.Log                       // nil: not kept
 	disk     *fakeDisk
+	clock    *clock.Clock                      // nil: the system clock
+	cert     keys.Cert                         // what others see of its certificate
 
 	agent *Agent
 	stop  context.CancelFunc
@@ -132,7 +135,7 @@ func (w *world) machine(n int, networks ...config.Network) *machine {
 // start runs an agent's loop as Run does, over the fakes.
 func (m *machine) start() *machine {
 	m.w.t.Helper()
-	a := New(Options{Config: m.cfg, Log: slog.New(slog.DiscardHandler), Events: m.events})
+	a := New(Options{Config: m.cfg, Log: slog.New(slog.DiscardHandler), Events: m.events, Clock: m.clock})
 	a.openEndpoint, a.disk = openFakeNS, m.disk
 	identity := keystore.Identity{
 		ID: m.id, Hostname: fmt.Sprint("web-", m.n),
@@ -149,7 +152,7 @@ func (m *machine) start() *machine {
 	}
 	gossip := &fakeGossip{board: m.w.board, self: membership.Member{
 		ID: m.id, Hostname: identity.Hostname, Serial: uint64(m.n), State: membership.StateAlive,
-		Cert: keys.Cert{Roles: m.roles},
+		Cert: certOf(m.cert, m.roles),
 	}}
 	l.gossip, l.rot.pairs, l.rot.prober, l.floors, l.definer, l.departs = gossip, gossip, fakeProber{m.w}, gossip, gossip, gossip
 	if at := m.disk.Departed(); !at.IsZero() { // as membership does
@@ -201,6 +204,12 @@ func (m *machine) start() *machine {
 	}()
 	m.w.t.Cleanup(m.kill)
 	return m
+}
+
+// certOf is what others see of a machine's certificate.
+func certOf(c keys.Cert, roles uint8) keys.Cert {
+	c.Roles |= roles
+	return c
 }
 
 // fakeInUDP is what the real driver says on IPv4, for MTUs that are multiples of

@@ -48,15 +48,23 @@ const (
 	EventStaleOver         EventKind = "stale-over"         // it is not any more; Text: what was
 	EventItemConflict      EventKind = CodeConflict         // two cluster items with one version came here; Text: which, and who signed them
 	EventNodeLeft          EventKind = "node-left"          // Node has left the cluster
-	EventAgentStarted      EventKind = "agent-started"
-	EventAgentStopped      EventKind = "agent-stopped"
+
+	// About the certificate of Node, or of this node if there is no Node.
+	EventCertificateExpiring EventKind = "certificate-expiring" // four fifths of its life are over
+	EventCertificateExpired  EventKind = "certificate-expired"  // no new connections
+	EventCertificateEnded    EventKind = "certificate-ended"    // its tunnels are taken down
+
+	EventClock        EventKind = "clock" // what is wrong with this node's clock, or that it is right again
+	EventAgentStarted EventKind = "agent-started"
+	EventAgentStopped EventKind = "agent-stopped"
 )
 
 // EventKinds lists the kinds, those about keys first.
 func EventKinds() []EventKind {
 	return []EventKind{
 		EventRotationRequested, EventEpochStarted, EventSwitched, EventEpochEnded, EventRotationRefused, EventPairRefused, EventBlocked, EventESPBlocked,
-		EventNodeRevoked, EventIssuerRevoked, EventNodeLeft, EventStale, EventStaleOver, EventItemConflict, EventAgentStarted, EventAgentStopped,
+		EventNodeRevoked, EventIssuerRevoked, EventNodeLeft, EventStale, EventStaleOver, EventItemConflict,
+		EventCertificateExpiring, EventCertificateExpired, EventCertificateEnded, EventClock, EventAgentStarted, EventAgentStopped,
 	}
 }
 

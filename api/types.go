@@ -42,6 +42,8 @@ type Status struct {
 	// Epoch is the newest key epoch of which this node has a device.
 	Epoch    ids.Epoch  `json:"epoch"`
 	Keys     KeySummary `json:"keys"`
+	Expires  time.Time  `json:"expires,omitzero"` // end of this node's certificate
+	Clock    Clock      `json:"clock"`
 	Networks []Network  `json:"networks"`
 	Peers    []Peer     `json:"peers"`
 	Problems []Problem  `json:"problems"`
@@ -65,6 +67,20 @@ type KeySummary struct {
 	// of those with which it wants a tunnel.
 	OnTarget Count  `json:"on_target"`
 	Blocked  string `json:"blocked,omitempty"` // why this node does not start the target epoch
+}
+
+// Clock is what this node knows about its system clock.
+type Clock struct {
+	// Trusted is a time that has certainly come: what the cluster has signed, and
+	// this node has run since. Zero: not known.
+	Trusted time.Time `json:"trusted,omitzero"`
+	Behind  Duration  `json:"behind"` // by how much the system clock is behind Trusted; 0: it is not, within crypto.clock_tolerance
+	// Jumped is by how much the system clock was put forward (back if negative)
+	// while the agent ran, or was wrong when it started; 0 again when it is
+	// right, or has run on for an hour.
+	Jumped Duration `json:"jumped"`
+	Ahead  Duration `json:"ahead"`  // of the clocks of most other nodes, to about a second; negative: behind them
+	Others int      `json:"others"` // how many nodes have said what theirs show
 }
 
 // NodeRef names a node: ID for programs, name for people.
@@ -162,6 +178,7 @@ type Peer struct {
 	Epoch         ids.Epoch `json:"epoch,omitempty"`     // that this node sends on; 0: none
 	PQ            bool      `json:"pq"`                  // its keys hold against a quantum computer, too
 	Networks      []string  `json:"networks,omitempty"`  // shared networks
+	Expires       time.Time `json:"expires,omitzero"`    // end of its certificate
 }
 
 // Values of Peer.Tunnel.

@@ -65,7 +65,8 @@ func (c *checker) check(raw rawConfig) Config {
 	cfg.Data.Port = c.dataPort(raw.Data.Port)
 	cfg.Data.VXLANPort = c.port("data.vxlan_port", raw.Data.VXLANPort)
 	cfg.Keys = c.keys(raw, cfg.Control.Profile)
-	cfg.Crypto.RequirePQ = raw.Crypto.RequirePQ
+	cfg.Crypto = Crypto{RequirePQ: raw.Crypto.RequirePQ, ClockTolerance: raw.Crypto.ClockTolerance}
+	c.between("crypto.clock_tolerance", cfg.Crypto.ClockTolerance, minClockTolerance, maxClockTolerance, true, "")
 	cfg.IPsec.Encap = c.choice("ipsec.encap", raw.IPsec.Encap, EncapAuto, EncapNone, EncapUDP)
 	cfg.Metrics.Listen = c.metricsListen(raw.Metrics.Listen)
 	c.portsDiffer(cfg)

@@ -117,7 +117,8 @@ type Keys struct {
 
 // Crypto describes what this node demands of its peers.
 type Crypto struct {
-	RequirePQ bool // refuse a peer without post-quantum key agreement
+	RequirePQ      bool          // refuse a peer without post-quantum key agreement
+	ClockTolerance time.Duration // how far its clock and this one's may be apart
 }
 
 // IPsec describes the driver ipsec.

@@ -70,8 +70,9 @@ func TestReferenceLoadsToDefaults(t *testing.T) {
 			RotateEvery: 12 * time.Hour, MinInterval: time.Minute, Drain: 30 * time.Second, Quiet: 10 * time.Second, HoldDown: 24 * time.Hour,
 			ESPMaxPackets: 1 << 36, ESPMaxBytes: 1 << 44,
 		},
-		IPsec: IPsec{Encap: EncapAuto},
-		Log:   Log{Level: "info", Format: "text"},
+		Crypto: Crypto{ClockTolerance: 5 * time.Minute},
+		IPsec:  IPsec{Encap: EncapAuto},
+		Log:    Log{Level: "info", Format: "text"},
 	}
 	if d := cmp.Diff(def, got, compare...); d != "" {
 		t.Errorf("defaults changed (-want +got):\n%s", d)

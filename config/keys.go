@@ -20,6 +20,11 @@ const (
 	minHoldDown    = time.Minute
 	maxHoldDown    = 30 * 24 * time.Hour
 
+	// Less than a handshake may take says nothing about clocks; more would keep
+	// whoever was let go in for days.
+	minClockTolerance = time.Second
+	maxClockTolerance = 24 * time.Hour
+
 	// Fewer would start one epoch after the other on a busy network.
 	minESPPackets = 1000
 	minESPBytes   = 1000 * 1000

@@ -70,6 +70,7 @@ func TestLocalDefaults(t *testing.T) {
 			"keys.min_interval": {Value: "0s", Origin: "default of profile local"}, "keys.hold_down": {Value: "30s", Origin: "default of profile local"},
 			"keys.quiet": {Value: "50ms", Origin: "env SECURE_OVERLAY_KEYS_QUIET"}, "keys.rotate_every": {Value: "12h", Origin: OriginDefault},
 			"crypto.require_pq": {Value: "false", Origin: OriginDefault}, "metrics.listen": {Value: "none", Origin: OriginDefault},
+			"crypto.clock_tolerance": {Value: "5m", Origin: OriginDefault},
 		}[s.Key]
 		if ok && (s.Value != want.Value || s.Origin != want.Origin) {
 			t.Errorf("%+v, want %+v", s, want)
@@ -101,11 +102,11 @@ func TestLocalDefaultsExist(t *testing.T) {
 }
 
 func TestNewKinds(t *testing.T) {
-	cfg, err := load(t, "crypto:\n  require_pq:\n    true\nkeys: {rotate_every: 0, esp_max_packets: 1000}\nipsec: {encap: udp}\nmetrics: {listen: \"[::1]:9100\"}\ncontrol: {bind: \"10.0.0.1:9100\"}\n")
+	cfg, err := load(t, "crypto:\n  require_pq:\n    true\n  clock_tolerance: 24h\nkeys: {rotate_every: 0, esp_max_packets: 1000}\nipsec: {encap: udp}\nmetrics: {listen: \"[::1]:9100\"}\ncontrol: {bind: \"10.0.0.1:9100\"}\n")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !cfg.Crypto.RequirePQ || cfg.Keys.RotateEvery != 0 || cfg.Keys.ESPMaxPackets != 1000 || cfg.IPsec.Encap != EncapUDP || cfg.Metrics.Listen != netip.MustParseAddrPort("[::1]:9100") {
+	if !cfg.Crypto.RequirePQ || cfg.Crypto.ClockTolerance != 24*time.Hour || cfg.Keys.RotateEvery != 0 || cfg.Keys.ESPMaxPackets != 1000 || cfg.IPsec.Encap != EncapUDP || cfg.Metrics.Listen != netip.MustParseAddrPort("[::1]:9100") {
 		t.Errorf("%+v", cfg)
 	}
 	// A flag or variable overrides in both directions, spelt exactly.

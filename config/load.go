@@ -115,7 +115,8 @@ type rawConfig struct {
 		ESPMaxBytes   int64         `mapstructure:"esp_max_bytes"`
 	}
 	Crypto struct {
-		RequirePQ bool `mapstructure:"require_pq"`
+		RequirePQ      bool          `mapstructure:"require_pq"`
+		ClockTolerance time.Duration `mapstructure:"clock_tolerance"`
 	}
 	IPsec struct {
 		Encap string

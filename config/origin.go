@@ -26,7 +26,8 @@ func (c Config) Settings() []Setting {
 		"keys.rotate_every": durationText(c.Keys.RotateEvery), "keys.min_interval": durationText(c.Keys.MinInterval),
 		"keys.drain": durationText(c.Keys.Drain), "keys.quiet": durationText(c.Keys.Quiet), "keys.hold_down": durationText(c.Keys.HoldDown),
 		"keys.esp_max_packets": strconv.FormatUint(c.Keys.ESPMaxPackets, 10), "keys.esp_max_bytes": strconv.FormatUint(c.Keys.ESPMaxBytes, 10),
-		"crypto.require_pq": strconv.FormatBool(c.Crypto.RequirePQ), "ipsec.encap": c.IPsec.Encap, "metrics.listen": addrText(c.Metrics.Listen, "none"),
+		"crypto.require_pq": strconv.FormatBool(c.Crypto.RequirePQ), "crypto.clock_tolerance": durationText(c.Crypto.ClockTolerance),
+		"ipsec.encap": c.IPsec.Encap, "metrics.listen": addrText(c.Metrics.Listen, "none"),
 		"log.level": c.Log.Level, "log.format": c.Log.Format,
 	}
 	var out []Setting

@@ -89,6 +89,8 @@ c.yaml:2: keys.drain: 0s is too short (at least 10ms)
 c.yaml:2: keys.hold_down: 0s is too short (at least 1s)`},
 		{"esp limits", "keys: {esp_max_packets: 999, esp_max_bytes: 17592186044417}\n", `c.yaml:1: keys.esp_max_packets: 999 is too few (at least 1000)
 c.yaml:1: keys.esp_max_bytes: 17592186044417 is more than one key should encrypt (at most 17592186044416, which is the default)`},
+		{"clock tolerance", "crypto: {clock_tolerance: 25h}\n", `c.yaml:1: crypto.clock_tolerance: 25h is too long (at most 24h)`},
+		{"no clock tolerance", "crypto: {clock_tolerance: 0}\n", `c.yaml:1: crypto.clock_tolerance: 0s is too short (at least 1s)`},
 		{"require_pq", "crypto: {require_pq: yes}\nipsec: {encap: upd}\n", `c.yaml:1: crypto.require_pq: want true or false, have a text: "yes" (write true, without quotes)
 c.yaml:2: ipsec.encap: unknown value "upd" (did you mean "udp"? one of auto, none, udp)`},
 		{"metrics", "metrics: {listen: 0.0.0.0:9100}\n", `c.yaml:1: metrics.listen: 0.0.0.0 is not a loopback address, and metrics have no authentication: they would tell others who talks to whom (write "127.0.0.1:9100", and let a collector on this host read it)`},

@@ -80,6 +80,7 @@ func fileFields() []field {
 		}},
 		{name: "crypto", kind: kindMap, fields: []field{
 			{name: "require_pq", kind: kindBool, flag: "require-pq", help: "refuse nodes without post-quantum key agreement"},
+			{name: "clock_tolerance", kind: kindDuration, flag: "clock-tolerance", help: "how far apart the clocks of two nodes may be"},
 		}},
 		{name: "ipsec", kind: kindMap, fields: []field{
 			{name: "encap", kind: kindString, flag: "ipsec-encap", help: "what carries ESP: auto, none or udp"},
@@ -184,6 +185,8 @@ func defaults(name string) map[string]any {
 		"crypto.require_pq":    false,
 		"ipsec.encap":          EncapAuto,
 		"metrics.listen":       "",
+
+		"crypto.clock_tolerance": 5 * time.Minute,
 	}
 }
 

@@ -116,7 +116,7 @@ func (c *Cluster) accessMissing() (item.Access, bool) {
 // member it only looks anew which of the own keys are in force.
 func (c *Cluster) fetchAccess(ctx context.Context, node ids.NodeID) error {
 	if node.IsZero() {
-		return c.useAccess(time.Now())
+		return c.useAccess(c.now())
 	}
 	want, missing := c.accessMissing()
 	if !missing {
@@ -139,7 +139,7 @@ func (c *Cluster) fetchAccess(ctx context.Context, node ids.NodeID) error {
 	if key.Commitment() != want.Commitment {
 		return fmt.Errorf("ask node %s for the access key: it is another one", node)
 	}
-	if err := c.adoptAccess(time.Now(), key, want.Created); err != nil {
+	if err := c.adoptAccess(c.now(), key, want.Created); err != nil {
 		return err
 	}
 	c.log.Info("cluster access key is replaced", logkey.Seq, want.Version)
@@ -155,7 +155,7 @@ func (c *Cluster) serveAccess(from noisenet.Peer, req []byte) ([]byte, error) {
 	if c.opts.Keys == nil {
 		return nil, errors.New("this node keeps no access key")
 	}
-	have, err := c.opts.Keys.AccessKeys(time.Now())
+	have, err := c.opts.Keys.AccessKeys(c.now())
 	if err != nil {
 		return nil, errors.New("no access key") // the reason stays here
 	}

@@ -158,11 +158,11 @@ func (c *Cluster) Run(ctx context.Context) error {
 	c.mu.Unlock()
 
 	l := newLoop(c, c.restore(), c.items.restore())
-	l.beats.restore(time.Now(), c.items.storedBeats, &l.items)
+	l.beats.restore(c.now(), c.items.storedBeats, &l.items)
 	c.view.Store(newView(c.self, l.set, l.items, nil))
 	wake(c.changes)
 	c.transport = c.newTransport(c.transportConfig())
-	if err := c.useAccess(time.Now()); err != nil {
+	if err := c.useAccess(c.now()); err != nil {
 		return fmt.Errorf("use access keys: %w", err)
 	}
 	if err := c.transport.Open(); err != nil {
@@ -221,6 +221,10 @@ func (c *Cluster) runGossip(ctx context.Context, l *loop) error {
 	return nil
 }
 
+// now is the time by which things are dated and certificates judged. What only
+// has to come later than something else goes by the system's monotonic clock.
+func (c *Cluster) now() time.Time { return c.opts.Clock.Now() }
+
 func (c *Cluster) transportConfig() noisenet.Config {
 	id := c.opts.Identity
 	return noisenet.Config{
@@ -236,6 +240,7 @@ func (c *Cluster) transportConfig() noisenet.Config {
 		Handler:    c.serve,
 		Agree:      c.agreeHandler(),
 		Log:        c.log,
+		Clock:      c.opts.Clock,
 
 		RequireHybrid: c.opts.RequireHybrid,
 		Floor:         c.floor,

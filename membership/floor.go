@@ -29,7 +29,7 @@ func (c *Cluster) floor() uint8 { return c.view.Load().cluster.Floor().Min }
 // that is as high already is the answer. Only a node with an issuer key raises
 // it, on the word of its own operator; nobody lowers it but the root (SetFloor).
 func (c *Cluster) RaiseFloor(_ context.Context, least uint8) (item.Floor, error) {
-	f, err := c.raiseFloor(time.Now(), least)
+	f, err := c.raiseFloor(c.now(), least)
 	if err != nil {
 		return item.Floor{}, fmt.Errorf("raise protocol floor to %d: %w", least, err)
 	}
@@ -70,7 +70,7 @@ func (c *Cluster) raiseFloor(now time.Time, least uint8) (item.Floor, error) {
 // SetFloor takes in a floor that the root has signed (item.SignFloorRoot), on
 // any node: also on one that the present floor keeps from talking to others.
 func (c *Cluster) SetFloor(raw []byte) (item.Floor, error) {
-	f, err := c.setFloor(time.Now(), raw)
+	f, err := c.setFloor(c.now(), raw)
 	if err != nil {
 		return item.Floor{}, fmt.Errorf("set protocol floor: %w", err)
 	}

@@ -170,7 +170,11 @@ func (d delegate) LocalState(bool) []byte { return nil }
 func (d delegate) MergeRemoteState([]byte, bool) {}
 
 // AckPayload implements memberlist.PingDelegate.
-func (d delegate) AckPayload() []byte { return d.c.view.Load().ack }
+func (d delegate) AckPayload() []byte {
+	a := d.c.view.Load().ack
+	a.Clock = time.Now()
+	return a.encode()
+}
 
 // NotifyPingComplete compares the digests that came with the answer to a ping.
 func (d delegate) NotifyPingComplete(n *memberlist.Node, _ time.Duration, payload []byte) {
@@ -182,6 +186,7 @@ func (d delegate) NotifyPingComplete(n *memberlist.Node, _ time.Duration, payloa
 	if a, ok := parseAck(payload); ok {
 		e.digest, e.hasDigest = a.Digest, true
 		e.items, e.hasItems = a.Items, a.HasItems
+		e.clock = a.Clock
 	}
 	d.c.post(e)
 }

@@ -76,8 +76,8 @@ func TestGossipCarriesNoState(t *testing.T) {
 	if len(d.NodeMeta(memberlist.MetaMaxSize)) != 0 || len(d.LocalState(true)) != 0 {
 		t.Error("gossip carries metadata or user state")
 	}
-	if got := len(d.AckPayload()); got != ackSizeItems {
-		t.Errorf("ack payload has %d bytes, want %d", got, ackSizeItems)
+	if got := len(d.AckPayload()); got != ackSizeClock {
+		t.Errorf("ack payload has %d bytes, want %d", got, ackSizeClock)
 	}
 	d.MergeRemoteState([]byte("whatever"), true)
 	d.NotifyMsg(nil)

@@ -107,13 +107,14 @@ func (b *beats) hear(now time.Time, set *item.Set, digest [32]byte) []heard {
 // watch adds to a new view what this node hears of issuers, and what it makes of
 // it.
 func (l *loop) watch(now time.Time, v *view) {
-	list := l.beats.hear(now, &l.items, v.clusterDigest)
+	wall := l.c.now() // heartbeats are dated
+	list := l.beats.hear(wall, &l.items, v.clusterDigest)
 	for _, h := range list {
 		if h.newest.After(v.snap.Heartbeat) {
 			v.snap.Heartbeat = h.newest
 		}
 	}
-	v.snap.Stale = judge(now, l.c.prof.stale, list)
+	v.snap.Stale = judge(wall, l.c.prof.stale, list)
 	v.snap.Conflicts = l.conflicts.shown(now, &l.items)
 	v.beats = l.beats.Clone()
 }
@@ -158,7 +159,7 @@ func (l *loop) finishBeat(r result) {
 // takeBeats takes up verified heartbeats and sends on what is news.
 func (l *loop) takeBeats(list []*item.Item) {
 	for _, it := range list {
-		if !l.items.Void(it) && l.beats.take(time.Now(), it) { // it may be since it was verified
+		if !l.items.Void(it) && l.beats.take(l.c.now(), it) { // it may be since it was verified
 			l.dirty = true
 			l.c.hints.QueueBroadcast(itemBroadcast{slot: it.Slot, msg: beatMessage(it.Raw)})
 		}
@@ -188,7 +189,7 @@ func (c *Cluster) syncBeats(ctx context.Context, node ids.NodeID) error {
 	}
 	got, err := parseBeats(b, kindBeats|kindAnswer)
 	if err == nil {
-		err = c.absorbItems(time.Now(), got)
+		err = c.absorbItems(got)
 	}
 	if err != nil {
 		return fmt.Errorf("exchange heartbeats with node %s: %w", node, err)
@@ -202,7 +203,7 @@ func (c *Cluster) serveBeats(from noisenet.Peer, req []byte) ([]byte, error) {
 		return nil, err
 	}
 	var bad *invalidError
-	if err := c.absorbItems(time.Now(), got); errors.As(err, &bad) {
+	if err := c.absorbItems(got); errors.As(err, &bad) {
 		c.post(event{kind: eventInvalid, node: from.ID, bad: bad})
 		return nil, errors.New("item refused") // the reason stays in this node's log
 	} else if err != nil {

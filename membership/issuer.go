@@ -21,7 +21,7 @@ var ErrIssuerRevoked = errors.New("this node's issuer key is revoked")
 // knows it. r.Created, r.Target, r.Access and r.Stands are ignored. Errors:
 // item.ErrMalformed, item.ErrTooMany (wrapped).
 func (c *Cluster) IssuerRevocation(r item.IssuerRevocation) ([]byte, error) {
-	r.Created = time.Now().UTC().Truncate(time.Second)
+	r.Created = c.now().UTC().Truncate(time.Second)
 	r.Target = c.Snapshot().Target.Epoch
 	if a, ok := c.access(); ok {
 		r.Access = a.Version
@@ -42,7 +42,7 @@ func (c *Cluster) IssuerRevocation(r item.IssuerRevocation) ([]byte, error) {
 // signed are void, but for what item.IssuerRevocation lists.
 // Errors: ErrNotRunning, item.ErrMalformed, keys.ErrBadSignature (wrapped).
 func (c *Cluster) RevokeIssuer(raw []byte) (item.IssuerRevocation, error) {
-	r, err := c.revokeIssuer(time.Now(), raw)
+	r, err := c.revokeIssuer(c.now(), raw)
 	if err != nil {
 		return item.IssuerRevocation{}, fmt.Errorf("revoke issuer: %w", err)
 	}

@@ -118,7 +118,7 @@ func FuzzItemMessages(f *testing.F) {
 				t.Fatalf("error is not errMessage: %v", err)
 			}
 		}
-		if a, ok := parseAck(b); ok && len(b) == ackSizeItems {
+		if a, ok := parseAck(b); ok && len(b) == ackSizeClock && !a.Clock.IsZero() {
 			same("ack", a.encode())
 		}
 		_, _ = parseItemsFile(b)

@@ -200,7 +200,7 @@ func (s *items) refused(it *item.Item, err error) {
 // accept verifies items, whoever sent them. Left out are those that the set has
 // or has newer ones of, and those from the future: the peer may have got them in
 // time, or one of the clocks is wrong. One that cannot be true spoils them all.
-func (c *Cluster) accept(now time.Time, raws [][]byte) ([]*item.Item, error) {
+func (c *Cluster) accept(raws [][]byte) ([]*item.Item, error) {
 	v := c.view.Load()
 	var out []*item.Item
 	for _, raw := range raws {
@@ -211,11 +211,8 @@ func (c *Cluster) accept(now time.Time, raws [][]byte) ([]*item.Item, error) {
 		if outdated(&v.cluster, it) || v.beats.Outdated(it) {
 			continue
 		}
-		verify, isBeat := item.Verify, it.Slot.Kind == item.KindHeartbeat
-		if isBeat {
-			verify = item.VerifyHeartbeat
-		}
-		it, err = verify(c.opts.Identity.Trust, now, raw)
+		isBeat := it.Slot.Kind == item.KindHeartbeat
+		it, err = c.verifyItem(raw)
 		switch {
 		case errors.Is(err, keys.ErrNotYetValid), isBeat && errors.Is(err, keys.ErrExpired):
 			continue
@@ -225,6 +222,19 @@ func (c *Cluster) accept(now time.Time, raws [][]byte) ([]*item.Item, error) {
 		out = append(out, it)
 	}
 	return out, nil
+}
+
+// verifyItem verifies an item with the time that is right for its date.
+func (c *Cluster) verifyItem(raw []byte) (*item.Item, error) {
+	claim, err := item.Parse(raw)
+	if err != nil {
+		return nil, err
+	}
+	verify := item.Verify
+	if claim.Slot.Kind == item.KindHeartbeat {
+		verify = item.VerifyHeartbeat
+	}
+	return verify(c.opts.Identity.Trust, c.opts.Clock.For(claim.Created), raw)
 }
 
 // outdated reports whether a set has an item or a newer one of its slot, or knows

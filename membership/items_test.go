@@ -376,7 +376,7 @@ func TestItemsChangeWakes(t *testing.T) {
 	if !v.differs(a) || a.differs(a) {
 		t.Error("a new target is no difference")
 	}
-	got, ok := parseAck(v.ack)
+	got, ok := parseAck(v.ack.encode())
 	if !ok || got.Epoch != 2 || got.Items != b.Digest() {
 		t.Errorf("ack is %+v, %v", got, ok)
 	}

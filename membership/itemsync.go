@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/membership/item"
@@ -13,8 +12,8 @@ import (
 )
 
 // absorbItems verifies items and merges them.
-func (c *Cluster) absorbItems(now time.Time, raws [][]byte) error {
-	got, err := c.accept(now, raws)
+func (c *Cluster) absorbItems(raws [][]byte) error {
+	got, err := c.accept(raws)
 	if err != nil {
 		return err
 	}
@@ -36,10 +35,10 @@ func (c *Cluster) absorbItems(now time.Time, raws [][]byte) error {
 // hearItems does the same with items from gossip: each for itself, because they
 // may come from different members, and nobody is blamed, because gossip does
 // not tell who made it.
-func (c *Cluster) hearItems(now time.Time, raws [][]byte) error {
+func (c *Cluster) hearItems(raws [][]byte) error {
 	var errs []error
 	for _, raw := range raws {
-		errs = append(errs, c.absorbItems(now, [][]byte{raw}))
+		errs = append(errs, c.absorbItems([][]byte{raw}))
 	}
 	return errors.Join(errs...)
 }
@@ -54,7 +53,7 @@ func (c *Cluster) syncItems(ctx context.Context, node ids.NodeID, r *result) err
 	}
 	ans, err := parseItemsAnswer(b)
 	if err == nil {
-		err = c.absorbItems(time.Now(), ans.Items)
+		err = c.absorbItems(ans.Items)
 	}
 	if err != nil {
 		return fmt.Errorf("exchange items with node %s: %w", node, err)
@@ -114,7 +113,7 @@ func (c *Cluster) serveGive(from noisenet.Peer, req []byte) ([]byte, error) {
 		return nil, err
 	}
 	var bad *invalidError
-	if err := c.absorbItems(time.Now(), got); errors.As(err, &bad) {
+	if err := c.absorbItems(got); errors.As(err, &bad) {
 		c.post(event{kind: eventInvalid, node: from.ID, bad: bad})
 		// The reason stays in this node's log.
 		return nil, errors.New("item refused")

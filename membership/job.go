@@ -105,11 +105,11 @@ func (c *Cluster) do(ctx context.Context, j job, gossip joiner) (r result) {
 	case jobGive:
 		r.err = c.give(ctx, j.node, j.items, &r)
 	case jobHeard:
-		r.err = c.hearItems(time.Now(), j.raws)
+		r.err = c.hearItems(j.raws)
 	case jobAccess:
 		r.err = c.fetchAccess(ctx, j.node)
 	case jobBeat:
-		r.beat, r.err = c.beat(time.Now())
+		r.beat, r.err = c.beat(c.now())
 	case jobMeet:
 		_, r.err = gossip.Join([]string{gossipName(j.node)})
 	}

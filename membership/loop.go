@@ -29,6 +29,7 @@ type event struct {
 	hasDigest bool
 	items     [32]byte // digest of its cluster items
 	hasItems  bool
+	clock     time.Time // of its system clock; zero: not said
 	hint      hint
 	item      []byte // not verified
 	bad       *invalidError
@@ -228,6 +229,10 @@ func (l *loop) handle(now time.Time, e event) {
 		if e.hasItems {
 			l.compareItems(now, l.peer(e.node), e.items)
 		}
+		if !e.clock.IsZero() {
+			p := l.peer(e.node)
+			p.clock, p.clockAt = e.clock, now
+		}
 	}
 }
 
@@ -354,6 +359,9 @@ func (l *loop) flush(now time.Time) {
 	l.watch(now, v)
 	l.c.view.Store(v)
 	l.viewAt = now.Add(time.Second)
+	if t := v.stated(l.c.issuer); !t.IsZero() {
+		l.c.opts.Clock.Saw(t)
+	}
 	if v.differs(old) {
 		wake(l.c.changes)
 	}

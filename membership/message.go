@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/membership/noisenet"
@@ -46,19 +47,28 @@ type ack struct {
 	Epoch    ids.Epoch // the target, for whoever watches; nothing follows from it
 	Items    [32]byte  // digest of the cluster items
 	HasItems bool      // false from nodes older than those
+	// Clock is what the sender's system clock showed, in whole seconds, for
+	// whoever compares; nothing follows from it. Zero from older nodes.
+	Clock time.Time
 }
 
 func (a ack) encode() []byte {
 	b := append([]byte{version}, a.Digest[:]...)
 	b = binary.BigEndian.AppendUint32(b, uint32(a.Epoch))
-	return append(b, a.Items[:]...)
+	b = append(b, a.Items[:]...)
+	return binary.BigEndian.AppendUint64(b, uint64(max(a.Clock.Unix(), 0)))
 }
 
-// Sizes of an ack payload: as it was first, and with the digest of items.
+// Sizes of an ack payload: as it was first, with the digest of items, and with
+// the sender's clock.
 const (
 	ackSize      = 1 + 32 + 4
 	ackSizeItems = ackSize + 32
+	ackSizeClock = ackSizeItems + 8
 )
+
+// maxClock is the last second of the year 9999; no clock shows more.
+const maxClock = 253402300799
 
 // parseAck reads an ack payload. Longer ones are from newer versions, which
 // only append.
@@ -69,6 +79,11 @@ func parseAck(b []byte) (a ack, ok bool) {
 	a.Digest, a.Epoch = [32]byte(b[1:33]), ids.Epoch(binary.BigEndian.Uint32(b[33:]))
 	if a.HasItems = len(b) >= ackSizeItems; a.HasItems {
 		a.Items = [32]byte(b[ackSize:ackSizeItems])
+	}
+	if len(b) >= ackSizeClock {
+		if sec := binary.BigEndian.Uint64(b[ackSizeItems:]); sec > 0 && sec <= maxClock {
+			a.Clock = time.Unix(int64(sec), 0)
+		}
 	}
 	return a, true
 }

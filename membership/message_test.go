@@ -2,9 +2,11 @@ package membership
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -43,7 +45,8 @@ func TestMessageVectors(t *testing.T) {
 		got  []byte
 		want string
 	}{
-		"ack":  {ack{Digest: [32]byte{0xd1}, Epoch: 7, Items: [32]byte{0xd6}}.encode(), "01" + "d1" + zero(31) + "00000007" + "d6" + zero(31)},
+		"ack": {ack{Digest: [32]byte{0xd1}, Epoch: 7, Items: [32]byte{0xd6}, Clock: time.Unix(0x69571100, 0)}.encode(),
+			"01" + "d1" + zero(31) + "00000007" + "d6" + zero(31) + "0000000069571100"},
 		"hint": {vectorHint.encode(), "01" + "1112" + zero(14) + "0102030405060708" + "2122" + zero(30) + "31" + zero(15)},
 		"sync": {vectorSync.encode(), "0101" + "01" + zero(15) + "d1" + zero(31) + "00000001" +
 			"02" + zero(15) + "0000000000000003" + "c1" + zero(31) + "e1" + zero(31)},
@@ -60,7 +63,7 @@ func TestMessageVectors(t *testing.T) {
 }
 
 func TestMessageRoundTrip(t *testing.T) {
-	want := ack{Digest: [32]byte{9}, Epoch: 1, Items: [32]byte{8}, HasItems: true}
+	want := ack{Digest: [32]byte{9}, Epoch: 1, Items: [32]byte{8}, HasItems: true, Clock: time.Unix(1_800_000_000, 0)}
 	if a, ok := parseAck(want.encode()); !ok || a != want {
 		t.Errorf("ack reads back as %+v, %v", a, ok)
 	}
@@ -69,6 +72,15 @@ func TestMessageRoundTrip(t *testing.T) {
 	}
 	if a, ok := parseAck(want.encode()[:ackSizeItems-1]); !ok || a != (ack{Digest: want.Digest, Epoch: 1}) {
 		t.Errorf("ack of before cluster items reads back as %+v, %v", a, ok)
+	}
+	if a, ok := parseAck(want.encode()[:ackSizeClock-1]); !ok || !a.HasItems || !a.Clock.IsZero() {
+		t.Errorf("ack of before clocks reads back as %+v, %v", a, ok)
+	}
+	for _, clock := range []uint64{0, maxClock + 1, 1 << 63} {
+		raw := binary.BigEndian.AppendUint64(want.encode()[:ackSizeItems], clock)
+		if a, ok := parseAck(raw); !ok || !a.Clock.IsZero() {
+			t.Errorf("clock %d reads back as %v", clock, a.Clock)
+		}
 	}
 	if h, ok := parseHint(vectorHint.encode()); !ok || h != vectorHint {
 		t.Errorf("hint reads back as %+v, %v", h, ok)

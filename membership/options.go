@@ -10,6 +10,7 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/keys/clock"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/membership/item"
 	"github.com/secure-overlay/secure-overlay/membership/noisenet"
@@ -29,6 +30,10 @@ type Options struct {
 	// It is called again and again while this node is alone, may block, and
 	// may return what it returned before. Nil: Seeds are all there are.
 	Resolve func(context.Context) []netip.AddrPort
+
+	// Clock says what time it is where that decides whom this node believes and
+	// what it dates. Nil: the system clock.
+	Clock Clock
 
 	// RequireHybrid refuses every peer whose handshake is not hybrid
 	// (X25519 and ML-KEM-768).
@@ -88,6 +93,18 @@ type Options struct {
 	Log *slog.Logger // nil: discarded
 }
 
+// Clock is what membership asks of a *clock.Clock.
+type Clock interface {
+	// Now is the time for dating things, and for verifying what is not dated.
+	Now() time.Time
+	// For returns the time with which to verify what begins, or was made, at a time.
+	For(begins time.Time) time.Time
+	// Saw takes the date of something verified that another authority signed.
+	Saw(signed time.Time)
+	// Settled reports whether the clock may date what this node signs unasked.
+	Settled() bool
+}
+
 // Cache stores the record set. What Load returns is verified like anything
 // else. Both are called from one goroutine at a time. FileCache implements it.
 type Cache interface {
@@ -111,6 +128,9 @@ const DefaultRotateInterval = time.Minute
 func (o Options) withDefaults() (Options, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Clock == nil {
+		o.Clock = clock.New(clock.Options{})
 	}
 	if o.Profile == "" {
 		o.Profile = ProfileLAN

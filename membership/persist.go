@@ -29,9 +29,8 @@ func (c *Cluster) restore() record.Set {
 		c.log.Warn("record cache is not used", logkey.Error, err)
 		return set
 	}
-	now := time.Now()
 	for _, e := range entries {
-		it, err := record.Reverify(c.opts.Identity.Trust, now, e)
+		it, err := record.Reverify(c.opts.Identity.Trust, e)
 		if err == nil {
 			_, err = set.Insert(it)
 		}

@@ -13,7 +13,7 @@ var update = flag.Bool("update", false, "rewrite the vectors in PROTOCOL.md")
 
 func TestProtocolVectors(t *testing.T) {
 	protocol.Check(t, "messages", map[string][]byte{
-		"ack":         ack{Digest: [32]byte{0xd1}, Epoch: 7, Items: [32]byte{0xd6}}.encode(),
+		"ack":         ack{Digest: [32]byte{0xd1}, Epoch: 7, Items: [32]byte{0xd6}, Clock: time.Unix(0x69571100, 0)}.encode(),
 		"hint":        vectorHint.encode(),
 		"sync":        vectorSync.encode(),
 		"sync_answer": vectorAns.encode(),

@@ -86,7 +86,7 @@ func (l *loop) sign(now time.Time) error {
 // insertOwn puts an entry of this node into the set, by the same checks that
 // every other node will make.
 func (l *loop) insertOwn(now time.Time, e record.Entry) error {
-	it, err := record.Verify(l.c.opts.Identity.Trust, now, e, l.set.Get(l.c.self))
+	it, err := record.Verify(l.c.opts.Identity.Trust, l.c.opts.Clock.For(e.Credential.Begins()), e, l.set.Get(l.c.self))
 	if err != nil {
 		return err
 	}

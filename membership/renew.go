@@ -30,13 +30,14 @@ type Renewer interface {
 var (
 	errNoIssuer   = errors.New("no issuer is known")
 	errNotRenewed = errors.New("answer is no renewed certificate of this node")
+	errUnsettled  = errors.New("the system clock has jumped: waiting until it is right again, or has run steadily for an hour")
 )
 
 // keepRenewed renews the certificate of this node from half of its life on,
 // until ctx ends, and at once if the root has revoked its issuer. Without Options.Adopt it does nothing: a certificate that a
 // restart forgets would hide that the one on disk runs out.
 //
-// What is due is read off the wall clock at each tick, so that neither a
+// What is due is read off Options.Clock at each tick, so that neither a
 // suspended machine nor a corrected clock makes it miss its time.
 func (c *Cluster) keepRenewed(ctx context.Context) {
 	if c.opts.Adopt == nil {
@@ -71,7 +72,7 @@ func halfLife(cert keys.Cert) time.Time {
 }
 
 func (r *renewal) step(ctx context.Context, now time.Time) {
-	if now.Before(halfLife(r.cert)) && !r.c.issuerRevoked(r.cert.Issuer) || now.Before(r.retryAt) {
+	if r.c.now().Before(halfLife(r.cert)) && !r.c.issuerRevoked(r.cert.Issuer) || now.Before(r.retryAt) {
 		return
 	}
 	err := r.renew(ctx)
@@ -93,12 +94,20 @@ func (r *renewal) step(ctx context.Context, now time.Time) {
 
 // renew gets a certificate, keeps it, and only then shows it to others: after
 // a crash the disk must not be behind what the cluster has seen.
+//
+// A clock that has just jumped renews nothing: where an issuer has jumped along
+// (its own clock, or one that two nodes share), the new certificate would begin in
+// the future and lock this node out when the clock is right again. Half of a life
+// is long enough to wait.
 func (r *renewal) renew(ctx context.Context) error {
+	if !r.c.opts.Clock.Settled() {
+		return errUnsettled
+	}
 	cred, err := r.ask(ctx)
 	if err != nil {
 		return err
 	}
-	cert, err := r.check(time.Now(), cred)
+	cert, err := r.check(r.c.opts.Clock.For(cred.Begins()), cred)
 	if err != nil {
 		return err
 	}
@@ -119,7 +128,7 @@ func (r *renewal) renew(ctx context.Context) error {
 func (r *renewal) ask(ctx context.Context) (keys.Credential, error) {
 	switch own := r.c.opts.Renewal; {
 	case own != nil && !r.c.issuerRevoked(r.c.issuer):
-		return own.Renew(time.Now(), r.cert, r.c.issuerRevoked(r.cert.Issuer))
+		return own.Renew(r.c.now(), r.cert, r.c.issuerRevoked(r.cert.Issuer))
 	case own != nil && r.c.opts.DropIssuer != nil:
 		// First, so that no later start shows a certificate by that key in the
 		// place of the one that another issuer gives now.
@@ -189,8 +198,8 @@ func (c *Cluster) serveRenew(from noisenet.Peer, req []byte) ([]byte, error) {
 	if c.opts.Renewal == nil || c.issuerRevoked(c.issuer) {
 		return nil, errors.New("this node has no issuer key")
 	}
-	now := time.Now()
-	cert, err := c.opts.Identity.Trust.VerifyMember(from.Credential, now)
+	now := c.now()
+	cert, err := c.opts.Identity.Trust.VerifyMember(from.Credential, c.opts.Clock.For(from.Credential.Begins()))
 	if err != nil {
 		return nil, fmt.Errorf("renew certificate: %w", err)
 	}

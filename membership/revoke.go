@@ -33,7 +33,7 @@ var (
 // node out of the kernel; its streams, sessions and record are gone by then.
 // Errors: ErrNotIssuer, ErrRevokeSelf, ErrNotRunning (wrapped).
 func (c *Cluster) Revoke(_ context.Context, r item.Revocation) (item.Revocation, error) {
-	out, err := c.revoke(time.Now(), r)
+	out, err := c.revoke(c.now(), r)
 	if err != nil {
 		return item.Revocation{}, fmt.Errorf("revoke node %s: %w", r.Node, err)
 	}

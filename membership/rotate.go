@@ -89,7 +89,7 @@ func (c *Cluster) rotate(ctx context.Context, after ids.Epoch, driver string, re
 	}
 	failed := &NoIssuerError{}
 	if c.signer() != nil {
-		t, err := c.makeTarget(time.Now(), after, driver, reason)
+		t, err := c.makeTarget(c.now(), after, driver, reason)
 		if err == nil || decided(err) {
 			return t, err
 		}
@@ -163,7 +163,7 @@ func (c *Cluster) makeTarget(now time.Time, after ids.Epoch, driver string, reas
 // tooSoon returns how long the next target has to wait. A last one from the
 // future was made before the clock was put right, and holds up nothing.
 func (c *Cluster) tooSoon(now time.Time, last item.Target) time.Duration {
-	if last.Created.After(now.Add(keys.ClockTolerance)) {
+	if last.Created.After(now.Add(c.opts.Identity.Trust.Leeway())) {
 		return 0
 	}
 	return min(last.Created.Add(c.opts.RotateInterval).Sub(now), c.opts.RotateInterval)
@@ -189,7 +189,7 @@ func (c *Cluster) askTarget(ctx context.Context, id ids.NodeID, after ids.Epoch,
 		return item.Target{}, err
 	}
 	// Not by absorbItems: whoever asked is to learn that clocks differ.
-	it, err := item.Verify(c.opts.Identity.Trust, time.Now(), raw)
+	it, err := c.verifyItem(raw)
 	if err != nil {
 		return item.Target{}, err
 	}
@@ -214,14 +214,13 @@ func (c *Cluster) serveRotate(from noisenet.Peer, req []byte) ([]byte, error) {
 	if c.signer() == nil {
 		return rotateRefusal(rotateNoIssuer, 0), nil
 	}
-	now := time.Now()
 	if m.Target != nil {
 		// The asker may know a target that this node has missed.
-		if err := c.absorbItems(now, [][]byte{m.Target}); err != nil {
+		if err := c.absorbItems([][]byte{m.Target}); err != nil {
 			return nil, errors.New("item refused")
 		}
 	}
-	t, err := c.makeTarget(now, m.After, m.Driver, m.Reason)
+	t, err := c.makeTarget(c.now(), m.After, m.Driver, m.Reason)
 	var soon *TooSoonError
 	switch {
 	case errors.As(err, &soon):

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
@@ -133,7 +132,7 @@ func (c *Cluster) pull(ctx context.Context, holder ids.NodeID, nodes []ids.NodeI
 // One that cannot be true spoils them all. It runs in the goroutine of a job
 // or a request, because signatures take time.
 func (c *Cluster) absorb(ctx context.Context, entries []record.Entry) error {
-	items, err := verifyAll(c.opts.Identity.Trust, time.Now(), c.view.Load(), entries)
+	items, err := verifyAll(c.opts.Identity.Trust, c.opts.Clock, c.view.Load(), entries)
 	if err != nil || len(items) == 0 {
 		return err
 	}
@@ -152,7 +151,7 @@ func (c *Cluster) absorb(ctx context.Context, entries []record.Entry) error {
 }
 
 // verifyAll returns the items that are new to v.
-func verifyAll(trust keys.Trust, now time.Time, v *view, entries []record.Entry) ([]*record.Item, error) {
+func verifyAll(trust keys.Trust, clock Clock, v *view, entries []record.Entry) ([]*record.Item, error) {
 	var items []*record.Item
 	for _, e := range entries {
 		// The claimed ID will do: an entry that lies about it fails Verify.
@@ -164,7 +163,7 @@ func verifyAll(trust keys.Trust, now time.Time, v *view, entries []record.Entry)
 		if known != nil && known.Holds(e) {
 			continue
 		}
-		it, err := record.Verify(trust, now, e, known)
+		it, err := record.Verify(trust, clock.For(e.Credential.Begins()), e, known)
 		switch {
 		case errors.Is(err, keys.ErrExpired), errors.Is(err, keys.ErrNotYetValid):
 			// The peer may have known this member in time, or one of the

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/membership/item"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
@@ -17,7 +18,7 @@ type view struct {
 	set   record.Set
 	items []*record.Item // of set, ascending by ID
 	aside []*record.Item // of revoked nodes; for the cache only
-	ack   []byte         // payload for answers to pings
+	ack   ack            // payload for answers to pings, but for the time
 
 	cluster       item.Set // cluster items; never written to
 	clusterDigest [32]byte
@@ -31,7 +32,7 @@ func newView(self ids.NodeID, set record.Set, cluster item.Set, peers map[ids.No
 	v := &view{set: set.Clone(), alive: 1, cluster: cluster, clusterDigest: cluster.Digest()}
 	v.items = v.set.Items()
 	digest, target := v.set.Digest(), cluster.Target()
-	v.ack = ack{Digest: digest, Epoch: target.Epoch, Items: v.clusterDigest}.encode()
+	v.ack = ack{Digest: digest, Epoch: target.Epoch, Items: v.clusterDigest}
 	for _, p := range peers {
 		if p.inGossip {
 			v.alive++
@@ -56,6 +57,7 @@ func newView(self ids.NodeID, set record.Set, cluster item.Set, peers map[ids.No
 			m.State, m.Synced, m.SameItems = StateAlive, true, true
 		case p != nil:
 			m.State, m.Synced, m.LastSeen, m.Addr, m.Hybrid, m.Version = p.state, p.synced(digest), p.lastSeen, p.addr, p.hybrid, p.version
+			m.Clock, m.ClockAt = p.clock, p.clockAt
 			m.SameItems, m.Told = p.sameItems(v.clusterDigest), p.told
 		}
 		v.snap.Members = append(v.snap.Members, m)
@@ -67,6 +69,23 @@ func newView(self ids.NodeID, set record.Set, cluster item.Set, peers map[ids.No
 func (v *view) left(id ids.NodeID) bool {
 	it := v.set.Get(id)
 	return it != nil && it.Head.Final()
+}
+
+// stated returns the latest date of what others than this node's own issuer,
+// whose key is own, have signed: it was so late by then. Zero if there is nothing.
+func (v *view) stated(own keys.IssuerPublic) (last time.Time) {
+	note := func(signer [32]byte, t time.Time) {
+		if signer != [32]byte(own) && t.After(last) {
+			last = t
+		}
+	}
+	for _, it := range v.items {
+		note(it.Cert.Issuer, it.Cert.NotBefore)
+	}
+	for _, it := range append(v.cluster.Items(), v.beats.Items()...) {
+		note(it.Signer, it.Created)
+	}
+	return last
 }
 
 // pick returns those of the items of nodes that exist.
@@ -119,6 +138,8 @@ type peer struct {
 	addr     netip.AddrPort
 	hybrid   bool  // the last handshake with it was
 	version  uint8 // of the protocol, in that handshake
+
+	clock, clockAt time.Time // what its system clock showed, and this node's then
 
 	inGossip bool      // memberlist counts the node
 	since    time.Time // since when

@@ -84,6 +84,21 @@ func (s snapshot) agent(e emitter) {
 	e.gauge("problems", "Problems that status lists.", float64(len(st.Problems)), nil)
 	e.gauge("warnings", "Warnings that status lists.", float64(len(st.Warnings)), nil)
 	s.items(e)
+	s.time(e)
+}
+
+// time is about clocks and about this node's certificate.
+func (s snapshot) time(e emitter) {
+	st := s.status
+	if !st.Expires.IsZero() {
+		e.gauge("certificate_expiry_timestamp_seconds", "When the certificate of this node expires.", seconds(st.Expires), nil)
+	}
+	c := st.Clock
+	e.gauge("clock_behind_seconds", "How far the system clock is behind a time that has certainly passed; 0: it is not, within the tolerance.", duration(c.Behind), nil)
+	e.gauge("clock_jump_seconds", "How far the system clock is from where it should be, by what has passed since it was last right; negative: behind.", duration(c.Jumped), nil)
+	if c.Others > 0 {
+		e.gauge("clock_ahead_seconds", "How far the system clock is ahead of those of most other nodes; negative: behind.", duration(c.Ahead), nil)
+	}
 }
 
 // items is about what issuers say to the cluster.
@@ -129,6 +144,9 @@ func (s snapshot) peer(e emitter, p api.Peer) {
 		e.gauge("peer_handshake_age_seconds", "Time since the last handshake with the peer.", s.since(p.LastHandshake), l)
 	}
 	e.gauge("peer_epoch", "Key epoch on which this node sends to the peer; 0: none.", float64(p.Epoch), l)
+	if !p.Expires.IsZero() {
+		e.gauge("peer_certificate_expiry_timestamp_seconds", "When the certificate of the peer expires.", seconds(p.Expires), l)
+	}
 	e.gauge("peer_post_quantum", "1 if the pair's keys hold against a quantum computer, too.", truth(p.PQ), l)
 }
 
@@ -167,6 +185,8 @@ func (s snapshot) since(t time.Time) float64 {
 	}
 	return max(0, s.now.Sub(t).Seconds())
 }
+
+func duration(d api.Duration) float64 { return time.Duration(d).Seconds() }
 
 func seconds(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }
 

@@ -50,13 +50,14 @@ func example(now time.Time) fake {
 		status: api.Status{
 			Cluster: ids.ClusterID{0xab}, Node: api.NodeRef{ID: ids.NodeIDOf([32]byte{1}), Name: "web-1"}, Version: "v1.2.3", State: api.StateDegraded,
 			Members: api.Count{OK: 2, Total: 3}, Driver: api.Driver{Name: "wireguard"}, Epoch: 3,
+			Expires: time.Unix(3000, 0), Clock: api.Clock{Behind: api.Duration(time.Minute), Jumped: api.Duration(-90 * time.Second), Ahead: api.Duration(-time.Minute), Others: 2},
 			Keys: api.KeySummary{Target: 3, Started: now.Add(-90 * time.Second), NextRotation: time.Unix(2000, 500_000_000)},
 			Networks: []api.Network{
 				{Name: "blue", Encrypted: true, State: api.StateOK, EndpointsHere: 2, Peers: api.Count{OK: 1, Total: 2}},
 				{Name: "lab", State: api.StateDegraded},
 			},
 			Peers: []api.Peer{
-				{NodeRef: b, Tunnel: api.TunnelUp, RxBytes: 1 << 40, TxBytes: 5, LastHandshake: now.Add(-38 * time.Second), Epoch: 3, PQ: true},
+				{NodeRef: b, Tunnel: api.TunnelUp, RxBytes: 1 << 40, TxBytes: 5, LastHandshake: now.Add(-38 * time.Second), Epoch: 3, PQ: true, Expires: time.Unix(2500, 0)},
 				{NodeRef: c, Tunnel: api.TunnelWaiting, Epoch: 2},
 				{NodeRef: odd, Tunnel: api.TunnelNone},
 			},

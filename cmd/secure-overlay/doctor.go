@@ -38,7 +38,7 @@ func (a *app) doctorCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Look for what keeps the agent from working, and say how to fix it", Args: args(),
 		Long: `Look for what keeps the agent from working, and say how to fix it: kernel
-features, what each tunnel driver lacks, capabilities, ports, MTU, identity.
+features, what each tunnel driver lacks, capabilities, ports, MTU, identity, clock.
 
 Exit code 0 if the agent can work, 1 if it cannot.`,
 	}
@@ -84,9 +84,10 @@ func (a *app) diagnose(ctx context.Context, flags map[string]string) ([]doctor.F
 	default:
 		head = append(head, doctor.Finding{Name: "configuration", Level: doctor.OK, Detail: src.Path + ": " + cli.Plural(len(cfg.Networks), "network")})
 	}
-	running, peers := a.askAgent(ctx, cfg)
-	head = append(head, identityFinding(cfg, running), agentFinding(running))
-	head = append(head, peers...)
+	running, told := a.askAgent(ctx, cfg)
+	head = append(head, identityFindings(cfg, running)...)
+	head = append(head, agentFinding(running))
+	head = append(head, told...)
 	env, closeEnv, err := probeEnv()
 	if err != nil {
 		return nil, err
@@ -95,8 +96,8 @@ func (a *app) diagnose(ctx context.Context, flags map[string]string) ([]doctor.F
 	return append(head, doctor.Run(ctx, doctorOptions(cfg, env, running))...), nil
 }
 
-// askAgent reports whether an agent runs, and what only that knows: in which
-// form ESP reaches which node.
+// askAgent reports whether an agent runs, and what only that knows: how the clock
+// does, and in which form ESP reaches which node.
 func (a *app) askAgent(ctx context.Context, cfg config.Config) (running bool, found []doctor.Finding) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second) // a busy one takes its time
 	defer cancel()
@@ -110,7 +111,49 @@ func (a *app) askAgent(ctx context.Context, cfg config.Config) (running bool, fo
 	if err != nil {
 		k = api.KeyStatus{} // status has the problems
 	}
-	return true, espPeers(cfg, k, st.Problems)
+	return true, append([]doctor.Finding{clockFinding(st.Clock, st.Problems)}, espPeers(cfg, k, st.Problems)...)
+}
+
+// clockFinding says how the system clock does, as a running agent sees it.
+func clockFinding(c api.Clock, problems []api.Problem) doctor.Finding {
+	f := doctor.Finding{Name: "clock", Level: doctor.OK}
+	for _, p := range problems {
+		if strings.HasPrefix(p.Code, "clock-") {
+			f.Level, f.Detail, f.Fix = doctor.Warn, p.Message+"; ", "set the clock, best with a time service (chrony, systemd-timesyncd)"
+		}
+	}
+	var parts []string
+	say := func(d api.Duration, what string) {
+		if d != 0 {
+			parts = append(parts, time.Duration(d).Round(time.Second).String()+" "+what)
+		}
+	}
+	say(c.Behind, "behind the trusted time")
+	say(max(c.Jumped, 0), "ahead of where it should be")
+	say(max(-c.Jumped, 0), "behind where it should be")
+	say(max(c.Ahead, 0), "ahead of most of "+cli.Plural(c.Others, "other node"))
+	say(max(-c.Ahead, 0), "behind most of "+cli.Plural(c.Others, "other node"))
+	switch {
+	case len(parts) > 0:
+		f.Detail += "it is " + strings.Join(parts, ", ")
+	case c.Others > 0:
+		f.Detail += "as those of most of " + cli.Plural(c.Others, "other node")
+	default:
+		f.Detail += "no other node has said what its clock shows"
+	}
+	return f
+}
+
+// storedClockFinding compares the system clock with the trusted time on disk, for
+// which no agent is needed.
+func storedClockFinding(trusted, now time.Time, tolerance time.Duration) doctor.Finding {
+	f := doctor.Finding{Name: "clock", Level: doctor.OK, Detail: "not before " + trusted.UTC().Format(time.RFC3339) + ", which has certainly passed"}
+	if behind := trusted.Sub(now); behind > tolerance {
+		f.Level = doctor.Warn
+		f.Detail = "the system clock is " + behind.Round(time.Second).String() + " behind a time that has certainly passed; certificates are judged by that instead"
+		f.Fix = "set the clock, best with a time service (chrony, systemd-timesyncd)"
+	}
+	return f
 }
 
 // espPeers says which nodes ESP does not reach, and which it reaches in UDP only.
@@ -147,11 +190,11 @@ func agentFinding(running bool) doctor.Finding {
 	return doctor.Finding{Name: "agent", Level: doctor.OK, Detail: "not running"}
 }
 
-// identityFinding looks into the data directory, unless an agent holds it.
-func identityFinding(cfg config.Config, running bool) doctor.Finding {
+// identityFindings looks into the data directory, unless an agent holds it.
+func identityFindings(cfg config.Config, running bool) []doctor.Finding {
 	f := doctor.Finding{Name: "identity", Level: doctor.OK, Detail: cfg.DataDir}
 	if running {
-		return f
+		return []doctor.Finding{f}
 	}
 	store, err := keystore.Open(cfg.DataDir)
 	if err != nil {
@@ -164,15 +207,16 @@ func identityFinding(cfg config.Config, running bool) doctor.Finding {
 		case errors.Is(err, keystore.ErrLocked), errors.Is(err, keystore.ErrUnsafe), errors.Is(err, keystore.ErrCorrupt), errors.Is(err, keystore.ErrNewerVersion):
 			f.Fix = "see the message"
 		}
-		return f
+		return []doctor.Finding{f}
 	}
 	for _, w := range store.Warnings() {
 		f.Level, f.Detail, f.Fix = doctor.Warn, w, "see the message"
 	}
+	clock := storedClockFinding(store.TrustedTime(), time.Now(), cfg.Crypto.ClockTolerance)
 	if err := store.Close(); err != nil {
 		f.Level, f.Detail, f.Fix = doctor.Fail, firstLine(err), "check the file system of "+cfg.DataDir
 	}
-	return f
+	return []doctor.Finding{f, clock}
 }
 
 // probeEnv is what drivers are probed in: they make nothing that stays.

@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
@@ -28,6 +29,52 @@ func TestESPPeers(t *testing.T) {
 		got := espPeers(config.Config{IPsec: config.IPsec{Encap: encap}}, k, nil)
 		if len(got) != 1 || got[0].Level != want.level || !strings.Contains(got[0].Detail, "ESP in UDP with a, b") || !strings.Contains(got[0].Detail, want.why) {
 			t.Errorf("encap %s: %+v", encap, got)
+		}
+	}
+}
+
+// TestClockFinding: doctor says by how much the clock is off, where status says
+// only that it is.
+func TestClockFinding(t *testing.T) {
+	hour := api.Duration(time.Hour)
+	for name, c := range map[string]struct {
+		clock  api.Clock
+		code   string // of a problem
+		level  doctor.Level
+		detail []string
+	}{
+		"alone":       {api.Clock{}, "", doctor.OK, []string{"no other node"}},
+		"right":       {api.Clock{Others: 2}, "", doctor.OK, []string{"as those of most of 2 other nodes"}},
+		"a bit off":   {api.Clock{Others: 1, Ahead: api.Duration(-3 * time.Second)}, "", doctor.OK, []string{"3s behind most of 1 other node"}},
+		"behind":      {api.Clock{Others: 2, Behind: hour, Jumped: -hour, Ahead: -hour}, "clock-behind", doctor.Warn, []string{"what is wrong", "1h0m0s behind the trusted time", "1h0m0s behind where it should be", "1h0m0s behind most"}},
+		"put forward": {api.Clock{Others: 2, Jumped: hour, Ahead: hour}, "clock-jumped", doctor.Warn, []string{"1h0m0s ahead of where it should be", "1h0m0s ahead of most"}},
+		"differs":     {api.Clock{Others: 2, Ahead: hour}, "clock-differs", doctor.Warn, []string{"1h0m0s ahead of most"}},
+	} {
+		problems := []api.Problem{{Code: "peer-quiet"}}
+		if c.code != "" {
+			problems = append(problems, api.Problem{Code: c.code, Message: "what is wrong", Fix: "do this"})
+		}
+		f := clockFinding(c.clock, problems)
+		if f.Name != "clock" || f.Level != c.level || (f.Fix != "") != (c.level == doctor.Warn) {
+			t.Errorf("%s: %+v", name, f)
+		}
+		for _, want := range c.detail {
+			if !strings.Contains(f.Detail, want) {
+				t.Errorf("%s: %q lacks %q", name, f.Detail, want)
+			}
+		}
+	}
+}
+
+func TestStoredClockFinding(t *testing.T) {
+	trusted := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for at, want := range map[time.Time]doctor.Level{
+		trusted.AddDate(0, 1, 0): doctor.OK, trusted.Add(-5 * time.Minute): doctor.OK,
+		trusted.Add(-6 * time.Minute): doctor.Warn, time.Unix(0, 0): doctor.Warn,
+	} {
+		f := storedClockFinding(trusted, at, 5*time.Minute)
+		if f.Level != want || (f.Fix != "") != (want == doctor.Warn) {
+			t.Errorf("at %v: %+v", at, f)
 		}
 	}
 }

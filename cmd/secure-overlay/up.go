@@ -21,6 +21,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/internal/events"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
+	"github.com/secure-overlay/secure-overlay/keys/clock"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/tunnel"
 	"github.com/secure-overlay/secure-overlay/tunnel/ipsec"
@@ -145,8 +146,12 @@ func runAgent(ctx context.Context, cfg config.Config, log *slog.Logger, r report
 	} else {
 		defer func() { err = errors.Join(err, eventLog.Close()) }()
 	}
+	trusted, err := trustedClock(cfg, store)
+	if err != nil {
+		return err
+	}
 	ag := agent.New(agent.Options{
-		Config: cfg, Store: store, Kinds: kinds(cfg), Version: version().Version, Log: log, Progress: r.Step, Events: eventLog,
+		Config: cfg, Store: store, Clock: trusted, Kinds: kinds(cfg), Version: version().Version, Log: log, Progress: r.Step, Events: eventLog,
 	})
 	backend := ag.Backend()
 	exporter := metrics.New(backend.Observer, backend.Keys)
@@ -162,6 +167,18 @@ func runAgent(ctx context.Context, cfg config.Config, log *slog.Logger, r report
 		return err
 	}
 	return recorded(eventLog, log, func() error { return supervise(ctx, ag, srv, r) })
+}
+
+// trustedClock is the clock of a member, which goes on from what its store has
+// kept.
+func trustedClock(cfg config.Config, store *keystore.Store) (*clock.Clock, error) {
+	id, err := store.Identity()
+	if err != nil {
+		return nil, err
+	}
+	return clock.New(clock.Options{
+		Trusted: store.TrustedTime(), Reach: id.Cert.NotAfter, Tolerance: cfg.Crypto.ClockTolerance, Steady: clock.Boottime,
+	}), nil
 }
 
 // recorded writes start and end of run into the event log, if there is one.

@@ -161,7 +161,7 @@ func TestStoreWithoutClock(t *testing.T) {
 		t.Fatal(err)
 	}
 	later := id.Cert.NotBefore.Add(20 * 24 * time.Hour)
-	cred, err := issuerOf(t, s).Renew(later, id.Cert)
+	cred, err := issuerOf(t, s).Renew(later, id.Cert, false)
 	if err != nil {
 		t.Fatal(err)
 	}

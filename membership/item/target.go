@@ -57,6 +57,7 @@ const (
 	ReasonManual    Reason = 1 // somebody asked for it
 	ReasonScheduled Reason = 2 // the old keys were old enough
 	ReasonLimit     Reason = 3 // a key has carried nearly as much as it may
+	ReasonClock     Reason = 4 // a node's clock went back, and its tunnels would end
 )
 
 // String returns the lower-case word for r.
@@ -70,6 +71,8 @@ func (r Reason) String() string {
 		return "scheduled"
 	case ReasonLimit:
 		return "limit"
+	case ReasonClock:
+		return "clock"
 	}
 	return fmt.Sprintf("reason %d", uint8(r))
 }

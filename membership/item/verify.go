@@ -108,8 +108,11 @@ func Verify(trust keys.Trust, now time.Time, raw []byte) (*Item, error) {
 		return nil, fmt.Errorf("verify %s, version %d: %w", it.Slot, it.Version, err)
 	}
 	// Only after the signature, so that what is not signed is called so. An
-	// item from the future would hold up what waits for its age.
-	if it.Created.After(now.Add(keys.ClockTolerance)) {
+	// item from the future would hold up what waits for its age. Nothing waits
+	// for that of a revocation, and one that was made by a wrong clock must not
+	// wait until its date: an issuer cannot make it again.
+	revokes := it.Slot.Kind == KindRevocation || it.Slot.Kind == KindIssuer
+	if !revokes && it.Created.After(now.Add(trust.Leeway())) {
 		return nil, fmt.Errorf("verify %s, version %d: it %w", it.Slot, it.Version, keys.ErrNotYetValid)
 	}
 	return it, nil

@@ -100,6 +100,26 @@ func TestExpiryDoesNotEndAnItem(t *testing.T) {
 	}
 }
 
+// TestRevocationFromTheFuture: an issuer whose clock is months ahead throws a node
+// out, and the others do not wait for so long. It could not be said again: a slot's
+// version is signed once.
+func TestRevocationFromTheFuture(t *testing.T) {
+	b := newBench(t)
+	r := Revocation{Node: ids.NodeID{7}, Reason: "stolen", Created: noon.AddDate(0, 8, 0)}
+	it, err := SignRevocation(r.Created, b.Trust, b.issuer("a"), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Verify(b.Trust, noon, it.Raw); err != nil {
+		t.Errorf("by a right clock: %v", err)
+	}
+	// The issuer's delegation has to hold when it was made, as for every item.
+	late := Revocation{Node: ids.NodeID{7}, Created: noon.AddDate(40, 0, 0)}
+	if _, err := SignRevocation(late.Created, b.Trust, b.issuer("b"), late); !errors.Is(err, keys.ErrExpired) {
+		t.Errorf("after the delegation's end: %v, want ErrExpired", err)
+	}
+}
+
 // TestSigners runs the store's issuer and the tests' one through the same
 // checks.
 func TestSigners(t *testing.T) {

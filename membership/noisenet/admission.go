@@ -14,13 +14,16 @@ type Issuer interface {
 	Issue(now time.Time, from netip.Addr, id keys.TokenID, req keys.JoinRequest) (keys.JoinAnswer, error)
 }
 
-// IssuerAdmission lets a node's issuer decide about newcomers.
-func IssuerAdmission(i Issuer) Admission { return issuerAdmission{i} }
+// IssuerAdmission lets a node's issuer decide about newcomers, by a clock.
+func IssuerAdmission(i Issuer, now func() time.Time) Admission { return issuerAdmission{i, now} }
 
-type issuerAdmission struct{ issuer Issuer }
+type issuerAdmission struct {
+	issuer Issuer
+	now    func() time.Time
+}
 
 func (a issuerAdmission) JoinKeys(low32 uint32) []JoinKey { return a.issuer.JoinKeys(low32) }
 
 func (a issuerAdmission) Issue(_ context.Context, from netip.AddrPort, id keys.TokenID, req keys.JoinRequest) (keys.JoinAnswer, error) {
-	return a.issuer.Issue(time.Now(), from.Addr(), id, req)
+	return a.issuer.Issue(a.now(), from.Addr(), id, req)
 }

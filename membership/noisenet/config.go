@@ -43,6 +43,8 @@ type Config struct {
 	// gets anything, with the certificate and the credential that it showed.
 	// Revoked nodes are refused here. Nil refuses nobody. It must not block.
 	Refuse func(keys.Cert, keys.Credential) bool
+	// Clock says with which time peers are verified. Nil: the system clock.
+	Clock Clock
 	// RequireHybrid refuses peers that speak version 1 only, with ErrNotHybrid;
 	// the setting crypto.require_pq. Joins are not concerned.
 	RequireHybrid bool
@@ -56,6 +58,12 @@ type Config struct {
 	limits     limits
 	random     io.Reader
 	versionMax uint8
+}
+
+// Clock is what the transport asks of a *clock.Clock. It must not block.
+type Clock interface {
+	// For returns the time with which to verify what begins at a time.
+	For(begins time.Time) time.Time
 }
 
 // Directory knows the underlay addresses of members from their signed records.

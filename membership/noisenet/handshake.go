@@ -271,7 +271,7 @@ func (h *handshake) checkPeer(now time.Time, raw []byte) (*established, error) {
 	if err != nil {
 		return nil, err
 	}
-	e, err := verifyPeer(h.party.trust, now, p, h.noise.PeerStatic())
+	e, err := verifyPeer(h.party.trust, h.party.at(now, p.credential), p, h.noise.PeerStatic())
 	if err != nil {
 		return nil, err
 	}

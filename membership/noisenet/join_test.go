@@ -245,7 +245,7 @@ func TestJoinWithKeystore(t *testing.T) {
 		})
 		return tr
 	}
-	a := open(first, IssuerAdmission(issuer))
+	a := open(first, IssuerAdmission(issuer, time.Now))
 	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), a.Port())
 	second := must(keystore.Prepare(t.TempDir()+"/second", "second"))
 	t.Cleanup(func() { _ = second.Close() })

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
@@ -23,6 +24,7 @@ type party struct {
 	ring       func() []accessEntry                  // keys in force, newest first; nil: access alone
 	unkeyed    func() bool                           // may one more peer without access key begin? nil: none may
 	refuse     func(keys.Cert, keys.Credential) bool // nil: nobody
+	clock      Clock                                 // nil: the system clock, which the caller reads
 	random     io.Reader
 	versionMax uint8        // highest version that is offered and chosen
 	floor      func() uint8 // lowest version that the cluster allows; nil: any
@@ -70,6 +72,14 @@ func (p *party) shown() keys.Credential {
 		}
 	}
 	return p.credential
+}
+
+// at is the time with which to verify a credential that is shown at now.
+func (p *party) at(now time.Time, shown keys.Credential) time.Time {
+	if p.clock == nil {
+		return now
+	}
+	return p.clock.For(shown.Begins())
 }
 
 // accessKeyID names a cluster access key in the clear header: 32 bits of HKDF

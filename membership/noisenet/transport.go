@@ -127,6 +127,7 @@ func (t *Transport) Open() error {
 		port:       t.Port(),
 		boot:       max(binary.BigEndian.Uint64(boot[:]), 1),
 		refuse:     t.cfg.Refuse,
+		clock:      t.cfg.Clock,
 		random:     t.cfg.random,
 		versionMax: t.cfg.versionMax,
 		floor:      t.cfg.Floor,

@@ -157,11 +157,12 @@ func Verify(trust keys.Trust, now time.Time, e Entry, known *Item) (*Item, error
 	return it, nil
 }
 
-// Reverify checks an entry that this node has verified before and stored, at
-// time now: like Verify of a known node, expiry does not matter.
-func Reverify(trust keys.Trust, now time.Time, e Entry) (*Item, error) {
+// Reverify is Verify for an entry that this node has accepted before and kept:
+// neither expiry nor a clock that went back must make it forget a member. The
+// chain is verified as of its own beginning.
+func Reverify(trust keys.Trust, e Entry) (*Item, error) {
 	it := &Item{Entry: cloneEntry(e)}
-	if err := it.verifyCredential(trust, now, true); err != nil {
+	if err := it.verifyCredential(trust, e.Credential.Begins(), false); err != nil {
 		return nil, err
 	}
 	if err := it.verifyRecord(); err != nil {
@@ -217,19 +218,10 @@ func (it *Item) verifyCredential(trust keys.Trust, now time.Time, expiredToo boo
 // beginning returns the first moment at which the whole chain of c may have
 // been valid, but never one after now: the future proves nothing.
 func beginning(c keys.Credential, now time.Time) time.Time {
-	cert, err := keys.ParseCert(c.Cert)
-	del, derr := keys.ParseDelegation(c.Delegation)
-	if err != nil || derr != nil {
-		return now // VerifyMember gives the error
+	if t := c.Begins(); t.Before(now) {
+		return t
 	}
-	t := cert.NotBefore
-	if t.Before(del.NotBefore) {
-		t = del.NotBefore
-	}
-	if t.After(now) {
-		return now
-	}
-	return t
+	return now
 }
 
 // hashCredential hashes delegation and certificate with their lengths, so

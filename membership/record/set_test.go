@@ -138,16 +138,14 @@ func TestExpiry(t *testing.T) {
 	if _, err := unknown.Merge(a.Trust, later, second); !errors.Is(err, keys.ErrExpired) {
 		t.Errorf("unknown node with expired certificate: %v, want ErrExpired", err)
 	}
-	if _, err := Reverify(a.Trust, later, second); err != nil {
-		t.Errorf("stored entry with expired certificate: %v", err)
-	}
-	if _, err := Reverify(a.Trust, begin.AddDate(-30, 0, 0), second); !errors.Is(err, keys.ErrNotYetValid) {
-		t.Errorf("stored entry before the certificate begins: %v, want ErrNotYetValid", err)
+	// Whatever the clock says now: it may have gone back to 1970.
+	if it, err := Reverify(a.Trust, second); err != nil || it.Node.Seq != 2 {
+		t.Errorf("stored entry: %v", err)
 	}
 	bad := second
 	bad.Record = slices.Clone(bad.Record)
 	bad.Record[len(bad.Record)-1] ^= 1
-	if _, err := Reverify(a.Trust, later, bad); !errors.Is(err, ErrBadSignature) {
+	if _, err := Reverify(a.Trust, bad); !errors.Is(err, ErrBadSignature) {
 		t.Errorf("stored entry that was altered: %v, want ErrBadSignature", err)
 	}
 }
