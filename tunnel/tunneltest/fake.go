@@ -20,13 +20,14 @@ import (
 // fake is a driver whose devices are in a fabric. It plans as the real
 // WireGuard drivers do and applies the plan to a model of the kernel.
 type fake struct {
-	host    *FakeHost
-	applied map[string]wg.Applied
-	owners  map[keys.TunnelPublic]ids.NodeID
+	host     *FakeHost
+	applied  map[string]wg.Applied
+	sessions map[string]wg.Sessions
+	owners   map[keys.TunnelPublic]ids.NodeID
 }
 
 func newFake(h *FakeHost) *fake {
-	return &fake{host: h, applied: map[string]wg.Applied{}}
+	return &fake{host: h, applied: map[string]wg.Applied{}, sessions: map[string]wg.Sessions{}}
 }
 
 // Set implements tunnel.Driver.
@@ -68,7 +69,11 @@ func (f *fake) setDevice(d tunnel.Device, peers []tunnel.Peer) error {
 			want.Peers = append(want.Peers, wg.PeerOf(p, k))
 		}
 	}
-	change := wg.Plan(want, dev.read(), wg.Past{Applied: f.applied[dev.name]}, time.Now())
+	have := dev.read()
+	if f.sessions[dev.name] == nil {
+		f.sessions[dev.name] = wg.Sessions{}
+	}
+	change := wg.Plan(want, have, wg.Past{Applied: f.applied[dev.name], Dead: f.sessions[dev.name].See(have.Peers, time.Now())})
 	defer change.Wipe()
 	if err := dev.configure(change.Config); err != nil {
 		return errors.Join(append(errs, fmt.Errorf("configure device %s: %w", dev.name, err))...)

@@ -69,8 +69,9 @@ type Driver struct {
 
 // history is what the driver remembers of one device.
 type history struct {
-	applied Applied
-	knocks  knocker
+	applied  Applied
+	knocks   knocker
+	sessions Sessions
 }
 
 // Open returns a driver. It reads nothing yet: devices of a predecessor are
@@ -224,12 +225,13 @@ func (d *Driver) configure(ctl Control, t target) error {
 	want, errs := refuseOwnKey(t.want, keys.TunnelPublic(have.PublicKey))
 	past := d.past[t.name]
 	if past == nil {
-		past = &history{knocks: knocker{}}
+		past = &history{knocks: knocker{}, sessions: Sessions{}}
 		d.past[t.name] = past
 	}
 	now := time.Now()
-	anew := past.knocks.due(want, have.Peers, now)
-	change := Plan(want, have.Device, Past{Applied: past.applied, Anew: anew}, now)
+	dead := past.sessions.See(have.Peers, now)
+	anew := past.knocks.due(want, have.Peers, dead, now)
+	change := Plan(want, have.Device, Past{Applied: past.applied, Anew: anew, Dead: dead})
 	defer change.Wipe()
 	failed := map[keys.TunnelPublic]bool{}
 	if !change.Empty() {

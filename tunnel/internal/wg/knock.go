@@ -19,6 +19,16 @@ import (
 // two initiators. It knocks three times, each time waiting longer than the
 // time before and much longer than a handshake takes, then WireGuard's own
 // timer goes on; a peer that is away costs nothing more.
+//
+// The responding side has something else to forget. It takes no initiation that
+// is dated before the last one. If the clock of the initiator went back, all of
+// them are, until that clock shows again what it showed before, be it in a day; and
+// since the initiator repeats itself for ever, nothing says so. So once the
+// session is dead, the responder makes the entry anew: it holds nothing else worth
+// keeping, and with it goes the date. What the date is good for is that nobody
+// makes the responder forget a handshake under way by sending an old initiation
+// again. Who could do that now is on the path, where he can as well drop the new
+// one, and has one attempt for each dead session.
 const (
 	firstKnock = 750 * time.Millisecond
 	maxKnocks  = 3
@@ -36,8 +46,8 @@ type knocking struct {
 type knocker map[keys.TunnelPublic]knocking
 
 // due returns the keys whose entries are to be made anew, and remembers that
-// they are.
-func (k knocker) due(want Want, have []wgtypes.Peer, now time.Time) map[keys.TunnelPublic]bool {
+// they are. dead are those whose session is.
+func (k knocker) due(want Want, have []wgtypes.Peer, dead map[keys.TunnelPublic]bool, now time.Time) map[keys.TunnelPublic]bool {
 	waiting := make(map[keys.TunnelPublic]bool, len(have))
 	for i := range have {
 		waiting[keys.TunnelPublic(have[i].PublicKey)] = have[i].LastHandshakeTime.IsZero()
@@ -46,6 +56,9 @@ func (k knocker) due(want Want, have []wgtypes.Peer, now time.Time) map[keys.Tun
 	seen := make(map[keys.TunnelPublic]bool, len(want.Peers))
 	for _, p := range want.Peers {
 		silent, exists := waiting[p.Public]
+		if !p.Endpoint.IsValid() && dead[p.Public] {
+			due[p.Public] = true // once: the new entry has had no session
+		}
 		if !p.Endpoint.IsValid() || exists && !silent {
 			continue
 		}

@@ -25,7 +25,7 @@ const Keepalive = 10 * time.Second
 
 // SessionLife is how long a session can carry data after its handshake:
 // WireGuard's Reject-After-Time. A peer whose last handshake is older has no
-// working session.
+// working session (Sessions).
 const SessionLife = 180 * time.Second
 
 // Want is what one device should have.
@@ -56,6 +56,8 @@ type Past struct {
 	Applied Applied
 	// Anew are peers whose entries are to be made again (see knock.go).
 	Anew map[keys.TunnelPublic]bool
+	// Dead are peers whose session carries nothing any more (Sessions.See).
+	Dead map[keys.TunnelPublic]bool
 }
 
 // Change is what makes a device as it should be.
@@ -90,7 +92,7 @@ func (c *Change) Wipe() {
 // An entry under another preshared key than the wanted one is made anew and not
 // changed: WireGuard would go on with the session under the old key for up to
 // three minutes.
-func Plan(want Want, have *wgtypes.Device, past Past, now time.Time) Change {
+func Plan(want Want, have *wgtypes.Device, past Past) Change {
 	var c Change
 	if have.ListenPort != int(want.Port) {
 		port := int(want.Port)
@@ -109,7 +111,7 @@ func Plan(want Want, have *wgtypes.Device, past Past, now time.Time) Change {
 		case installed && !past.Anew[p.Public]:
 			stays[p.Public] = true
 			last, known := past.Applied[p.Public]
-			if change, ok := changePeer(p, was, known && last != p.Endpoint, now); ok {
+			if change, ok := changePeer(p, was, known && last != p.Endpoint, past.Dead[p.Public] || was.LastHandshakeTime.IsZero()); ok {
 				changes = append(changes, change)
 			}
 		case p.Key == 0 || !p.Secret.IsZero():
@@ -169,8 +171,8 @@ func newPeer(p Peer, kept *wgtypes.Key) wgtypes.PeerConfig {
 }
 
 // changePeer compares one peer. moved says that the spec names another
-// endpoint than the last Set did.
-func changePeer(p Peer, was *wgtypes.Peer, moved bool, now time.Time) (wgtypes.PeerConfig, bool) {
+// endpoint than the last Set did, dead that there is no session.
+func changePeer(p Peer, was *wgtypes.Peer, moved, dead bool) (wgtypes.PeerConfig, bool) {
 	c := wgtypes.PeerConfig{
 		PublicKey: wgtypes.Key(p.Public), UpdateOnly: true, PersistentKeepaliveInterval: keepaliveFor(p),
 	}
@@ -188,7 +190,6 @@ func changePeer(p Peer, was *wgtypes.Peer, moved bool, now time.Time) (wgtypes.P
 		// not when the spec has changed since, or when the session is dead: a
 		// learned address that answers no more would otherwise stay for ever,
 		// since the other side has no endpoint to call from.
-		dead := now.Sub(was.LastHandshakeTime) > SessionLife
 		if moved || dead {
 			c.Endpoint, changed = net.UDPAddrFromAddrPort(unmap(p.Endpoint)), true
 		}

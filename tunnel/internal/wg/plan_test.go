@@ -111,6 +111,7 @@ func show(c Change) string {
 
 func TestPlan(t *testing.T) {
 	const young, old = time.Minute, 4 * time.Minute
+	dead := map[keys.TunnelPublic]bool{key(1): true}
 	initiator := []Peer{{Public: key(1), Inner: addrA, Endpoint: epA}}
 	responder := []Peer{{Public: key(1), Inner: addrA}}
 	for _, c := range []struct {
@@ -194,12 +195,17 @@ func TestPlan(t *testing.T) {
 		{
 			name: "roamed and silent", want: initiator,
 			have: []wgtypes.Peer{has(1, addrA, "198.18.0.9:51871", Keepalive, old)},
-			past: Past{Applied: Applied{key(1): epA}}, plan: "change peer 1 endpoint 198.18.0.1:51871 keepalive 10s",
+			past: Past{Applied: Applied{key(1): epA}, Dead: dead}, plan: "change peer 1 endpoint 198.18.0.1:51871 keepalive 10s",
 		},
 		{
 			name: "roamed, adopted and silent", want: initiator,
 			have: []wgtypes.Peer{has(1, addrA, "198.18.0.9:51871", Keepalive, old)},
-			plan: "change peer 1 endpoint 198.18.0.1:51871 keepalive 10s",
+			past: Past{Dead: dead}, plan: "change peer 1 endpoint 198.18.0.1:51871 keepalive 10s",
+		},
+		{
+			name: "roamed, and the clock says it was long ago", want: initiator,
+			have: []wgtypes.Peer{has(1, addrA, "198.18.0.9:51871", Keepalive, 3652*24*time.Hour)},
+			past: Past{Applied: Applied{key(1): epA}}, plan: "nothing",
 		},
 		{
 			name: "the spec has changed", want: initiator,
@@ -276,7 +282,7 @@ func TestPlan(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			have := &wgtypes.Device{ListenPort: 51871, Peers: c.have}
-			change := Plan(Want{Port: 51871, Peers: c.want}, have, c.past, now)
+			change := Plan(Want{Port: 51871, Peers: c.want}, have, c.past)
 			if diff := cmp.Diff(c.plan, show(change)); diff != "" {
 				t.Errorf("plan (-want +got):\n%s", diff)
 			}
@@ -288,7 +294,7 @@ func TestPlan(t *testing.T) {
 			}
 		})
 	}
-	if got := show(Plan(Want{Port: 51900}, &wgtypes.Device{ListenPort: 51871}, Past{}, now)); got != "port 51900" {
+	if got := show(Plan(Want{Port: 51900}, &wgtypes.Device{ListenPort: 51871}, Past{})); got != "port 51900" {
 		t.Errorf("new port: %s", got)
 	}
 }
@@ -337,7 +343,7 @@ func TestKnocker(t *testing.T) {
 	k := knocker{}
 	knocks := func(after time.Duration, have []wgtypes.Peer) bool {
 		t.Helper()
-		due := k.due(want, have, now.Add(after))
+		due := k.due(want, have, nil, now.Add(after))
 		if due[key(2)] {
 			t.Errorf("after %v: the responding side knocks", after)
 		}
@@ -375,7 +381,62 @@ func TestKnocker(t *testing.T) {
 	if knocks(time.Hour, silent) || !knocks(time.Hour+time.Second, silent) {
 		t.Error("an adopted silent peer is not knocked on")
 	}
-	if k.due(Want{}, silent, now); len(k) != 0 {
+	if k.due(Want{}, silent, nil, now); len(k) != 0 {
 		t.Errorf("remembers peers that are gone: %v", k)
+	}
+}
+
+// TestSessions: how old a session is follows from when its date changed, whatever
+// the date is.
+func TestSessions(t *testing.T) {
+	day := 24 * time.Hour
+	s := Sessions{}
+	dead := func(after, dated time.Duration) bool {
+		t.Helper()
+		return s.See([]wgtypes.Peer{has(1, addrA, "", 0, -dated), has(2, addrB, "", 0, 0)}, now.Add(after))[key(1)]
+	}
+	// Adopted with a date of ten years ago: the clock may have been set since.
+	for _, c := range []struct {
+		after, dated time.Duration
+		want         bool
+	}{
+		{0, -3652 * day, false},
+		{SessionLife, -3652 * day, false},
+		{SessionLife + time.Second, -3652 * day, true},
+		{SessionLife + 2*time.Second, day, false}, // a handshake, after the clock was put forward
+		{SessionLife + 182*time.Second, day, false},
+		{SessionLife + 183*time.Second, day, true},
+		{SessionLife + 184*time.Second, -day, false}, // and one after it was put back
+	} {
+		if got := dead(c.after, c.dated); got != c.want {
+			t.Errorf("after %v, dated %v: dead %t", c.after, c.dated, got)
+		}
+	}
+	if _, known := s[key(2)]; known || len(s) != 1 {
+		t.Errorf("remembers a handshake that never was: %v", s)
+	}
+	if s.See(nil, now.Add(time.Hour)); len(s) != 0 {
+		t.Errorf("remembers peers that are gone: %v", s)
+	}
+}
+
+// TestResponderForgets: the responding side makes the entry of a dead session anew,
+// once, and the initiating side does not.
+func TestResponderForgets(t *testing.T) {
+	want := Want{Peers: []Peer{{Public: key(1), Inner: addrA, Endpoint: epA}, {Public: key(2), Inner: addrB}}}
+	both := []wgtypes.Peer{has(1, addrA, "198.18.0.1:51871", Keepalive, time.Hour), has(2, addrB, "198.18.0.2:51871", 0, time.Hour)}
+	alive, dead := map[keys.TunnelPublic]bool{}, map[keys.TunnelPublic]bool{key(1): true, key(2): true}
+	k := knocker{}
+	if due := k.due(want, both, alive, now); len(due) != 0 {
+		t.Errorf("sessions that live: %v", due)
+	}
+	if due := k.due(want, both, dead, now); len(due) != 1 || !due[key(2)] {
+		t.Errorf("dead sessions: %v", due)
+	}
+	both[1] = has(2, addrB, "", 0, 0)
+	for after := range 10 {
+		if due := k.due(want, both, map[keys.TunnelPublic]bool{key(1): true}, now.Add(time.Duration(after)*time.Minute)); len(due) != 0 {
+			t.Errorf("an entry without a session, %d minutes later: %v", after, due)
+		}
 	}
 }
