@@ -91,7 +91,9 @@ func aheadOf(snap membership.Snapshot, now time.Time) (time.Duration, int) {
 	var ahead []time.Duration
 	for _, m := range snap.Members {
 		age := now.Sub(m.ClockAt)
-		if m.ID == snap.Self || m.Clock.IsZero() || age > freshClock {
+		// This node's own clock was set since: what was heard before says nothing.
+		set := now.Round(0).Sub(m.ClockAt.Round(0)) - age
+		if m.ID == snap.Self || m.Clock.IsZero() || age > freshClock || set.Abs() > time.Second {
 			continue
 		}
 		ahead = append(ahead, now.Round(0).Sub(m.Clock.Add(age)))

@@ -25,7 +25,12 @@ const (
 	FeatureNetem     = "netem"     // the kernel can delay and lose packets on purpose
 	FeatureDummy     = "dummy"     // the kernel has dummy links
 	FeatureVM        = "vm"        // test/vm may download a kernel and spend minutes: only when listed
+	FeatureClock     = "clock"     // the system clock may be set: inside the machine of test/vm, and nowhere else
 )
+
+// GuestWord is on the kernel's command line in the machine of test/vm. To the
+// kernel it is a parameter of a module that there is not.
+const GuestWord = "secure_overlay_test.guest=1"
 
 // TestingT is what Require needs of a *testing.T.
 type TestingT interface {
@@ -76,9 +81,33 @@ func probe(feature string, listed bool) error {
 			return fmt.Errorf("%s does not list it", RequireEnv)
 		}
 		return nil
+	case FeatureClock:
+		return inGuest()
 	default:
 		return fmt.Errorf("unknown feature %q", feature)
 	}
+}
+
+// inGuest says why this is not the machine of test/vm, of which nothing but tests
+// ever sees the clock. That takes all of: the word with which only test/vm boots a
+// kernel; its guest as the first process; a root that is the initramfs itself. A
+// host has none of them, and a container sees its host's command line.
+func inGuest() error {
+	not := func(format string, args ...any) error {
+		return fmt.Errorf("this is not the virtual machine of test/vm: "+format, args...)
+	}
+	raw, err := os.ReadFile("/proc/cmdline")
+	if err != nil || !slices.Contains(strings.Fields(string(raw)), GuestWord) {
+		return not("its kernel was booted without %s", GuestWord)
+	}
+	if first, err := os.Readlink("/proc/1/exe"); err != nil || first != "/init" {
+		return not("its first process is not /init but %s", first)
+	}
+	var root unix.Statfs_t
+	if err := unix.Statfs("/", &root); err != nil || root.Type != unix.TMPFS_MAGIC && root.Type != unix.RAMFS_MAGIC {
+		return not("its root is no initramfs")
+	}
+	return nil
 }
 
 // addLink tries a link type out.

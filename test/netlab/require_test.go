@@ -2,6 +2,8 @@ package netlab
 
 import (
 	"fmt"
+	"os"
+	"strings"
 	"testing"
 )
 
@@ -28,5 +30,24 @@ func TestRequire(t *testing.T) {
 	Require(&o, FeatureNetns)
 	if o != (outcome{}) {
 		t.Errorf("present: %+v", o)
+	}
+}
+
+// TestClockIsTheGuests: nothing lets a test set the clock of a machine that is not
+// the one of test/vm, not even that somebody lists the feature.
+func TestClockIsTheGuests(t *testing.T) {
+	guest := strings.Contains(os.Getenv(RequireEnv), FeatureClock) && os.Getpid() != 1 && inGuest() == nil
+	t.Setenv(RequireEnv, FeatureClock)
+	var o outcome
+	Require(&o, FeatureClock)
+	if (o.fatal == "") != guest || o.skip != "" {
+		t.Errorf("in the guest: %t; %+v", guest, o)
+	}
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if guest != strings.Contains(string(cmdline), GuestWord) {
+		t.Errorf("in the guest: %t, booted with %s", guest, cmdline)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/secure-overlay/secure-overlay/test/netlab"
 )
 
 // bootLimit ends a machine that never finishes; see limit.
@@ -84,7 +86,7 @@ func boot(ctx context.Context, dir, kernelImage, initramfs string, progress func
 		"-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2G",
 		"-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot",
 		"-kernel", kernelImage, "-initrd", initramfs,
-		"-append", "console=ttyS0 loglevel=4 panic=-1 random.trust_cpu=on",
+		"-append", "console=ttyS0 loglevel=4 panic=-1 random.trust_cpu=on "+netlab.GuestWord,
 		"-serial", "file:"+console, "-serial", "stdio")
 	pipe, err := cmd.StdoutPipe()
 	if err != nil {

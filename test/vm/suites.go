@@ -43,7 +43,7 @@ func Suites() []Suite {
 // rotating picks the tests of test/e2e that rotate keys again and again. They
 // are suites of their own: each has a limit that grows with the number of rotations, and
 // shows that the machine gets on.
-const rotating = "^Test(Rotation|TwoRotations|KillAt|CutOff|Scheduled|Replay|OldKeys|ESPBlocked)"
+const rotating = "^Test(Rotation|TwoRotations|KillAt|CutOff|Scheduled|Replay|OldKeys|ESPBlocked|Clock)"
 
 // membersComeAndGo picks the tests about who belongs to a cluster, which make
 // larger fleets and floods.
@@ -72,6 +72,7 @@ func endToEnd() []Suite {
 		e2e("badlink", stretched(300), run("^TestRotationOverBadLink$")),
 		e2e("kill", stretched(600), run("^TestKillAtEachState$")),
 		e2e("cutoff", stretched(420), run("^Test(TwoRotations|CutOff|Scheduled)")),
+		e2e("clock", 1200, run("^TestClock")),
 		e2e("secrets", stretched(240), run("^Test(Replay|OldKeys)")),
 		Suite{Package: "test/bench", Part: "rotate", Product: true, Seconds: 600, Args: []string{run("^TestRotateBench$")}},
 	)
@@ -115,7 +116,7 @@ func GuestEnv() []string {
 		rateEnv + "=" + rate,
 		rotationsEnv + "=" + rotations,
 		// What the machine was booted for must be there.
-		"SECURE_OVERLAY_TEST_REQUIRE=netns,wireguard,xfrm,netem",
+		"SECURE_OVERLAY_TEST_REQUIRE=netns,wireguard,xfrm,netem,clock",
 		// Where end-to-end tests find the program, instead of building it.
 		BinaryEnv + "=" + guestBinary,
 	}
