@@ -106,8 +106,8 @@ type machine struct {
 	underlay int                               // MTU of its one underlay link
 	events   *events.Log                       // nil: not kept
 	disk     *fakeDisk
-	clock    *clock.Clock                      // nil: the system clock
-	cert     keys.Cert                         // what others see of its certificate
+	clock    *clock.Clock // nil: the system clock
+	cert     keys.Cert    // what others see of its certificate
 
 	agent *Agent
 	stop  context.CancelFunc

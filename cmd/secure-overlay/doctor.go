@@ -131,8 +131,10 @@ func clockFinding(c api.Clock, problems []api.Problem) doctor.Finding {
 	say(c.Behind, "behind the trusted time")
 	say(max(c.Jumped, 0), "ahead of where it should be")
 	say(max(-c.Jumped, 0), "behind where it should be")
-	say(max(c.Ahead, 0), "ahead of most of "+cli.Plural(c.Others, "other node"))
-	say(max(-c.Ahead, 0), "behind most of "+cli.Plural(c.Others, "other node"))
+	if time.Duration(c.Ahead).Abs() > 2*time.Second { // what they say is a second old, and in whole ones
+		say(max(c.Ahead, 0), "ahead of most of "+cli.Plural(c.Others, "other node"))
+		say(max(-c.Ahead, 0), "behind most of "+cli.Plural(c.Others, "other node"))
+	}
 	switch {
 	case len(parts) > 0:
 		f.Detail += "it is " + strings.Join(parts, ", ")

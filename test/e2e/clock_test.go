@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"net/netip"
 	"slices"
 	"strings"
@@ -250,5 +251,75 @@ func TestClockBackAlone(t *testing.T) {
 	}
 	if e := target(t, ctx, lower).Epoch; e != target(t, ctx, higher).Epoch || e != 2 {
 		t.Errorf("the epoch is %d: somebody granted one, so this shows nothing", e)
+	}
+}
+
+// clockFinding is what doctor says about a node's clock.
+func clockFinding(t *testing.T, ctx context.Context, n *fleet.Node) (level string) {
+	t.Helper()
+	var d struct {
+		Findings []struct{ Name, Level, Detail string }
+	}
+	// It may end with 1, because of what else it finds.
+	out, err := n.CLI(ctx, "doctor", "-o", "json")
+	if jsonErr := json.Unmarshal(out, &d); jsonErr != nil {
+		t.Fatalf("doctor on %s: %v, %v", n.Name, err, jsonErr)
+	}
+	for _, f := range d.Findings {
+		if f.Name == "clock" {
+			t.Logf("%s: %s: %s", n.Name, f.Level, f.Detail)
+			level = f.Level
+		}
+	}
+	return level
+}
+
+// TestClockIsShown: each node hears what the clocks of the others show, knows a
+// time that has certainly come, and keeps it for its next start.
+func TestClockIsShown(t *testing.T) {
+	ctx, f := start(t, 2, bothNetworks())
+	for _, n := range f.Nodes {
+		err := n.WaitStatus(ctx, "the clock of the other node", func(s api.Status) bool { return s.Clock.Others == 1 })
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := n.Status(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Both are this machine's; the answer to a ping may have taken a while.
+		if off := time.Duration(s.Clock.Ahead).Abs(); off > 30*time.Second {
+			t.Errorf("%s: its clock is off by %v", n.Name, off)
+		}
+		if late := time.Since(s.Clock.Trusted); late < 0 || late > 10*time.Minute || s.Clock.Behind != 0 || s.Clock.Jumped != 0 {
+			t.Errorf("%s: %+v", n.Name, s.Clock)
+		}
+		if left := time.Until(s.Expires); left < 29*day || len(s.Peers) != 1 || !s.Peers[0].Expires.After(time.Now()) {
+			t.Errorf("%s: certificate ends in %v, peers %+v", n.Name, left, s.Peers)
+		}
+		if got := clockFinding(t, ctx, n); got != "ok" {
+			t.Errorf("%s: doctor finds the clock %q", n.Name, got)
+		}
+	}
+	n := f.Nodes[1]
+	s, err := n.Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if got := clockFinding(t, ctx, n); got != "ok" {
+		t.Errorf("without its agent: doctor finds the clock %q", got)
+	}
+	if err := n.Up(ctx); err != nil {
+		t.Fatal(err)
+	}
+	again, err := n.Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lost := s.Clock.Trusted.Sub(again.Clock.Trusted); lost > time.Second {
+		t.Errorf("the restart took %v of the trusted time", lost)
 	}
 }
