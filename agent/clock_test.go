@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/api"
+	"github.com/secure-overlay/secure-overlay/internal/events"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/keys/clock"
@@ -224,6 +226,12 @@ func TestCertificateEnds(t *testing.T) {
 			m.cert = keys.Cert{NotBefore: start.Add(-10 * day), NotAfter: start.Add(20 * day)}
 		}
 		b.cert = keys.Cert{NotBefore: start.Add(left - 30*day), NotAfter: start.Add(left)}
+		log, err := events.Open(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = log.Close() }()
+		a.events = log
 		for _, m := range []*machine{a, b, c} {
 			m.start()
 		}
@@ -254,6 +262,20 @@ func TestCertificateEnds(t *testing.T) {
 		w.until("the pair between the others only", func() bool { return a.on(1, 1) && c.on(1, 1) && a.peers() == 1 && c.peers() == 1 })
 		if got := codes(a); !slices.Contains(got, "peer-certificate-ended") {
 			t.Errorf("a day after the end: %q", got)
+		}
+		// Ten years ahead all three have expired, and one of them once more in its time.
+		kinds := map[string]int{}
+		list, err := log.Read(events.Query{Kinds: []string{
+			string(api.EventCertificateExpired), string(api.EventCertificateEnded), string(api.EventClock),
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range list {
+			kinds[e.Kind]++
+		}
+		if want := map[string]int{"certificate-expired": 4, "certificate-ended": 1, "clock": 2}; !maps.Equal(kinds, want) {
+			t.Errorf("events %v, want %v", kinds, want)
 		}
 	})
 }
