@@ -27,8 +27,8 @@ import (
 // session is dead, the responder makes the entry anew: it holds nothing else worth
 // keeping, and with it goes the date. What the date is good for is that nobody
 // makes the responder forget a handshake under way by sending an old initiation
-// again. Who could do that now is on the path, where he can as well drop the new
-// one, and has one attempt for each dead session.
+// again. Who has listened on the path can do that now, once: the date is back then,
+// and the pair is where it would be without all this, silent until the next epoch.
 const (
 	firstKnock = 750 * time.Millisecond
 	maxKnocks  = 3
