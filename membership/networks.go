@@ -21,7 +21,7 @@ var (
 // CreateNetwork gives the cluster a network, and returns it when this node's
 // Snapshot shows it. Like revocations this is for this node's operator only.
 func (c *Cluster) CreateNetwork(_ context.Context, n item.Network) (item.Network, error) {
-	n, err := c.defineNetwork(time.Now(), n.Name, func(_ item.Network, there bool) (item.Network, error) {
+	n, err := c.defineNetwork(c.now(), n.Name, func(_ item.Network, there bool) (item.Network, error) {
 		if there {
 			return item.Network{}, item.ErrNameTaken
 		}
@@ -38,7 +38,7 @@ func (c *Cluster) CreateNetwork(_ context.Context, n item.Network) (item.Network
 // this node's Snapshot shows that it is gone. Nodes on which something uses it
 // take it down at once.
 func (c *Cluster) RemoveNetwork(_ context.Context, name string) (item.Network, error) {
-	n, err := c.defineNetwork(time.Now(), name, func(have item.Network, there bool) (item.Network, error) {
+	n, err := c.defineNetwork(c.now(), name, func(have item.Network, there bool) (item.Network, error) {
 		if !there {
 			return item.Network{}, ErrNoNetwork
 		}
