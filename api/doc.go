@@ -8,7 +8,8 @@
 // Keys and Events.
 //
 // Invariants: a call that changes something is refused unless the kernel says
-// (SO_PEERCRED) that the caller is root or the user the agent runs as, and
+// (SO_PEERCRED) that the caller is root or the user the agent runs as and is in
+// the agent's PID namespace, which keeps containers out, and
 // the check stands in the operation itself. Bodies are bounded and unknown
 // fields are errors. No type here reaches a secret type; the one secret that
 // crosses, a new join token, is a string in NewToken and in nothing else.

@@ -20,6 +20,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) != "" {
 		os.Exit(child())
 	}
+	if spec := os.Getenv(containerEnv); spec != "" {
+		os.Exit(runContainer(spec))
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -227,6 +230,16 @@ func (f *fake) backend() Backend {
 // start serves f on a socket in a folder that other users can enter.
 func start(t *testing.T, f *fake) (path string, c *Client, stop func() error) {
 	t.Helper()
+	path = filepath.Join(publicDir(t), "agent.sock")
+	stop = serve(t, path, f)
+	c = NewClient(path)
+	t.Cleanup(c.Close)
+	return path, c, stop
+}
+
+// publicDir is a folder that every user may look into.
+func publicDir(t *testing.T) string {
+	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "so-api-")
 	if err != nil {
 		t.Fatal(err)
@@ -235,11 +248,7 @@ func start(t *testing.T, f *fake) (path string, c *Client, stop func() error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	path = filepath.Join(dir, "agent.sock")
-	stop = serve(t, path, f)
-	c = NewClient(path)
-	t.Cleanup(c.Close)
-	return path, c, stop
+	return dir
 }
 
 // serve runs a server at path and returns what ends it.

@@ -63,6 +63,7 @@ func child() int {
 	out["finish leave"] = code(err)
 	_, err = c.Down(ctx, DownRequest{})
 	out["down"] = code(err)
+	anyCall(ctx, os.Getenv(childEnv), out)
 	if err := json.NewEncoder(os.Stdout).Encode(out); err != nil {
 		return 1
 	}
@@ -76,18 +77,11 @@ func runAs(t *testing.T, path string, uid, gid uint32) map[string]Code {
 	cmd.Env = []string{childEnv + "=" + path}
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	raw, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("child as uid %d: %v: %s", uid, err, stderr.String())
-	}
-	var out map[string]Code
-	if err := json.Unmarshal(raw, &out); err != nil {
-		t.Fatalf("%v: %s", err, raw)
-	}
-	return out
+	return codes(t, cmd)
 }
+
+// Another user, and a group that may read.
+const otherUID, otherGID = 1000, 54321
 
 func reads() []string {
 	return []string{"status", "members", "networks", "endpoints", "tokens", "keys", "history", "events"}
@@ -101,22 +95,21 @@ func TestOtherUsersMayNotChange(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Fatal("this test runs processes as other users and needs root")
 	}
-	const uid, gid = 1000, 54321
 	f := newFake()
 	path, _, _ := start(t, f)
 
 	// Outside the group: not even reading.
-	got := runAs(t, path, uid, uid)
+	got := runAs(t, path, otherUID, otherUID)
 	for _, call := range append(reads(), changes()...) {
 		if got[call] != CodePermission {
 			t.Errorf("outside the group, %s: %s, want %s", call, got[call], CodePermission)
 		}
 	}
 	// In the group: reading only.
-	if err := os.Chown(path, -1, gid); err != nil {
+	if err := os.Chown(path, -1, otherGID); err != nil {
 		t.Fatal(err)
 	}
-	got = runAs(t, path, uid, gid)
+	got = runAs(t, path, otherUID, otherGID)
 	for _, call := range reads() {
 		if got[call] != "ok" {
 			t.Errorf("in the group, %s: %s, want ok", call, got[call])
@@ -153,8 +146,9 @@ func TestEveryChangeIsRefused(t *testing.T) {
 			}
 			n++
 			for name, ctx := range map[string]context.Context{
-				"another user": context.WithValue(context.Background(), callerKey{}, Caller{UID: 1000}),
-				"nobody":       context.Background(),
+				"another user":        context.WithValue(context.Background(), callerKey{}, Caller{UID: 1000, Near: true}),
+				"root of a container": context.WithValue(context.Background(), callerKey{}, Caller{}),
+				"nobody":              context.Background(),
 			} {
 				req, err := http.NewRequestWithContext(ctx, method, strings.ReplaceAll(r.path, "{id}", "x"), strings.NewReader("{}"))
 				if err != nil {
@@ -177,9 +171,11 @@ func TestEveryChangeIsRefused(t *testing.T) {
 func TestOwnUserMayChange(t *testing.T) {
 	s := &Server{uid: 1000}
 	for uid, want := range map[uint32]bool{0: true, 1000: true, 1001: false, 65534: false} {
-		ctx := context.WithValue(context.Background(), callerKey{}, Caller{UID: uid})
-		if got := s.mayChange(requestWith(t, ctx)) == nil; got != want {
-			t.Errorf("uid %d may change: %v, want %v", uid, got, want)
+		for _, near := range []bool{true, false} {
+			ctx := context.WithValue(context.Background(), callerKey{}, Caller{UID: uid, Near: near})
+			if got := s.mayChange(requestWith(t, ctx)) == nil; got != (want && near) {
+				t.Errorf("uid %d, near %v, may change: %v", uid, near, got)
+			}
 		}
 	}
 	if s.mayChange(requestWith(t, context.Background())) == nil {
@@ -194,4 +190,18 @@ func requestWith(t *testing.T, ctx context.Context) *http.Request {
 		t.Fatal(err)
 	}
 	return r
+}
+
+func TestOnlyHere(t *testing.T) {
+	for status, want := range map[string]bool{
+		"Name:\tx\nPid:\t42\nNSpid:\t42\nKthread:\t0\n": true,
+		"Name:\tx\nPid:\t42\nNSpid:\t42\t7\n":           false, // in a namespace below
+		"Name:\tx\nPid:\t42\nNSpid:\t43\n":              false,
+		"Name:\tx\nPid:\t42\n":                          false,
+		"":                                              false,
+	} {
+		if got := onlyHere(status, 42); got != want {
+			t.Errorf("%q: %v", status, got)
+		}
+	}
 }

@@ -254,14 +254,19 @@ func callAttrs(r *http.Request) []any {
 }
 
 // mayChange refuses callers that are neither root nor the user the agent runs
-// as. Each operation that changes something calls it first: access to the
-// socket alone (its group) allows reading only.
+// as, and those in a container, whoever they are there. Each operation that changes
+// something calls it first: access to the socket alone (its group, or a mount)
+// allows reading only.
 func (s *Server) mayChange(r *http.Request) error {
 	c, ok := callerOf(r.Context())
-	if ok && (c.UID == 0 || c.UID == s.uid) {
-		return nil
+	switch {
+	case !ok || c.UID != 0 && c.UID != s.uid:
+		return &Error{Code: CodePermission, Message: "only root may change the agent's state", Fix: "run the command with sudo"}
+	case !c.Near:
+		return &Error{Code: CodePermission, Message: "only root outside of containers may change the agent's state: the caller is in another PID namespace than the agent",
+			Fix: "run the command on the host"}
 	}
-	return &Error{Code: CodePermission, Message: "only root may change the agent's state", Fix: "run the command with sudo"}
+	return nil
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {

@@ -7,8 +7,11 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/test/fleet"
@@ -69,6 +72,7 @@ func TestOutsiders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	contained(t, ctx, f.Nodes[0])
 	before := members(t, ctx, f)
 	// The first refusal of a source is logged, once.
 	if _, err := outsider.CLI(ctx, "join", used); exitCode(err) != 6 {
@@ -113,6 +117,19 @@ func TestOutsiders(t *testing.T) {
 	// The token was only shown in damaged form so far: it still works.
 	if _, err := outsider.CLI(ctx, "join", fresh); err != nil {
 		t.Error(err)
+	}
+}
+
+// contained asks a node for a token as root of a container in which its socket can
+// be reached: root's user is not enough.
+func contained(t *testing.T, ctx context.Context, n *fleet.Node) {
+	t.Helper()
+	cmd := n.Host.Command(ctx, os.Getenv(binaryEnv), "token", "create")
+	cmd.Env = append(os.Environ(), "SECURE_OVERLAY_CONFIG="+n.ConfigPath())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}
+	out, err := cmd.CombinedOutput()
+	if code := cmd.ProcessState.ExitCode(); err == nil || code != api.CodePermission.ExitCode() {
+		t.Errorf("token create by root of a container: exit %d, %v: %s", code, err, out)
 	}
 }
 
