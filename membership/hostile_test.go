@@ -15,6 +15,7 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
+	"github.com/secure-overlay/secure-overlay/membership/membertest"
 	"github.com/secure-overlay/secure-overlay/membership/noisenet"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
@@ -131,52 +132,6 @@ func TestForgedRecords(t *testing.T) {
 	}
 }
 
-// Message types of memberlist.
-const (
-	mlSuspect = 3
-	mlAlive   = 4
-	mlDead    = 5
-	mlUser    = 8
-)
-
-type field struct {
-	name  string
-	value any
-}
-
-// mlMessage encodes a memberlist message: its type and a msgpack map.
-func mlMessage(kind byte, fields ...field) []byte {
-	b := []byte{kind, 0x80 | byte(len(fields))}
-	str := func(s string) { b = append(append(b, 0xa0|byte(len(s))), s...) }
-	for _, f := range fields {
-		str(f.name)
-		switch v := f.value.(type) {
-		case uint32:
-			b = binary.BigEndian.AppendUint32(append(b, 0xce), v)
-		case uint16:
-			b = binary.BigEndian.AppendUint16(append(b, 0xcd), v)
-		case string:
-			str(v)
-		case []byte:
-			str(string(v))
-		}
-	}
-	return b
-}
-
-func mlDeadMsg(inc uint32, node, from ids.NodeID) []byte {
-	return mlMessage(mlDead, field{"Incarnation", inc}, field{"Node", node.String()}, field{"From", from.String()})
-}
-
-func mlSuspectMsg(inc uint32, node, from ids.NodeID) []byte {
-	return mlMessage(mlSuspect, field{"Incarnation", inc}, field{"Node", node.String()}, field{"From", from.String()})
-}
-
-func mlAliveMsg(inc uint32, name string, addr []byte, port uint16, vsn []byte) []byte {
-	return mlMessage(mlAlive, field{"Incarnation", inc}, field{"Node", name}, field{"Addr", addr},
-		field{"Port", port}, field{"Meta", []byte{}}, field{"Vsn", vsn})
-}
-
 // TestForgedGossip: dead, suspect, leave and alive messages for others change
 // what is displayed for a while, and no record.
 func TestForgedGossip(t *testing.T) {
@@ -192,18 +147,18 @@ func TestForgedGossip(t *testing.T) {
 		for _, to := range nodes {
 			for _, victim := range nodes {
 				v, inc := victim.self, round+10
-				r.packet(to.self, mlDeadMsg(inc, v, r.id.ID))
-				r.packet(to.self, mlDeadMsg(inc, v, v)) // "it left"
-				r.packet(to.self, mlSuspectMsg(inc, v, r.id.ID))
+				r.packet(to.self, membertest.Dead(inc, v, r.id.ID))
+				r.packet(to.self, membertest.Dead(inc, v, v)) // "it left"
+				r.packet(to.self, membertest.Suspect(inc, v, r.id.ID))
 				// Taking over the name with another address, or spoiling
 				// the protocol versions of all.
-				r.packet(to.self, mlAliveMsg(inc+5, v.String(), r.id.ID.InnerAddr().AsSlice(), 7946, vsn))
-				r.packet(to.self, mlAliveMsg(inc+5, v.String(), []byte{198, 18, 0, 1}, 7946, vsn))
-				r.packet(to.self, mlAliveMsg(inc+5, v.String(), v.InnerAddr().AsSlice(), 22, vsn))
-				r.packet(to.self, mlAliveMsg(inc+5, v.String(), v.InnerAddr().AsSlice(), 7946, []byte{5, 5, 5, 0, 0, 0}))
+				r.packet(to.self, membertest.Alive(inc+5, v.String(), r.id.ID.InnerAddr().AsSlice(), 7946, vsn))
+				r.packet(to.self, membertest.Alive(inc+5, v.String(), []byte{198, 18, 0, 1}, 7946, vsn))
+				r.packet(to.self, membertest.Alive(inc+5, v.String(), v.InnerAddr().AsSlice(), 22, vsn))
+				r.packet(to.self, membertest.Alive(inc+5, v.String(), v.InnerAddr().AsSlice(), 7946, []byte{5, 5, 5, 0, 0, 0}))
 			}
-			r.packet(to.self, mlAliveMsg(1, stranger.String(), stranger.InnerAddr().AsSlice(), 7946, vsn))
-			r.packet(to.self, mlAliveMsg(1, "not-a-node-id", []byte{198, 18, 0, 1}, 7946, vsn))
+			r.packet(to.self, membertest.Alive(1, stranger.String(), stranger.InnerAddr().AsSlice(), 7946, vsn))
+			r.packet(to.self, membertest.Alive(1, "not-a-node-id", []byte{198, 18, 0, 1}, 7946, vsn))
 		}
 	}
 	for _, n := range nodes {
@@ -229,7 +184,7 @@ func forgedDeathShows(l *lab, r *rogue, nodes []*node) {
 	l.t.Helper()
 	a, b := nodes[0].self, nodes[1].self
 	l.net.setBroken(func(from, to ids.NodeID) bool { return from == b || to == b })
-	r.packet(a, mlDeadMsg(5, b, r.id.ID))
+	r.packet(a, membertest.Dead(5, b, r.id.ID))
 	nodes[0].until("the forged death", func(s Snapshot) bool {
 		m, _ := s.Member(b)
 		return m.State == StateDead
@@ -253,7 +208,7 @@ func TestHintFlood(t *testing.T) {
 		if rng.IntN(2) == 0 {
 			h.Node = nodes[2].self
 		}
-		r.packet(nodes[0].self, append([]byte{mlUser}, h.encode()...))
+		r.packet(nodes[0].self, append([]byte{membertest.User}, h.encode()...))
 	}
 	nodes[2].Publish(content(2, 1))
 	nodes[0].until("a new record", shows(nodes[2].self, 2, 1))
@@ -298,13 +253,13 @@ func hasUserMessage(b []byte) bool {
 		b = b[5:]
 	}
 	if b[0] != 7 {
-		return b[0] == mlUser
+		return b[0] == membertest.User
 	}
 	n := int(b[1])
 	lengths, b := b[2:2+2*n], b[2+2*n:]
 	for i := range n {
 		size := int(binary.BigEndian.Uint16(lengths[2*i:]))
-		if b[0] == mlUser {
+		if b[0] == membertest.User {
 			return true
 		}
 		b = b[size:]
