@@ -44,7 +44,7 @@ var profiles = map[string]profile{
 		gossip: 200 * time.Millisecond, gossipNodes: 3, gossipToDead: 30 * time.Second,
 		pushPull: 30 * time.Second, stream: 10 * time.Second, suspicionMult: 4, indirect: 3,
 		tick: 100 * time.Millisecond, grace: 500 * time.Millisecond, resync: 30 * time.Second,
-		retryMin: time.Second, retryMax: 30 * time.Second, spread: 20 * time.Millisecond,
+		retryMin: time.Second, retryMax: 10 * time.Second, spread: 20 * time.Millisecond,
 		call: 20 * time.Second, save: 5 * time.Second,
 		renew: time.Minute, renewMax: time.Hour, beat: time.Minute, stale: 10 * time.Minute, forget: time.Hour,
 	},

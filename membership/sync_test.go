@@ -205,7 +205,7 @@ func TestBackoff(t *testing.T) {
 		d = next(d, p)
 		got = append(got, d.String())
 	}
-	if want := "[1s 2s 4s 8s 16s 30s 30s]"; fmt.Sprint(got) != want {
+	if want := "[1s 2s 4s 8s 10s 10s 10s]"; fmt.Sprint(got) != want {
 		t.Errorf("back-off is %v, want %s", got, want)
 	}
 }
