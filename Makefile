@@ -28,7 +28,7 @@ fuzz: ## every fuzz target, FUZZTIME inputs each
 
 rotations: ## the tests that rotate keys, at their full size; hours (root)
 	SECURE_OVERLAY_TEST_ROTATIONS=200 SECURE_OVERLAY_TEST_REQUIRE=netns \
-		go test -v -timeout 4h ./test/e2e -run 'Test(Rotation|TwoRotations|KillAt|CutOff|Scheduled|Replay|OldKeys)'
+		go test -v -timeout 4h ./test/e2e -run 'Test(Rotation|TwoRotations|KillAt|CutOff|Scheduled|Replay|OldKeys|Partition|Rogue|HandshakeFlood)'
 	SECURE_OVERLAY_TEST_ROTATIONS=200 SECURE_OVERLAY_TEST_REQUIRE=netns,vm \
 		go test -v -timeout 12h ./test/vm -run TestVM -suites test/e2e-
 

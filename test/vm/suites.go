@@ -47,7 +47,11 @@ const rotating = "^Test(Rotation|TwoRotations|KillAt|CutOff|Scheduled|Replay|Old
 
 // membersComeAndGo picks the tests about who belongs to a cluster, which make
 // larger fleets and floods.
-const membersComeAndGo = "^Test(Revoke|Leave|SecondIssuer|Token|HandshakeFlood)"
+const membersComeAndGo = "^Test(Revoke|Leave|SecondIssuer|Token|HandshakeFlood$)"
+
+// attacks picks the tests in which somebody works against a whole cluster, or something
+// cuts it in two.
+const attacks = "^Test(Rogue|HandshakeFloodFrom|Partition)"
 
 // endToEnd returns the suites of test/e2e. What takes long in emulation runs if
 // a number of rotations was asked for, not in a run of everything.
@@ -57,8 +61,9 @@ func endToEnd() []Suite {
 	}
 	run := func(pattern string) string { return "-test.run=" + pattern }
 	suites := []Suite{
-		e2e("", 420, "-test.skip="+rotating+"|"+membersComeAndGo),
+		e2e("", 420, "-test.skip="+rotating+"|"+membersComeAndGo+"|"+attacks),
 		e2e("members", 480, run(membersComeAndGo)),
+		e2e("rogue", 300, run("^TestRogue")),
 		e2e("load-wireguard", stretched(240), run("^TestRotationUnderLoad$/^wireguard$")),
 		e2e("load-ipsec", stretched(240), run("^TestRotationUnderLoad$/^ipsec$")),
 		e2e("esp-blocked", 240, run("^TestESPBlocked")),
@@ -73,6 +78,8 @@ func endToEnd() []Suite {
 		e2e("kill", stretched(600), run("^TestKillAtEachState$")),
 		e2e("cutoff", stretched(420), run("^Test(TwoRotations|CutOff|Scheduled)")),
 		e2e("clock", 1200, run("^TestClock")),
+		e2e("partition", stretched(240), run("^TestPartition$")),
+		e2e("flood", stretched(240), run("^TestHandshakeFloodFrom")),
 		e2e("secrets", stretched(240), run("^Test(Replay|OldKeys)")),
 		Suite{Package: "test/bench", Part: "rotate", Product: true, Seconds: 600, Args: []string{run("^TestRotateBench$")}},
 	)
