@@ -33,6 +33,7 @@ type fake struct {
 	tokens    map[string]Token
 	calls     map[string]int
 	block     chan struct{} // Members waits for it
+	inside    chan struct{} // and says here that it does; capacity 1
 	downs     int
 	left      time.Time
 	epoch     ids.Epoch
@@ -58,6 +59,10 @@ func (f *fake) Status(context.Context) (Status, error) {
 
 func (f *fake) Members(ctx context.Context) ([]Member, error) {
 	if f.block != nil {
+		select {
+		case f.inside <- struct{}{}:
+		default: // nobody asks
+		}
 		select {
 		case <-f.block:
 		case <-ctx.Done():
