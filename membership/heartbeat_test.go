@@ -180,7 +180,8 @@ func TestHeartbeatsRememberedOverARestart(t *testing.T) {
 			t.Errorf("%d writes in two hours, want 1", got)
 		}
 		n.stop()
-		l.net.setBroken(func(from, to ids.NodeID) bool { return from == n.self || to == n.self })
+		self := n.self // run replaces what n.self is read from
+		l.net.setBroken(func(from, to ids.NodeID) bool { return from == self || to == self })
 		<-time.After(time.Hour)
 		l.run(n)
 		watch(t, 9*time.Minute+50*time.Second, "it is not stale yet", none(n))
