@@ -14,6 +14,7 @@ import (
 // is known to both within 15 s of healing. Only they try: nobody else can tell them.
 func TestHealedSoon(t *testing.T) {
 	const soon = 15 * time.Second
+	oneAtATime(t)
 	synctest.Test(t, func(t *testing.T) {
 		<-time.After(48 * time.Hour) // the bubble's time begins where that of certificates does
 		l := serialLab(t)

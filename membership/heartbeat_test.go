@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -39,6 +40,7 @@ func equalItems(t *testing.T, nodes []*node) {
 // take as long as their work.
 func virtually(t *testing.T, fn func(t *testing.T, l *lab)) {
 	t.Helper()
+	oneAtATime(t)
 	synctest.Test(t, func(t *testing.T) {
 		<-time.After(48 * time.Hour) // the clock begins in 2000, and so does what can be signed
 		// memberlist's probes notice a shutdown within their interval, and time
@@ -48,6 +50,15 @@ func virtually(t *testing.T, fn func(t *testing.T, l *lab)) {
 		l.beat, l.stale = profiles[ProfileLAN].beat, profiles[ProfileLAN].stale
 		fn(t, l)
 	})
+}
+
+// oneAtATime lets one goroutine run at a time until the test ends. Timers of a bubble
+// share one context of the race detector, which two of its goroutines that look at
+// due timers at once would use at once: the detector dies of it (Go 1.26,
+// runtime.timer.unlockAndRun).
+func oneAtATime(t *testing.T) {
+	was := runtime.GOMAXPROCS(1)
+	t.Cleanup(func() { runtime.GOMAXPROCS(was) })
 }
 
 func lan(o *Options) { o.Profile = ProfileLAN }
