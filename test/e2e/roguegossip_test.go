@@ -100,7 +100,7 @@ func (r *rogue) breakStreams(ctx context.Context) (rogueAnswer, error) {
 		for _, t := range r.targets {
 			a.Tried++
 			g.Go(func() error {
-				if err := r.badStream(t.ID, b); err != nil {
+				if err := r.badStream(ctx, t.ID, b); err != nil {
 					return fmt.Errorf("%s to %s: %w", name, t.ID, err)
 				}
 				return ctx.Err()
@@ -122,11 +122,15 @@ func (r *rogue) pingStreams() error {
 	return nil
 }
 
-// badStream sends b on a stream and looks how the other closes it.
-func (r *rogue) badStream(to ids.NodeID, b []byte) error {
+// badStream sends b on a stream and looks how the other closes it. A handshake that
+// takes too long on a slow machine is tried again.
+func (r *rogue) badStream(ctx context.Context, to ids.NodeID, b []byte) error {
 	c, err := r.DialTimeout(virtual(to), 10*time.Second)
-	if err != nil {
-		return err
+	for err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		c, err = r.DialTimeout(virtual(to), 10*time.Second)
 	}
 	defer func() { _ = c.Close() }()
 	_ = c.SetDeadline(time.Now().Add(time.Second))
