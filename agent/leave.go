@@ -94,7 +94,7 @@ func (a *Agent) Leave(ctx context.Context, req api.LeaveRequest) (api.Departure,
 	}
 	// On disk before anybody hears of it: a crash in between leaves a node that
 	// has left and says so when it starts, not a member that nobody accepts.
-	at, err := a.disk.Depart(time.Now())
+	at, err := a.disk.Depart(a.opts.Clock.Now())
 	if err != nil {
 		return api.Departure{}, err
 	}

@@ -120,15 +120,20 @@ func (l *loop) tickLeft(now time.Time) {
 	})
 	if !now.Before(l.forgetAt) {
 		l.forgetAt = now.Add(l.c.prof.forget)
-		l.forgetLeft(now)
+		// A clock that was set lately says nothing about who left long ago.
+		if l.c.opts.Clock.Settled() {
+			l.forgetLeft(l.c.now())
+		} else {
+			l.overdue = nil
+		}
 	}
 }
 
 // forgetLeft drops the records of nodes that left and whose certificates ended
-// more than forgetAfter ago, so that leaves do not fill the set. Others may still
-// have them and hand them over again: an entry with an expired certificate of a
-// node that is not known is passed over (verifyAll), and the two sets count as
-// synced.
+// more than forgetAfter before now, so that leaves do not fill the set. Others
+// may still have them and hand them over again: an entry with an expired
+// certificate of a node that is not known is passed over (verifyAll), and the two
+// sets count as synced.
 //
 // A clock that is wrong for a while must not open the door to a node whose
 // certificate is in truth still good: only who was overdue at the last look, too,
