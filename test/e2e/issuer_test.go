@@ -99,6 +99,10 @@ func TestSecondIssuer(t *testing.T) {
 	if err := late.WaitStatus(ctx, "three peers", func(s api.Status) bool { return len(s.Peers) == 3 }); err != nil {
 		t.Fatal(err)
 	}
+	// By its name it can be revoked once its record has come.
+	if err := second.WaitStatus(ctx, "the late node by name", func(s api.Status) bool { return len(s.Peers) == 3 }); err != nil {
+		t.Fatal(err)
+	}
 	var rev api.RevocationAnswer
 	if err := second.JSON(ctx, &rev, "revoke", late.Name); err != nil {
 		t.Error(err)
