@@ -278,3 +278,51 @@ func TestUndoRevocations(t *testing.T) {
 		t.Errorf("%d revoked, %d members", len(s.Revoked), len(s.Members))
 	}
 }
+
+// TestRevokedIssuerIsNotWaitedFor: a node whose issuer was revoked asks again after
+// seconds, because whom it asks first may not know yet; then each minute.
+func TestRevokedIssuerIsNotWaitedFor(t *testing.T) {
+	l := newLab(t)
+	a := l.signer("a")
+	o := Options{Profile: ProfileLAN, NextSeq: func() (uint64, error) { return 1, nil }, Identity: l.identity(0)}
+	l.by(a, 0)(&o)
+	c, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := renewal{c: c, cert: c.opts.Identity.Cert}
+	now := time.Now()
+	if r.step(t.Context(), now); !r.retryAt.IsZero() || r.pause(now) != c.prof.renew {
+		t.Errorf("asks before it has to: again at %v", r.retryAt)
+	}
+	unsigned, err := c.IssuerRevocation(item.IssuerRevocation{Issuer: a.Public()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := l.auth.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := item.SignIssuerRevocation(root, unsigned)
+	if err != nil {
+		t.Fatal(err)
+	}
+	it, err := item.Verify(l.auth.Trust, now, raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var set item.Set
+	if _, err := set.Insert(it); err != nil {
+		t.Fatal(err)
+	}
+	c.view.Store(newView(c.self, record.Set{}, set, nil))
+	var pauses []time.Duration
+	for range 8 {
+		r.step(t.Context(), now) // nobody is there to be asked
+		pauses = append(pauses, r.pause(now).Round(time.Second))
+		now = r.retryAt
+	}
+	if pauses[0] > 2*time.Second || pauses[1] < pauses[0] || pauses[7] != time.Minute {
+		t.Errorf("asks again after %v", pauses)
+	}
+}

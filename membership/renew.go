@@ -44,17 +44,26 @@ func (c *Cluster) keepRenewed(ctx context.Context) {
 		return
 	}
 	r := renewal{c: c, cert: c.opts.Identity.Cert}
-	ticker := time.NewTicker(c.prof.renew)
-	defer ticker.Stop()
+	next := time.NewTimer(0)
+	defer next.Stop()
 	for {
-		r.step(ctx, time.Now())
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-next.C:
 		case <-c.reissue:
 		}
+		r.step(ctx, time.Now())
+		next.Reset(r.pause(time.Now()))
 	}
+}
+
+// pause is how long the next look can wait.
+func (r *renewal) pause(now time.Time) time.Duration {
+	if r.c.issuerRevoked(r.cert.Issuer) && r.retryAt.After(now) {
+		return min(r.retryAt.Sub(now), r.c.prof.renew)
+	}
+	return r.c.prof.renew
 }
 
 // renewal is owned by the goroutine in keepRenewed.
@@ -81,10 +90,13 @@ func (r *renewal) step(ctx context.Context, now time.Time) {
 		r.c.log.Info("own certificate is renewed", logkey.Expires, r.cert.NotAfter)
 		return
 	}
-	r.backoff = min(max(2*r.backoff, r.c.prof.renew), r.c.prof.renewMax)
+	first, most := r.c.prof.renew, r.c.prof.renewMax
 	if r.c.issuerRevoked(r.cert.Issuer) {
-		r.backoff = r.c.prof.renew // half of a life is no time to wait for now
+		// Half of a life is no time to wait for now; and whoever is asked first may
+		// not know of the revocation yet.
+		first, most = r.c.prof.retryMin, r.c.prof.renew
 	}
+	r.backoff = min(max(2*r.backoff, first), most)
 	r.retryAt = now.Add(r.backoff + jitter(r.backoff/4))
 	if text := err.Error(); text != r.failed && ctx.Err() == nil {
 		r.failed = text
