@@ -52,7 +52,9 @@ func TestNetworkByCommand(t *testing.T) {
 	blue := []fleet.Attached{attach(t, ctx, f, issuer, "blue"), attach(t, ctx, f, second, "blue")}
 	lab := []fleet.Attached{attach(t, ctx, f, second, "lab"), attach(t, ctx, f, third, "lab")}
 	for _, n := range []*fleet.Node{issuer, second} {
-		if err := n.WaitStatus(ctx, "a tunnel", func(s api.Status) bool { return len(s.Peers) > 0 && s.Peers[0].Tunnel == api.TunnelUp }); err != nil {
+		if err := n.WaitStatus(ctx, "a tunnel", func(s api.Status) bool {
+			return slices.ContainsFunc(s.Peers, func(p api.Peer) bool { return p.Tunnel == api.TunnelUp })
+		}); err != nil {
 			t.Fatal(err)
 		}
 	}
