@@ -27,6 +27,8 @@ type partitionCase struct {
 	right, left bool
 	// told: control streams have a way, so what changes is known everywhere all the same.
 	told bool
+	// calm: no rotation begins meanwhile, which would change all records once more.
+	calm bool
 	// forgotten: it lasts until gossip has declared the others dead and forgotten them.
 	forgotten bool
 	flaps     time.Duration // it comes and goes every second for so long
@@ -51,8 +53,8 @@ func partitions(t *testing.T) []partitionCase {
 	if scaled(t, fullRotations) < fullRotations {
 		return []partitionCase{
 			{name: "full", blocks: all},
-			{name: "TCP only, no tunnels", blocks: both(udp, esp), told: true},
-			{name: "flapping", blocks: all, flaps: 4 * time.Second},
+			{name: "TCP only, no tunnels", blocks: both(udp, esp), told: true, calm: true},
+			{name: "flapping", blocks: all, flaps: 4 * time.Second, calm: true},
 		}
 	}
 	return []partitionCase{
@@ -91,6 +93,7 @@ type halves struct {
 	f      *fleet.Fleet
 	blue   []fleet.Attached // one of each node carries the load
 	more   []api.Endpoint   // attached since
+	epoch  ids.Epoch        // asked for last; 0: none
 	marker []byte
 }
 
@@ -111,6 +114,12 @@ func (h *halves) block(t *testing.T, blocks []netlab.Block) {
 	}
 }
 
+// cutRate is how many packets per second each of the twelve flows sends.
+func cutRate(t *testing.T) int {
+	t.Helper()
+	return lowRate(t) / 4
+}
+
 // flows are numbered packets from some containers to others.
 type flows []*netlab.Flow
 
@@ -119,7 +128,7 @@ func (h *halves) flows(t *testing.T, ctx context.Context, pairs ...[2]int) (out 
 	for _, p := range pairs {
 		from, to := h.blue[p[0]], h.blue[p[1]]
 		fl, err := netlab.StartUDPFlow(ctx, netlab.FlowOptions{
-			From: from.Box.NS(), To: to.Box.NS(), Dst: netip.AddrPortFrom(to.V4(), 0), Rate: lowRate(t) / 2, Marker: h.marker,
+			From: from.Box.NS(), To: to.Box.NS(), Dst: netip.AddrPortFrom(to.V4(), 0), Rate: cutRate(t), Marker: h.marker,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -157,7 +166,7 @@ func (fs flows) wait(t *testing.T, ctx context.Context, n uint64, when string) {
 // last waits for some time, as packets tell it that nothing may hold up.
 func (fs flows) last(t *testing.T, ctx context.Context, d time.Duration, when string) {
 	t.Helper()
-	fs.wait(t, ctx, uint64(d.Seconds()*float64(lowRate(t)/2)), when)
+	fs.wait(t, ctx, uint64(d.Seconds()*float64(cutRate(t))), when)
 }
 
 // stop ends flows at once: each waits a moment for what is under way.
@@ -211,8 +220,8 @@ func (h *halves) cut(t *testing.T, ctx context.Context, c partitionCase) {
 	}
 	begin := time.Now()
 	up := down()
-	epoch := h.change(t, ctx)
-	t.Logf("two containers and a target epoch came within %v", time.Since(begin).Round(time.Millisecond))
+	epoch := h.change(t, ctx, !c.calm)
+	t.Logf("what happened meanwhile took %v", time.Since(begin).Round(time.Millisecond))
 	const short = 2 * time.Second
 	switch {
 	case c.flaps > 0:
@@ -249,7 +258,7 @@ func (h *halves) cut(t *testing.T, ctx context.Context, c partitionCase) {
 	}
 	t.Logf("nothing older than epoch %d is left %v after healing", epoch, time.Since(healed).Round(time.Millisecond))
 	// Packets under way at either end of a cut count for a moment more.
-	slack := uint64(lowRate(t)) / 5
+	slack := uint64(4*cutRate(t)) / 10
 	all.stop()
 	within.wantLost(t, "within the halves", 0)
 	if lostRight > 0 {
@@ -262,19 +271,21 @@ func (h *halves) cut(t *testing.T, ctx context.Context, c partitionCase) {
 	left.wantLost(t, "from right to left", lostLeft)
 }
 
-// change has something happen on both sides of the cut: a container comes on each, and the
-// side of the issuer asks for an epoch.
-func (h *halves) change(t *testing.T, ctx context.Context) ids.Epoch {
+// change has something happen on both sides of the cut: a container comes on each, and if
+// it is to rotate, the side of the issuer asks for an epoch. It returns the newest one.
+func (h *halves) change(t *testing.T, ctx context.Context, rotate bool) ids.Epoch {
 	t.Helper()
 	for _, n := range []*fleet.Node{h.f.Nodes[0], h.f.Nodes[3]} {
 		h.more = append(h.more, attach(t, ctx, h.f, n, "blue").Endpoint)
 	}
-	var r api.Rotation
-	waitUntil(t, ctx, time.Minute, "a rotation", func() (_ bool, err error) {
-		r, err = h.f.Nodes[0].Client().Rotate(ctx, api.RotateRequest{})
-		return err == nil, err
-	})
-	return r.To
+	if rotate {
+		r, err := h.f.Nodes[0].Client().Rotate(ctx, api.RotateRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.epoch = r.To
+	}
+	return h.epoch
 }
 
 // convergence is how soon all must know the same again: 15 s, and longer where nodes
