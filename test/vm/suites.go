@@ -42,15 +42,15 @@ func Suites() []Suite {
 
 // rotating picks the tests of test/e2e that rotate keys again and again. They
 // are suites of their own: each has a limit that grows with the number of rotations, and
-// shows that the machine gets on.
-const rotating = "^Test(Rotation|TwoRotations|KillAt|CutOff|Scheduled|Replay|OldKeys|ESPBlocked|Clock)"
+// shows that the machine gets on. So are those that look for secrets.
+const rotating = "^Test(Rotation|TwoRotations|KillAt|CutOff|Scheduled|Replay|OldKeys|LiveSecrets|ESPBlocked|Clock)"
 
 // membersComeAndGo picks the tests about who belongs to a cluster, which make
 // larger fleets and floods.
 const membersComeAndGo = "^Test(Revoke|Leave|SecondIssuer|Token|HandshakeFlood$)"
 
 // attacks picks the tests in which somebody works against a whole cluster, or something
-// cuts it in two.
+// cuts it in two. What they show depends little on the kernel.
 const attacks = "^Test(Rogue|HandshakeFloodFrom|Partition)"
 
 // endToEnd returns the suites of test/e2e. What takes long in emulation runs if
@@ -63,7 +63,6 @@ func endToEnd() []Suite {
 	suites := []Suite{
 		e2e("", 420, "-test.skip="+rotating+"|"+membersComeAndGo+"|"+attacks),
 		e2e("members", 480, run(membersComeAndGo)),
-		e2e("rogue", 300, run("^TestRogue")),
 		e2e("load-wireguard", stretched(240), run("^TestRotationUnderLoad$/^wireguard$")),
 		e2e("load-ipsec", stretched(240), run("^TestRotationUnderLoad$/^ipsec$")),
 		e2e("esp-blocked", 240, run("^TestESPBlocked")),
@@ -78,9 +77,10 @@ func endToEnd() []Suite {
 		e2e("kill", stretched(600), run("^TestKillAtEachState$")),
 		e2e("cutoff", stretched(420), run("^Test(TwoRotations|CutOff|Scheduled)")),
 		e2e("clock", 1200, run("^TestClock")),
+		e2e("rogue", stretched(300), run("^TestRogue")),
 		e2e("partition", stretched(240), run("^TestPartition$")),
 		e2e("flood", stretched(240), run("^TestHandshakeFloodFrom")),
-		e2e("secrets", stretched(240), run("^Test(Replay|OldKeys)")),
+		e2e("secrets", stretched(240), run("^Test(Replay|OldKeys|LiveSecrets)")),
 		Suite{Package: "test/bench", Part: "rotate", Product: true, Seconds: 600, Args: []string{run("^TestRotateBench$")}},
 	)
 }
