@@ -50,8 +50,8 @@ const rotating = "^Test(Rotation|TwoRotations|KillAt|CutOff|Scheduled|Replay|Old
 const membersComeAndGo = "^Test(RevokeUnderLoad|Leave|Token|HandshakeFlood$)"
 
 // attacks picks the tests in which somebody works against a whole cluster, something
-// cuts it in two, or its issuers change. What they show depends little on the kernel.
-const attacks = "^Test(Rogue|HandshakeFloodFrom|Partition|SecondIssuer|RevokeIssuer)"
+// cuts it in two, or what issuers say changes. What they show depends little on the kernel.
+const attacks = "^Test(Rogue|HandshakeFloodFrom|Partition|SecondIssuer|RevokeIssuer|NetworkByCommand)"
 
 // endToEnd returns the suites of test/e2e. What takes long in emulation runs if
 // a number of rotations was asked for, not in a run of everything.
@@ -78,7 +78,7 @@ func endToEnd() []Suite {
 		e2e("cutoff", stretched(420), run("^Test(TwoRotations|CutOff|Scheduled)")),
 		e2e("clock", 1200, run("^TestClock")),
 		e2e("rogue", stretched(300), run("^TestRogue")),
-		e2e("issuers", 360, run("^Test(SecondIssuer|RevokeIssuer)")),
+		e2e("issuers", 360, run("^Test(SecondIssuer|RevokeIssuer|NetworkByCommand)")),
 		e2e("partition", stretched(240), run("^TestPartition$")),
 		e2e("flood", stretched(240), run("^TestHandshakeFloodFrom")),
 		e2e("secrets", stretched(240), run("^Test(Replay|OldKeys|LiveSecrets)")),
