@@ -21,9 +21,10 @@ const maxJoinCandidates = 4
 // handshake it does no I/O, and any error kills it.
 //
 // Who proves what: the issuer proves with its certificate, whose chain ends at
-// the root key in the token, that it is a member; that it knows the token's key
-// shows that it is the issuer of this token. The newcomer has no static key
-// here; it proves its identity afterwards by a signature over the handshake
+// the root key in the token, that it is a member, and that it knows the token's
+// key. It is the issuer of this token if nobody else has it: of a token of many
+// uses any member that it has admitted can answer in the issuer's place
+// (SECURITY.md; test/model, join-insider). The newcomer has no static key here; it proves its identity afterwards by a signature over the handshake
 // hash (keys.JoinRequest).
 type joinHandshake struct {
 	trust   keys.Trust
