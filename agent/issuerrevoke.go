@@ -23,15 +23,6 @@ type rooted interface {
 	RevokeIssuer(raw []byte) (item.IssuerRevocation, error)
 }
 
-// issuerKeyOf reads a delegation of this node's own.
-func issuerKeyOf(i item.Signer) keys.IssuerPublic {
-	d, err := keys.ParseDelegation(i.Delegation())
-	if err != nil {
-		return keys.IssuerPublic{} // the store has verified it
-	}
-	return d.Issuer
-}
-
 // issuerViews lists the issuer keys that this node knows of: those that members
 // show, those that signed members' certificates, and those that are revoked.
 func (l *loop) issuerViews(snap membership.Snapshot) map[keys.IssuerPublic]api.Issuer {

@@ -235,7 +235,7 @@ func (a *Agent) openCluster(ctx context.Context, l *loop) (*membership.Cluster, 
 	switch i, err := a.issuerOf(); {
 	case err == nil:
 		o.Admission, o.Renewal, o.Serials, o.Signer, l.canIssue = noisenet.IssuerAdmission(i, l.clock.Now), i, i, i, true
-		l.issuerKey = issuerKeyOf(i)
+		l.issuerKey = item.IssuerOf(i)
 	case !errors.Is(err, keystore.ErrNoIssuer):
 		return nil, fmt.Errorf("open issuer key: %w", err)
 	}

@@ -140,11 +140,13 @@ func (a *Agent) revokeError(ctx context.Context, r item.Revocation, err error) e
 	return err
 }
 
-// issuerNames lists the members that say that they have an issuer key.
+// issuerNames lists the members that say that they have an issuer key, without
+// those whose key is revoked.
 func (l *loop) issuerNames() string {
 	var out []string
-	for _, m := range l.gossip.Snapshot().Members {
-		if m.Cert.Roles&keys.RoleIssuer != 0 {
+	snap := l.gossip.Snapshot()
+	for _, m := range snap.Members {
+		if m.Cert.Roles&keys.RoleIssuer != 0 && !snap.IssuerRevoked(m.Cert.Issuer) {
 			out = append(out, m.Hostname)
 		}
 	}

@@ -113,7 +113,7 @@ func New(o Options) (*Cluster, error) {
 	c := &Cluster{
 		opts:         o,
 		self:         o.Identity.ID,
-		issuer:       ownIssuer(o.Signer),
+		issuer:       item.IssuerOf(o.Signer),
 		prof:         profiles[o.Profile],
 		log:          o.Log,
 		changes:      make(chan struct{}, 1),

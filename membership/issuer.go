@@ -72,18 +72,6 @@ func (c *Cluster) revokeIssuer(now time.Time, raw []byte) (item.IssuerRevocation
 	return none, errors.New("set of cluster items has no room for it")
 }
 
-// ownIssuer returns the issuer key of this node, or zero.
-func ownIssuer(s item.Signer) keys.IssuerPublic {
-	if s == nil {
-		return keys.IssuerPublic{}
-	}
-	d, err := keys.ParseDelegation(s.Delegation())
-	if err != nil {
-		return keys.IssuerPublic{}
-	}
-	return d.Issuer
-}
-
 // issuerRevoked reports whether the root has revoked an issuer key.
 func (c *Cluster) issuerRevoked(issuer keys.IssuerPublic) bool {
 	return c.view.Load().cluster.IssuerRevoked(issuer)

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
@@ -185,16 +184,4 @@ func (s *Set) SignNetwork(now time.Time, trust keys.Trust, by Signer, n Network)
 		Slot: NetworkSlot(n.Name), Version: ranked(n.Generation, n.step()), Created: n.Created,
 		Body: append(body, s.items[NetworkSlot(n.Name)].base()...),
 	})
-}
-
-// FreeVNI returns v, or the next number that no network in the set uses.
-func (s *Set) FreeVNI(v ids.VNI) ids.VNI {
-	used := map[ids.VNI]bool{}
-	for _, n := range s.Networks() {
-		used[n.VNI] = true
-	}
-	for used[v] {
-		v = v%ids.MaxVNI + 1
-	}
-	return v
 }

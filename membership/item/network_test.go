@@ -72,9 +72,6 @@ func TestNetwork(t *testing.T) {
 	if n, _ := s.Network("blue"); n.Removed || n.Edit != 3 || n.Subnets[0].String() != "10.78.0.0/16" {
 		t.Errorf("made again: %+v", n)
 	}
-	if got := s.FreeVNI(5000); got != 5001 || s.FreeVNI(7) != 7 {
-		t.Errorf("free number beside 5000 is %d", got)
-	}
 	if it := s.Get(NetworkSlot("blue")); len(it.Raw) > MaxSize || it.Slot.Kind.String() != "network" {
 		t.Errorf("%d bytes, %s", len(it.Raw), it.Slot.Kind)
 	}

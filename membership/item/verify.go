@@ -23,6 +23,18 @@ type Signer interface {
 	SignHeartbeat(now time.Time, unsigned []byte) ([]byte, error)
 }
 
+// IssuerOf returns the public key of an issuer, zero if there is no signer.
+func IssuerOf(s Signer) keys.IssuerPublic {
+	if s == nil {
+		return keys.IssuerPublic{}
+	}
+	d, err := keys.ParseDelegation(s.Delegation())
+	if err != nil {
+		return keys.IssuerPublic{} // whoever made the signer has verified it
+	}
+	return d.Issuer
+}
+
 // Content is what an item says, whoever signs it.
 type Content struct {
 	Slot    Slot
