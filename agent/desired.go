@@ -48,8 +48,10 @@ type network struct {
 	config.Network
 	wanted bool
 	reason string // why it is not wanted
+	lame   bool   // it cannot have its encrypted form, and has the other
 
-	agreed    []*peer // members with the same definition, sorted by ID
+	alike     []*peer // members with the same definition but for the form, sorted by ID
+	agreed    []*peer // of them, those with a form in common
 	links     []link  // of them, those this node sends to
 	conflicts []api.Conflict
 
@@ -57,7 +59,7 @@ type network struct {
 	full   []netip.Prefix   // subnets without a free address
 	local  []ownEndpoint    // attachments that are plugged in
 	remote []remoteEndpoint // accepted endpoints of agreed nodes
-	vtep   netip.Addr
+	vtep   netip.Addr       // where its plaintext form sends from
 	mtu    int
 	fits   int // what the underlay leaves for it; mtu unless the configuration wants less
 	from   string
@@ -74,10 +76,11 @@ type peer struct {
 // link is the way to a peer for one purpose: its tunnel, or a plaintext
 // network.
 type link struct {
-	peer *peer
-	own  int             // index in Underlay.Own
-	to   record.Underlay // of the peer
-	mtu  int             // bytes of underlay packet on the way, by what both ends say
+	peer   *peer
+	own    int             // index in Underlay.Own
+	tunnel bool            // it is the peer's tunnel
+	to     record.Underlay // of the peer
+	mtu    int             // bytes of underlay packet on the way, by what both ends say
 }
 
 func newBuild(in Input) *build {
@@ -106,12 +109,17 @@ func newBuild(in Input) *build {
 func (b *build) chooseNetworks() {
 	for _, n := range b.nets {
 		switch {
-		case !n.Encrypted:
+		case !n.Tunnelled():
 			n.wanted = true
 		case n.Driver == config.DriverAuto && b.in.Tunnels.Driver != "":
 			n.wanted = true
 		case n.Driver == b.in.Tunnels.Driver && n.Driver != "":
 			n.wanted = true
+		case n.Moving:
+			n.wanted, n.lame = true, true // what it has been so far goes on
+			b.problem("driver-missing", n.Name,
+				fmt.Sprintf("network %s cannot have its encrypted form here: %s", n.Name, b.driverReason(n.Driver)),
+				"run secure-overlay doctor")
 		default:
 			n.reason = b.driverReason(n.Driver)
 			b.problem("driver-missing", n.Name,
@@ -184,6 +192,9 @@ func (b *build) finishView() {
 		}
 		for _, l := range n.links {
 			nv.Connected = append(nv.Connected, l.peer.ID)
+			if !l.tunnel {
+				nv.Clear = append(nv.Clear, l.peer.ID)
+			}
 		}
 		v.Networks = append(v.Networks, nv)
 	}

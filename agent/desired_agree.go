@@ -16,7 +16,7 @@ import (
 // A network is connected with a member only if both define it the same way:
 // otherwise frames of an encrypted network could meet a plaintext one, or two
 // networks could share a VNI. Equal definition is an equivalence, so all nodes
-// of one definition see the same group.
+// of one definition see the same group, except while it changes its form.
 func (b *build) findShared() {
 	for _, n := range b.nets {
 		for _, p := range b.peers {
@@ -26,7 +26,12 @@ func (b *build) findShared() {
 				b.disagreement(n, p, conflicts[i])
 			}
 			n.conflicts = append(n.conflicts, conflicts...)
-			if joined && len(conflicts) == 0 {
+			if !joined || slices.ContainsFunc(conflicts, func(c api.Conflict) bool { return c.Field != fieldEncrypted }) {
+				continue
+			}
+			// Addresses and blocks are those of one network, whatever its form.
+			n.alike = append(n.alike, p)
+			if len(conflicts) == 0 {
 				n.agreed = append(n.agreed, p)
 			}
 		}
@@ -61,9 +66,28 @@ func differences(own config.Network, port uint16, their record.Network) []api.Co
 	}
 	add("vni", own.VNI.String(), their.VNI.String())
 	add("subnets", prefixes(own.Subnets), prefixes(their.Subnets))
-	add("encrypted", strconv.FormatBool(own.Encrypted), strconv.FormatBool(their.Encrypted))
+	if !(own.Tunnelled() && tunnelled(their)) && !(own.Clear() && clearOf(their)) {
+		add(fieldEncrypted, strconv.FormatBool(own.Encrypted), strconv.FormatBool(their.Encrypted))
+	}
 	add("vxlan_port", strconv.Itoa(int(port)), strconv.Itoa(int(their.VTEPPort)))
 	return out
+}
+
+// fieldEncrypted is what two nodes without a common form of a network differ in.
+const fieldEncrypted = "encrypted"
+
+// tunnelled and clearOf report whether a node receives frames of a network by its
+// tunnel, and in clear.
+func tunnelled(n record.Network) bool { return n.Encrypted || n.Both }
+func clearOf(n record.Network) bool   { return !n.Encrypted || n.Both }
+
+// theirs is what a node says about a network that it has.
+func theirs(n *network, p *peer) record.Network {
+	i := slices.IndexFunc(p.Record.Networks, func(r record.Network) bool { return r.Name == n.Name })
+	if i < 0 {
+		return record.Network{}
+	}
+	return p.Record.Networks[i]
 }
 
 // prefixes is the text of a set of prefixes, whatever their order.

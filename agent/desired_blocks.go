@@ -93,7 +93,7 @@ func (b *build) previousBlocks(n *network) []netip.Prefix {
 // with one line.
 func (b *build) takenBlocks(n *network) map[netip.Prefix]owner {
 	taken := map[netip.Prefix]owner{}
-	for _, p := range n.agreed {
+	for _, p := range n.alike {
 		for _, their := range p.Record.Networks {
 			if their.Name != n.Name {
 				continue
@@ -115,7 +115,7 @@ func (b *build) takenBlocks(n *network) map[netip.Prefix]owner {
 // included, says it has an endpoint for, disputed or not.
 func (b *build) usedAddresses(n *network) map[netip.Addr]ids.NodeID {
 	used := map[netip.Addr]ids.NodeID{}
-	for _, p := range n.agreed {
+	for _, p := range n.alike {
 		for _, a := range p.Record.Attached {
 			if a.VNI != n.VNI {
 				continue

@@ -116,7 +116,7 @@ func (b *build) claims(n *network) []claim {
 		c.mac = ids.EndpointMAC(n.VNI, c.addrs[0])
 		out = append(out, c)
 	}
-	for _, p := range n.agreed {
+	for _, p := range n.alike {
 		bad := 0
 		for _, a := range p.Record.Attached {
 			if a.VNI != n.VNI {

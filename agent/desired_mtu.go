@@ -45,9 +45,9 @@ func (b *build) measure() {
 		}
 	}
 	for _, n := range b.nets {
-		// Links of encrypted networks are copies of their peer's.
+		// Links by tunnels are copies of their peer's.
 		for i, l := range n.links {
-			if n.Encrypted {
+			if l.tunnel {
 				n.links[i] = *l.peer.link
 			}
 		}
@@ -67,7 +67,7 @@ func (b *build) links() []*link {
 	}
 	for _, n := range b.nets {
 		for i := range n.links {
-			if !n.Encrypted {
+			if !n.links[i].tunnel {
 				out = append(out, &n.links[i])
 			}
 		}
@@ -91,7 +91,7 @@ func (b *build) deriveMTU(n *network) {
 	underlay, who, is4 := b.narrowest(n)
 	derived := underlay - b.cost(n, is4)
 	from := fmt.Sprintf("underlay %d of %s", underlay, who)
-	if n.Encrypted {
+	if n.Tunnelled() {
 		from += fmt.Sprintf(" - %d tunnel - %d vxlan", tunnelOverhead(is4), vxlanOverheadV6)
 	} else {
 		from += fmt.Sprintf(" - %d vxlan", b.cost(n, is4))
@@ -127,7 +127,7 @@ func (b *build) narrowest(n *network) (mtu int, who string, is4 bool) {
 	first := func(is4 bool) func(width) bool { return func(w width) bool { return w.is4[0] != is4 } }
 	only := func(width, int) bool { return true } // mixed: any address may be used
 	switch {
-	case !n.Encrypted && n.vtep.IsValid():
+	case !n.Tunnelled() && n.vtep.IsValid():
 		is4 = n.vtep.Is4()
 		only = func(w width, i int) bool { return w.is4[i] == is4 }
 	case len(nodes) > 0 && !slices.ContainsFunc(nodes, first(true)):
@@ -185,7 +185,7 @@ func tunnelOverhead(is4 bool) int {
 // cost is what is added to a packet of a network on an underlay of a family.
 func (b *build) cost(n *network, is4 bool) int {
 	switch {
-	case n.Encrypted:
+	case n.Tunnelled(): // also while it has both forms: one MTU fits both
 		return tunnelOverhead(is4) + vxlanOverheadV6
 	case is4:
 		return vxlanOverheadV4

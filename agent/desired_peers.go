@@ -15,11 +15,13 @@ import (
 func (b *build) connectPeers() {
 	wanted := map[*peer]bool{}
 	for _, n := range b.nets {
-		if !n.Encrypted || !n.wanted {
+		if !n.has(true) || !n.wanted {
 			continue
 		}
 		for _, p := range n.agreed {
-			wanted[p] = true
+			if tunnelled(theirs(n, p)) {
+				wanted[p] = true
+			}
 		}
 	}
 	holders := b.keyHolders(wanted)
@@ -29,8 +31,8 @@ func (b *build) connectPeers() {
 		}
 	}
 	for _, n := range b.nets {
-		if !n.Encrypted || !n.wanted {
-			continue
+		if n.Clear() || !n.wanted {
+			continue // see connectPlaintext for those with both forms
 		}
 		for _, p := range n.agreed {
 			if p.link != nil {
@@ -69,6 +71,7 @@ func (b *build) connectPeer(p *peer, holders map[keys.TunnelPublic]owner) {
 	if len(p.tunnels) == 0 {
 		return
 	}
+	l.tunnel = true
 	p.link = &l
 	pair := rotate.Peer{ID: p.ID}
 	for _, t := range p.tunnels {
@@ -193,29 +196,72 @@ func (b *build) pairUp(p *peer) (link, bool) {
 }
 
 // connectPlaintext finds the way to the other nodes of each network without
-// encryption. Such a network has one VXLAN socket, so one family for all of
+// encryption, and of each that changes it. Such a network has one VXLAN socket, so one family for all of
 // its nodes: IPv4 if each has it, else IPv6 if each has that. All nodes of
 // the network see the same records and so choose the same. Where they have no
 // family in common, a node that has IPv4 uses it, and those that do not
 // cannot meet it.
 func (b *build) connectPlaintext() {
 	for _, n := range b.nets {
-		if n.Encrypted || !n.wanted || len(b.in.Underlay.Own) == 0 {
+		if !n.Clear() || !n.wanted {
 			continue
 		}
-		own, common := b.plaintextAddr(n)
-		n.vtep = b.in.Underlay.Own[own].Control.Addr()
+		clear := map[*peer]link{}
+		if len(b.in.Underlay.Own) > 0 {
+			clear = b.clearLinks(n)
+		}
 		for _, p := range n.agreed {
-			i := slices.IndexFunc(p.Record.Underlay, func(u record.Underlay) bool { return isV4(u) == n.vtep.Is4() })
-			if i < 0 || !common && !n.vtep.Is4() && slices.ContainsFunc(p.Record.Underlay, isV4) {
-				b.problem("no-common-family", n.Name,
-					fmt.Sprintf("network %s is not connected with node %s: not all nodes of the network have underlay addresses of one family, and %s is not of the family it uses", n.Name, p.title(), n.vtep),
-					"give all nodes of the network an underlay address of one family (control.advertise)")
-				continue
+			if l, ok := b.choose(n, p, clear); ok {
+				n.links = append(n.links, l)
 			}
-			n.links = append(n.links, link{peer: p, own: own, to: p.Record.Underlay[i]})
 		}
 	}
+}
+
+// clearLinks finds the ways to the nodes of a network that receive it in clear.
+func (b *build) clearLinks(n *network) map[*peer]link {
+	out := map[*peer]link{}
+	own, common := b.plaintextAddr(n)
+	n.vtep = b.in.Underlay.Own[own].Control.Addr()
+	for _, p := range n.agreed {
+		i := slices.IndexFunc(p.Record.Underlay, func(u record.Underlay) bool { return isV4(u) == n.vtep.Is4() })
+		if !clearOf(theirs(n, p)) {
+			continue
+		}
+		if i < 0 || !common && !n.vtep.Is4() && slices.ContainsFunc(p.Record.Underlay, isV4) {
+			b.problem("no-common-family", n.Name,
+				fmt.Sprintf("network %s is not connected with node %s: not all nodes of the network have underlay addresses of one family, and %s is not of the family it uses", n.Name, p.title(), n.vtep),
+				"give all nodes of the network an underlay address of one family (control.advertise)")
+			continue
+		}
+		out[p] = link{peer: p, own: own, to: p.Record.Underlay[i]}
+	}
+	return out
+}
+
+// choose picks the way by which frames of a network go to a peer: while the network
+// changes its form, the new one as soon as the peer receives by it. Of a tunnel it
+// has to be proved, too, that packets pass; and the peer says that it has the form
+// only when its guard lets in whom it knows to be on the network, in either form.
+func (b *build) choose(n *network, p *peer, clear map[*peer]link) (link, bool) {
+	inClear, ok := clear[p]
+	tunnel := n.has(true) && p.link != nil && tunnelled(theirs(n, p))
+	switch {
+	case !n.Moving:
+		return inClear, ok
+	case tunnel && n.Encrypted && (b.proved(p) || !ok):
+		return *p.link, true
+	case ok:
+		return inClear, true
+	case tunnel:
+		return *p.link, true
+	}
+	return link{}, false
+}
+
+// proved reports whether the tunnel to a peer carries packets.
+func (b *build) proved(p *peer) bool {
+	return slices.ContainsFunc(b.in.Tunnels.Plan.Pairs, func(q rotate.Pair) bool { return q.Peer == p.ID && q.Main })
 }
 
 func isV4(u record.Underlay) bool { return u.Control.Addr().Is4() }

@@ -31,15 +31,37 @@ func (b *build) buildSecure() {
 		}
 	}
 	for _, n := range b.nets {
-		for _, l := range n.links {
-			if n.Encrypted {
-				b.out.Secure.Members = append(b.out.Secure.Members, secure.Member{Inner: l.peer.ID.InnerAddr(), VNI: n.VNI})
-			}
+		for _, p := range b.admitted(n) {
+			b.out.Secure.Members = append(b.out.Secure.Members, secure.Member{Inner: p.ID.InnerAddr(), VNI: n.VNI})
 		}
 	}
 	slices.SortFunc(b.out.Secure.Members, func(x, y secure.Member) int {
 		return cmp.Or(x.Inner.Compare(y.Inner), cmp.Compare(x.VNI, y.VNI))
 	})
+}
+
+// admitted lists the nodes whose frames of a network are let in from tunnels. While
+// the network gets its encrypted form they are all that are on it, before they have
+// it themselves: once this node says that it has it, they may send.
+func (b *build) admitted(n *network) []*peer {
+	if n.Moving && n.has(true) && n.wanted {
+		return n.agreed
+	}
+	var out []*peer
+	for _, l := range n.links {
+		if l.tunnel {
+			out = append(out, l.peer)
+		}
+	}
+	return out
+}
+
+// has reports whether the network is to have a form here.
+func (n *network) has(encrypted bool) bool {
+	if encrypted {
+		return n.Tunnelled() && !n.lame
+	}
+	return n.Clear()
 }
 
 // buildNetworks writes the overlay specs.
@@ -48,45 +70,86 @@ func (b *build) buildNetworks() {
 		if !n.wanted {
 			continue
 		}
-		if n.Encrypted {
-			n.vtep = b.in.Self.ID.InnerAddr()
-		}
-		if !n.vtep.IsValid() {
+		s, ok := b.ways(n)
+		if !ok {
 			continue // a plaintext network without any underlay address; reported
-		}
-		s := vxlan.Spec{
-			Network: n.Name, VNI: n.VNI, Encrypted: n.Encrypted,
-			Local: n.vtep, Port: b.in.Config.Data.VXLANPort, MTU: n.mtu,
-		}
-		vteps := map[ids.NodeID]netip.Addr{}
-		for _, l := range n.links {
-			vtep := l.to.Control.Addr()
-			if n.Encrypted {
-				// Never an underlay address: inside the secure namespace
-				// only inner addresses have a route, and this is the line
-				// that decides where frames of the network are sent.
-				vtep = l.peer.ID.InnerAddr()
-			}
-			vteps[l.peer.ID] = vtep
-			s.Flood = append(s.Flood, vtep)
-		}
-		for _, r := range n.remote {
-			if vtep, ok := vteps[r.node]; ok {
-				s.Remotes = append(s.Remotes, vxlan.Remote{MAC: r.mac, Addrs: r.addrs, VTEP: vtep})
-			}
 		}
 		for _, e := range n.local {
 			s.Endpoints = append(s.Endpoints, vxlan.Endpoint{
 				ID: e.ID, MAC: e.mac, Addrs: e.Addrs, Netns: e.Netns, NsID: e.NsID, Ifname: e.Ifname,
 			})
 		}
-		slices.SortFunc(s.Flood, netip.Addr.Compare)
-		s.Flood = slices.Compact(s.Flood)
 		slices.SortFunc(s.Remotes, func(x, y vxlan.Remote) int { return bytes.Compare(x.MAC[:], y.MAC[:]) })
 		slices.SortFunc(s.Endpoints, func(x, y vxlan.Endpoint) int { return cmp.Compare(x.ID, y.ID) })
 		b.out.Networks = append(b.out.Networks, s)
 	}
 	slices.SortFunc(b.out.Networks, func(x, y vxlan.Spec) int { return cmp.Compare(x.Network, y.Network) })
+}
+
+// ways begins the spec of a network: its devices, and which remotes are behind which.
+func (b *build) ways(n *network) (vxlan.Spec, bool) {
+	s := vxlan.Spec{
+		Network: n.Name, VNI: n.VNI, Encrypted: n.Encrypted && !n.lame, Port: b.in.Config.Data.VXLANPort, MTU: n.mtu,
+	}
+	forms := map[bool]*vxlan.Way{} // by whether it is encrypted
+	if n.has(true) {
+		forms[true] = &vxlan.Way{Local: b.in.Self.ID.InnerAddr()}
+	}
+	if n.has(false) && n.vtep.IsValid() {
+		forms[false] = &vxlan.Way{Local: n.vtep}
+	}
+	if forms[s.Encrypted] == nil {
+		s.Encrypted = !s.Encrypted
+	}
+	main := forms[s.Encrypted]
+	if main == nil {
+		return s, false
+	}
+	links := map[ids.NodeID]link{}
+	for _, l := range n.links {
+		links[l.peer.ID] = l
+		way := forms[l.tunnel]
+		way.Flood = append(way.Flood, l.vtep())
+	}
+	for _, r := range n.remote {
+		if l, ok := links[r.node]; ok {
+			s.Remotes = append(s.Remotes, vxlan.Remote{MAC: r.mac, Addrs: r.addrs, VTEP: l.vtep(), Other: l.tunnel != s.Encrypted})
+		}
+	}
+	for _, way := range forms {
+		slices.SortFunc(way.Flood, netip.Addr.Compare)
+		way.Flood = slices.Compact(way.Flood)
+	}
+	s.Local, s.Flood, s.Other = main.Local, main.Flood, forms[!s.Encrypted]
+	return s, true
+}
+
+// vtep is the address that frames to the peer are sent to.
+func (l link) vtep() netip.Addr {
+	if l.tunnel {
+		// Never an underlay address: inside the secure namespace only inner
+		// addresses have a route, and this is the line that decides where
+		// frames of the network are sent.
+		return l.peer.ID.InnerAddr()
+	}
+	return l.to.Control.Addr()
+}
+
+// announce says in which forms a node has a network. What others do follows from it:
+// they send by a form that this node says it has, and take one away when nobody
+// says that he needs it. So it is what the kernel has, not what it is to have.
+func (b *build) announce(n *network, r *record.Network) {
+	r.Encrypted = n.Encrypted != n.Moving // nothing is there yet: what it was so far
+	f, ok := b.in.Forms[n.Name]
+	switch {
+	case !ok || !n.wanted:
+	case f.Encrypted && f.Clear:
+		r.Encrypted, r.Both = n.Encrypted, true
+		r.Moved = n.Moving && !f.Old && len(n.links) == len(n.agreed) && len(n.agreed) == len(n.alike) &&
+			!slices.ContainsFunc(n.links, func(l link) bool { return l.tunnel != n.Encrypted })
+	default:
+		r.Encrypted = f.Encrypted
+	}
 }
 
 // buildRecord writes what other nodes learn about this one.
@@ -105,10 +168,11 @@ func (b *build) buildRecord() {
 		}
 	}
 	for _, n := range b.nets {
-		r.Networks = append(r.Networks, record.Network{
-			Name: n.Name, VNI: n.VNI, Encrypted: n.Encrypted, Subnets: n.Subnets,
-			Blocks: n.blocks, VTEPPort: b.in.Config.Data.VXLANPort,
-		})
+		own := record.Network{
+			Name: n.Name, VNI: n.VNI, Subnets: n.Subnets, Blocks: n.blocks, VTEPPort: b.in.Config.Data.VXLANPort,
+		}
+		b.announce(n, &own)
+		r.Networks = append(r.Networks, own)
 		if !n.wanted {
 			continue
 		}

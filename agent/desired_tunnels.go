@@ -41,7 +41,7 @@ func (b *build) buildTunnels() {
 func (b *build) deviceMTU() int {
 	mtu := tunnel.MinMTU
 	for _, n := range b.nets {
-		if n.Encrypted && n.wanted {
+		if n.has(true) && n.wanted {
 			mtu = max(mtu, n.fits+vxlanOverheadV6)
 		}
 	}
@@ -71,7 +71,7 @@ const inUDPMore = 5
 func (b *build) frameTo(p *peer) int {
 	size := 0
 	for _, n := range b.nets {
-		if n.Encrypted && n.wanted && slices.Contains(n.agreed, p) {
+		if n.has(true) && n.wanted && slices.Contains(n.agreed, p) {
 			size = max(size, n.fits+vxlanOverheadV6)
 		}
 	}
@@ -274,7 +274,7 @@ func (in Input) observe(out Output, target rotate.Observation) rotate.Observatio
 	o := target
 	o.Peers = out.Pairs
 	for _, n := range in.Config.Networks {
-		o.Enabled = o.Enabled || n.Encrypted
+		o.Enabled = o.Enabled || n.Tunnelled()
 	}
 	inner := map[netip.Addr]ids.NodeID{}
 	for addr, id := range in.Tunnels.Former {

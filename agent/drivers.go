@@ -176,7 +176,7 @@ func (d *drivers) choose(ctx context.Context, cfg config.Config, target string) 
 			return choice{name: pinned, explicit: true}
 		}
 		refused = append(refused, tunnel.Refusal{Kind: pinned, Err: err})
-		auto := slices.ContainsFunc(cfg.Networks, func(n config.Network) bool { return n.Encrypted && n.Driver == config.DriverAuto })
+		auto := slices.ContainsFunc(cfg.Networks, func(n config.Network) bool { return n.Tunnelled() && n.Driver == config.DriverAuto })
 		if !auto {
 			return choice{refused: refused, unable: err.Error()}
 		}

@@ -83,6 +83,7 @@ type fakeOverlay struct {
 	specs  []vxlan.Spec
 	broken map[string]error // by interface name of an endpoint
 	born   vxlan.Birthplace // overrides where devices were born
+	stuck  *vxlan.Error     // its network stays as it is
 	// history are the specs of every Sync.
 	history [][]vxlan.Spec
 }
@@ -91,8 +92,16 @@ func (o *fakeOverlay) Sync(_ context.Context, want []vxlan.Spec) ([]vxlan.Op, er
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.history = append(o.history, want)
-	o.specs = want
+	was := o.specs
+	o.specs = slices.Clone(want)
 	var errs []error
+	for i, s := range o.specs {
+		if o.stuck != nil && s.Network == o.stuck.Network {
+			j := slices.IndexFunc(was, func(w vxlan.Spec) bool { return w.Network == s.Network })
+			o.specs[i] = was[j]
+			errs = append(errs, o.stuck)
+		}
+	}
 	for _, s := range want {
 		for _, e := range s.Endpoints {
 			if err := o.broken[e.Ifname]; err != nil {
@@ -101,6 +110,13 @@ func (o *fakeOverlay) Sync(_ context.Context, want []vxlan.Spec) ([]vxlan.Op, er
 		}
 	}
 	return nil, errors.Join(errs...)
+}
+
+// fail makes a network stay as it is; nil: not any more.
+func (o *fakeOverlay) fail(err *vxlan.Error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.stuck = err
 }
 
 // since returns what was synced from the n-th time on.
@@ -115,14 +131,20 @@ func (o *fakeOverlay) Observe(context.Context, []vxlan.Spec) (vxlan.Observed, er
 	defer o.mu.Unlock()
 	var out vxlan.Observed
 	for _, s := range o.specs {
-		d := &vxlan.Device{Kind: "vxlan", Birth: vxlan.BornHost, VNI: s.VNI}
-		if s.Encrypted {
-			d.Birth = vxlan.BornSecure
+		n := vxlan.Network{Name: s.Network, Exists: true}
+		for encrypted, has := range map[bool]bool{s.Encrypted: true, !s.Encrypted: s.Other != nil} {
+			d := vxlan.Device{Kind: "vxlan", Birth: vxlan.BornHost, VNI: s.VNI}
+			if encrypted {
+				d.Birth = vxlan.BornSecure
+			}
+			if o.born != "" {
+				d.Birth = o.born
+			}
+			if has {
+				n.Devices = append(n.Devices, d)
+			}
 		}
-		if o.born != "" {
-			d.Birth = o.born
-		}
-		out.Networks = append(out.Networks, vxlan.Network{Name: s.Network, Exists: true, Device: d})
+		out.Networks = append(out.Networks, n)
 	}
 	return out, nil
 }

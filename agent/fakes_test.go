@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -255,6 +256,48 @@ func (g *fakeGossip) CreateNetwork(_ context.Context, n item.Network) (item.Netw
 	}
 	g.board.set(func() { g.board.networks = append(g.board.networks, n) })
 	return n, nil
+}
+
+// ChangeNetwork implements definer.
+func (g *fakeGossip) ChangeNetwork(_ context.Context, name string, change func(item.Network) (item.Network, error)) (item.Network, error) {
+	n, ok := clusterNetwork(g.Snapshot(), name)
+	switch {
+	case g.board.noRevoker:
+		return n, membership.ErrNotIssuer
+	case !ok:
+		return n, membership.ErrNoNetwork
+	}
+	was := n
+	n, err := change(n)
+	if err == nil && !was.Clear() && n.Clear() {
+		err = item.ErrWeakens
+	}
+	if err == nil {
+		g.put(n)
+	}
+	return n, err
+}
+
+// SetNetwork implements definer. The item is the network's name, made plaintext in
+// one step or, with a plus sign before it, in two.
+func (g *fakeGossip) SetNetwork(raw []byte) (item.Network, error) {
+	name, moving := strings.CutPrefix(string(raw), "+")
+	n, ok := clusterNetwork(g.Snapshot(), name)
+	if !ok {
+		return n, item.ErrOtherSigner
+	}
+	n.Encrypted, n.Moving, n.Driver = false, moving, item.DriverAuto
+	g.put(n)
+	return n, nil
+}
+
+// put replaces a network.
+func (g *fakeGossip) put(n item.Network) {
+	g.board.set(func() {
+		g.board.networks = slices.Clone(g.board.networks)
+		i := slices.IndexFunc(g.board.networks, func(o item.Network) bool { return o.Name == n.Name })
+		g.board.networks[i] = n
+	})
 }
 
 // RemoveNetwork implements definer.

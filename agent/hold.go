@@ -34,10 +34,14 @@ func hold(out Output, last applied) Output {
 			}
 		}
 	}
+	out.Record.Networks = slices.Clone(out.Record.Networks)
+	for i := range out.Record.Networks {
+		out.Record.Networks[i].Moved = false // there may be nodes that are not known
+	}
 	out.Networks = slices.Clone(out.Networks)
 	for i, n := range out.Networks {
 		for _, l := range last.Networks {
-			if l.Network == n.Network && l.VNI == n.VNI && l.Encrypted == n.Encrypted && l.Local == n.Local {
+			if l.Network == n.Network && l.VNI == n.VNI {
 				out.Networks[i] = holdNetwork(n, l)
 			}
 		}
@@ -58,8 +62,8 @@ func holdSecure(now secure.Spec, last applied, networks []vxlan.Spec) secure.Spe
 	now.Members = slices.Clone(now.Members)
 	for _, m := range last.Secure.Members {
 		has := slices.ContainsFunc(networks, func(n vxlan.Spec) bool {
-			return n.Encrypted && n.VNI == m.VNI && slices.ContainsFunc(last.Networks, func(l vxlan.Spec) bool {
-				return l.Encrypted && l.VNI == n.VNI && l.Network == n.Network
+			return n.Way(true) != nil && n.VNI == m.VNI && slices.ContainsFunc(last.Networks, func(l vxlan.Spec) bool {
+				return l.Way(true) != nil && l.VNI == n.VNI && l.Network == n.Network
 			})
 		})
 		if has && !slices.Contains(now.Members, m) {
@@ -73,15 +77,28 @@ func holdSecure(now secure.Spec, last applied, networks []vxlan.Spec) secure.Spe
 	return now
 }
 
+// holdNetwork keeps what is behind the devices that a network had and still has.
 func holdNetwork(now, last vxlan.Spec) vxlan.Spec {
-	now.MTU = min(now.MTU, last.MTU)
-	now.Flood = slices.Clone(now.Flood)
-	for _, v := range last.Flood {
-		if !slices.Contains(now.Flood, v) {
-			now.Flood = append(now.Flood, v)
+	kept := map[bool]bool{} // forms, by whether they are encrypted
+	for _, encrypted := range []bool{true, false} {
+		is, was := now.Way(encrypted), last.Way(encrypted)
+		if is == nil || was == nil || is.Local != was.Local {
+			continue
 		}
+		kept[encrypted] = true
+		flood := slices.Clone(is.Flood)
+		for _, v := range was.Flood {
+			if !slices.Contains(flood, v) {
+				flood = append(flood, v)
+			}
+		}
+		slices.SortFunc(flood, netip.Addr.Compare)
+		now = now.WithFlood(encrypted, flood)
 	}
-	slices.SortFunc(now.Flood, netip.Addr.Compare)
+	if len(kept) == 0 {
+		return now
+	}
+	now.MTU = min(now.MTU, last.MTU)
 
 	macs, addrs := map[ids.MAC]bool{}, map[netip.Addr]bool{}
 	for _, r := range now.Remotes {
@@ -101,6 +118,11 @@ func holdNetwork(now, last vxlan.Spec) vxlan.Spec {
 		if macs[r.MAC] || slices.ContainsFunc(r.Addrs, func(a netip.Addr) bool { return addrs[a] }) {
 			continue // it has moved
 		}
+		encrypted := last.Encrypted != r.Other
+		if !kept[encrypted] {
+			continue
+		}
+		r.Other = encrypted != now.Encrypted
 		now.Remotes = append(now.Remotes, r)
 	}
 	slices.SortFunc(now.Remotes, func(a, b vxlan.Remote) int { return bytes.Compare(a.MAC[:], b.MAC[:]) })

@@ -29,7 +29,14 @@ type Input struct {
 	Attachments []Attachment // of this node, in any order
 	Tunnels     TunnelFacts
 	Underlay    Underlay
+	// Forms are those that the kernel has of networks, by name, as far as this
+	// agent has brought it there.
+	Forms map[string]Forms
 }
+
+// Forms of a network are its devices in the kernel. Old says that the last change
+// of it failed, so that frames may still go where they are not to go any more.
+type Forms struct{ Encrypted, Clear, Old bool }
 
 // Self is this node.
 type Self struct {
@@ -167,8 +174,9 @@ type NetworkView struct {
 	Reason    string
 	MTU       int
 	MTUFrom   string
-	Agreed    []ids.NodeID // nodes that define it the same way
+	Agreed    []ids.NodeID // nodes that define it the same way, and have a form of it in common
 	Connected []ids.NodeID // of them, those that this node sends to
+	Clear     []ids.NodeID // of them, those that it sends to without a tunnel
 	Conflicts []api.Conflict
 	Blocks    []netip.Prefix
 	Full      []netip.Prefix // subnets in which this node has no free address and can claim none

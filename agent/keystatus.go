@@ -61,7 +61,7 @@ func (l *loop) keyStatus() api.KeyStatus {
 		}
 		encrypted := false
 		for _, nw := range m.Record.Networks {
-			encrypted = encrypted || nw.Encrypted
+			encrypted = encrypted || nw.Encrypted || nw.Both
 		}
 		if encrypted {
 			s.Nodes = append(s.Nodes, n)

@@ -126,10 +126,11 @@ type loop struct {
 	pending     []*pendingAttach
 	claims      claims
 	previous    record.Node // what was published last
-	own         []OwnAddr   // last known, kept over a moment without addresses
-	restored    applied     // of the previous agent
-	holdUntil   time.Time   // zero: nothing is held any more
-	written     applied     // what applied.json says
+	forms       map[string]Forms
+	own         []OwnAddr // last known, kept over a moment without addresses
+	restored    applied   // of the previous agent
+	holdUntil   time.Time // zero: nothing is held any more
+	written     applied   // what applied.json says
 
 	lastIn  Input // of the last turn
 	out     Output

@@ -20,13 +20,15 @@ import (
 // definer gives the cluster networks; *membership.Cluster.
 type definer interface {
 	CreateNetwork(ctx context.Context, n item.Network) (item.Network, error)
+	ChangeNetwork(ctx context.Context, name string, change func(item.Network) (item.Network, error)) (item.Network, error)
+	SetNetwork(raw []byte) (item.Network, error)
 	RemoveNetwork(ctx context.Context, name string) (item.Network, error)
 }
 
 // asConfig is a network of the cluster as one of a file.
 func asConfig(n item.Network) config.Network {
 	return config.Network{
-		Name: n.Name, VNI: n.VNI, Subnets: n.Subnets, Encrypted: n.Encrypted, MTU: int(n.MTU), Driver: n.Driver,
+		Name: n.Name, VNI: n.VNI, Subnets: n.Subnets, Encrypted: n.Encrypted, Moving: n.Moving, MTU: int(n.MTU), Driver: n.Driver,
 	}
 }
 
@@ -53,7 +55,7 @@ func networksHere(file []config.Network, cluster []item.Network, used func(name 
 			continue
 		}
 		switch c := asConfig(of); {
-		case c.Encrypted && !f.Encrypted:
+		case !c.Clear() && !f.Encrypted:
 			contradiction(f.Name, fmt.Sprintf("network %s is encrypted in the cluster and encrypted: false in this node's configuration: it is not connected here", f.Name))
 			continue
 		case len(f.Differences(c)) > 0:
@@ -97,14 +99,16 @@ func (l *loop) uses(network string) bool {
 // unusedNetworks lists the networks of the cluster that are not on this node.
 func (l *loop) unusedNetworks() []api.Network {
 	var out []api.Network
-	for _, n := range l.gossip.Snapshot().Networks {
+	snap := l.gossip.Snapshot()
+	for _, n := range snap.Networks {
 		if _, here := l.here.Network(n.Name); here {
 			continue
 		}
-		out = append(out, api.Network{
-			Name: n.Name, VNI: n.VNI, Subnets: n.Subnets, Encrypted: n.Encrypted, MTU: int(n.MTU),
-			State: api.StateUnused, Driver: "-", Cluster: true,
-		})
+		a := api.Network{
+			Name: n.Name, VNI: n.VNI, Subnets: n.Subnets, Encrypted: !n.Clear(), MTU: int(n.MTU), State: api.StateUnused, Driver: "-",
+		}
+		l.ofCluster(&a, snap)
+		out = append(out, a)
 	}
 	return out
 }

@@ -50,9 +50,10 @@ func (l *loop) turn(ctx context.Context) time.Duration {
 	}
 	l.applyGuard(ctx)
 	l.applyOverlay(ctx)
-	if l.markReady(&in) {
-		// Only now may others learn of new endpoints, and none may learn of
-		// those that turned out to be gone.
+	ready, formed := l.markReady(&in), l.noteApplied()
+	if in.Forms = l.forms; ready || formed {
+		// Only now may others learn of new endpoints and forms, and none may
+		// learn of those that turned out to be gone.
 		l.out = l.desire(in)
 	}
 	l.publish()
@@ -98,6 +99,7 @@ func (l *loop) input(ctx context.Context, snap membership.Snapshot) Input {
 			Serial: l.identity.Cert.Serial, Previous: l.previous,
 		},
 		Attachments: l.attachments,
+		Forms:       l.forms,
 	}
 	l.noteRevoked(snap)
 	l.noteRevokedIssuers(snap)

@@ -116,17 +116,18 @@ func (l *loop) networks(ctx context.Context) (out []api.Network, wrong []api.Pro
 	if err != nil {
 		wrong = append(wrong, api.Problem{Code: "network-unreadable", Message: err.Error()})
 	}
-	devices := map[string]*vxlan.Device{}
+	devices := map[string][]vxlan.Device{}
 	for _, n := range observed.Networks {
-		devices[n.Name] = n.Device
+		devices[n.Name] = n.Devices
 	}
+	snap := l.gossip.Snapshot()
 	for i, n := range l.here.Networks {
 		a := api.Network{
 			Name: n.Name, VNI: n.VNI, Subnets: n.Subnets, Encrypted: n.Encrypted,
 			State: api.StateStarting, Driver: api.PlaintextLabel,
 		}
 		_, a.InFile = l.cfg.Network(n.Name)
-		_, a.Cluster = clusterNetwork(l.gossip.Snapshot(), n.Name)
+		l.ofCluster(&a, snap)
 		if i < len(l.out.View.Networks) {
 			l.describe(&a, l.out.View.Networks[i])
 		}
@@ -135,14 +136,14 @@ func (l *loop) networks(ctx context.Context) (out []api.Network, wrong []api.Pro
 				a.EndpointsHere++
 			}
 		}
-		if d := devices[n.Name]; d != nil {
+		if d := devices[n.Name]; len(d) > 0 {
 			if p, ok := birth(&a, d, n); !ok {
 				wrong = append(wrong, p)
 			}
 		} else if a.State == api.StateOK || a.State == api.StateDegraded {
 			a.State = api.StateFailed
 		}
-		if a.Encrypted {
+		if a.Encrypted || n.Moving {
 			a.Driver = l.carriers()
 		}
 		out = append(out, a)
@@ -150,18 +151,23 @@ func (l *loop) networks(ctx context.Context) (out []api.Network, wrong []api.Pro
 	return out, wrong
 }
 
-// birth reports the namespace a device was really born in. Anything that the
-// kernel cannot prove to be the secure namespace counts as plaintext.
-func birth(a *api.Network, d *vxlan.Device, n config.Network) (api.Problem, bool) {
-	a.Encrypted = d.Birth == vxlan.BornSecure
-	if a.Encrypted == n.Encrypted {
-		return api.Problem{}, true
+// birth reports the namespaces that devices were really born in. A network counts as
+// encrypted only if the kernel proves that all of it is in the secure namespace.
+func birth(a *api.Network, devices []vxlan.Device, n config.Network) (api.Problem, bool) {
+	a.Encrypted = true
+	for _, d := range devices {
+		secure := d.Birth == vxlan.BornSecure
+		a.Encrypted = a.Encrypted && secure
+		if secure && n.Tunnelled() || d.Birth == vxlan.BornHost && n.Clear() {
+			continue
+		}
+		a.State, a.Encrypted = api.StateFailed, false
+		return api.Problem{
+			Code: "wrong-birthplace", Subject: n.Name,
+			Message: "a VXLAN device of network " + n.Name + " was born in namespace " + string(d.Birth) + ", which is not what the network is to be; the agent makes it anew",
+		}, false
 	}
-	a.State = api.StateFailed
-	return api.Problem{
-		Code: "wrong-birthplace", Subject: n.Name,
-		Message: "the VXLAN device of network " + n.Name + " was born in namespace " + string(d.Birth) + ", which is not what the configuration says; the agent makes it anew",
-	}, false
+	return api.Problem{}, true
 }
 
 // describe fills in what the last round found out about a network.
@@ -175,7 +181,7 @@ func (l *loop) describe(a *api.Network, v NetworkView) {
 	}
 	a.Peers.Total = len(v.Agreed)
 	for _, id := range v.Connected {
-		if !a.Encrypted || l.fresh(id) {
+		if slices.Contains(v.Clear, id) || l.fresh(id) {
 			a.Peers.OK++
 		}
 	}

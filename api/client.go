@@ -84,6 +84,11 @@ func (c *Client) CreateNetwork(ctx context.Context, req NetworkRequest) (Network
 	return do[NetworkAnswer](ctx, c, http.MethodPost, "/v1/networks", req)
 }
 
+// UpdateNetwork changes a network between encrypted and plaintext.
+func (c *Client) UpdateNetwork(ctx context.Context, name string, req NetworkUpdate) (NetworkAnswer, error) {
+	return do[NetworkAnswer](ctx, c, http.MethodPost, "/v1/networks/"+url.PathEscape(name), req)
+}
+
 // RemoveNetwork takes a network out of the cluster; force: also if it is in use.
 func (c *Client) RemoveNetwork(ctx context.Context, name string, force bool) error {
 	path := "/v1/networks/" + url.PathEscape(name)

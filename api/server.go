@@ -128,7 +128,7 @@ func (s *Server) routes() []route {
 		{"/v1/status", methods{http.MethodGet: s.status}, nil},
 		{"/v1/members", methods{http.MethodGet: s.members}, nil},
 		{"/v1/networks", methods{http.MethodGet: s.networks, http.MethodPost: s.createNetwork}, nil},
-		{"/v1/networks/{name}", methods{http.MethodDelete: s.removeNetwork}, []string{"force"}},
+		{"/v1/networks/{name}", methods{http.MethodPost: s.updateNetwork, http.MethodDelete: s.removeNetwork}, []string{"force"}},
 		{"/v1/endpoints", methods{http.MethodGet: s.endpoints, http.MethodPost: s.attach}, nil},
 		{"/v1/endpoints/{id}", methods{http.MethodDelete: s.detach}, nil},
 		{"/v1/tokens", methods{http.MethodGet: s.tokens, http.MethodPost: s.createToken}, nil},

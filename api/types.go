@@ -148,6 +148,33 @@ type Network struct {
 	Conflicts      []Conflict     `json:"conflicts,omitempty"`
 	InFile         bool           `json:"in_file"` // this node's configuration defines it
 	Cluster        bool           `json:"cluster"` // the cluster defines it: network create
+	// Change is there while nodes do not have it yet as the cluster says.
+	Change     *NetworkChange     `json:"change,omitempty"`
+	Definition *NetworkDefinition `json:"definition,omitempty"` // the cluster's
+}
+
+// NetworkChange is how far a change between encrypted and plaintext has come.
+type NetworkChange struct {
+	Encrypted bool          `json:"encrypted"` // what it is to be
+	Migrate   bool          `json:"migrate"`   // nodes have both forms until all send by the new one
+	Nodes     Count         `json:"nodes"`     // that have the network: followed of all
+	Waiting   []NetworkWait `json:"waiting"`
+}
+
+// NetworkWait is a node that has not followed.
+type NetworkWait struct {
+	RevocationWait
+	Form string `json:"form"` // what it says that it has: plaintext, encrypted, both
+}
+
+// NetworkDefinition is what the cluster says about a network, besides Network.
+type NetworkDefinition struct {
+	Encrypted  bool   `json:"encrypted"`
+	Moving     bool   `json:"moving"`
+	Driver     string `json:"driver"`
+	MTU        int    `json:"mtu"` // 0: what the underlay leaves
+	VXLANPort  uint16 `json:"vxlan_port"`
+	Generation uint32 `json:"generation"`
 }
 
 // Conflict is a node whose definition of a network differs: the two do not

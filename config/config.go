@@ -143,8 +143,11 @@ type Network struct {
 	VNI       ids.VNI        // never zero: derived from the name if not given
 	Subnets   []netip.Prefix // at least one, masked, disjoint
 	Encrypted bool
-	MTU       int    // bytes of IP packet; 0: derive from the underlay
-	Driver    string // a Driver constant; DriverAuto on a plaintext network
+	// Moving is never in a file: a network of the cluster is on its way to what
+	// Encrypted says, and has both forms until all nodes have followed.
+	Moving bool
+	MTU    int    // bytes of IP packet; 0: derive from the underlay
+	Driver string // a Driver constant; DriverAuto on a plaintext network
 }
 
 // Network returns the network called name.
@@ -160,17 +163,21 @@ func (c Config) Network(name string) (Network, bool) {
 // of nodes shares one tunnel, so Load refuses two explicit choices.
 func (c Config) Driver() string {
 	for _, n := range c.Networks {
-		if n.Encrypted && n.Driver != DriverAuto {
+		if n.Tunnelled() && n.Driver != DriverAuto {
 			return n.Driver
 		}
 	}
 	return DriverAuto
 }
 
-// AnyEncrypted reports whether at least one network is encrypted.
-func (c Config) AnyEncrypted() bool {
-	return slices.ContainsFunc(c.Networks, func(n Network) bool { return n.Encrypted })
-}
+// AnyEncrypted reports whether at least one network needs tunnels.
+func (c Config) AnyEncrypted() bool { return slices.ContainsFunc(c.Networks, Network.Tunnelled) }
+
+// Tunnelled reports whether frames of the network go through tunnels, all or some.
+func (n Network) Tunnelled() bool { return n.Encrypted || n.Moving }
+
+// Clear reports whether frames of the network may be readable on the underlay.
+func (n Network) Clear() bool { return !n.Encrypted || n.Moving }
 
 // SocketPath is the agent's control socket.
 func (c Config) SocketPath() string { return c.RuntimeDir + "/agent.sock" }

@@ -78,24 +78,34 @@ func (c *Cluster) SetFloor(raw []byte) (item.Floor, error) {
 }
 
 func (c *Cluster) setFloor(now time.Time, raw []byte) (item.Floor, error) {
-	if !c.running.Load() {
-		return item.Floor{}, ErrNotRunning
-	}
-	it, err := item.Verify(c.opts.Identity.Trust, now, raw)
+	it, err := c.takeRoots(now, raw, item.KindFloor, ErrFloorOld)
 	if err != nil {
 		return item.Floor{}, err
 	}
-	if _, ok := it.Floor(); !ok || !it.Root {
-		return item.Floor{}, fmt.Errorf("%w: it is a %s, and the root's floor is wanted", item.ErrMalformed, it.Slot.Kind)
+	f, _ := it.Floor()
+	return f, nil
+}
+
+// takeRoots takes in an item of a kind that the root has signed. older is the error
+// if this node's view does not show it then, because it has a newer one.
+func (c *Cluster) takeRoots(now time.Time, raw []byte, kind item.Kind, older error) (*item.Item, error) {
+	if !c.running.Load() {
+		return nil, ErrNotRunning
+	}
+	it, err := item.Verify(c.opts.Identity.Trust, now, raw)
+	if err != nil {
+		return nil, err
+	}
+	if it.Slot.Kind != kind || !it.Root {
+		return nil, fmt.Errorf("%w: it is a %s, and the root's %s is wanted", item.ErrMalformed, it.Slot.Kind, kind)
 	}
 	if err := c.items.merge([]*item.Item{it}, true); err != nil {
-		return item.Floor{}, err
+		return nil, err
 	}
-	v := c.view.Load()
-	if have := v.cluster.Get(it.Slot); have == nil || have.Hash != it.Hash {
-		return item.Floor{}, ErrFloorOld
+	if have := c.view.Load().cluster.Get(it.Slot); have == nil || have.Hash != it.Hash {
+		return nil, older
 	}
-	return v.cluster.Floor(), nil
+	return it, nil
 }
 
 // dropBelow takes notice of a floor that has changed. Streams below it are closed

@@ -10,12 +10,14 @@ import (
 	"github.com/secure-overlay/secure-overlay/membership/item"
 )
 
-// Errors of CreateNetwork and RemoveNetwork, besides ErrNotRunning, ErrNotIssuer,
+// Errors of CreateNetwork, ChangeNetwork and RemoveNetwork, besides ErrNotRunning, ErrNotIssuer,
 // ErrIssuerRevoked, and item.ErrWeakens, item.ErrMalformed and item.ErrNameTaken
 // (wrapped).
 var (
 	// ErrNoNetwork: the cluster has no network of that name.
 	ErrNoNetwork = errors.New("cluster has no such network")
+	// ErrNetworkOld: the cluster has a newer definition than the one that was given.
+	ErrNetworkOld = errors.New("cluster has a newer definition of the network")
 )
 
 // CreateNetwork gives the cluster a network, and returns it when this node's
@@ -34,6 +36,32 @@ func (c *Cluster) CreateNetwork(_ context.Context, n item.Network) (item.Network
 	return n, nil
 }
 
+// ChangeNetwork makes of a network what change makes of it, and returns it when this
+// node's Snapshot shows it. An error of change is returned, wrapped.
+func (c *Cluster) ChangeNetwork(_ context.Context, name string, change func(item.Network) (item.Network, error)) (item.Network, error) {
+	n, err := c.defineNetwork(c.now(), name, func(have item.Network, there bool) (item.Network, error) {
+		if !there {
+			return item.Network{}, ErrNoNetwork
+		}
+		return change(have)
+	})
+	if err != nil {
+		return item.Network{}, fmt.Errorf("change network %q: %w", name, err)
+	}
+	return n, nil
+}
+
+// SetNetwork takes in what the root has signed about a network
+// (item.SignNetworkRoot), on any node.
+func (c *Cluster) SetNetwork(raw []byte) (item.Network, error) {
+	it, err := c.takeRoots(c.now(), raw, item.KindNetwork, ErrNetworkOld)
+	if err != nil {
+		return item.Network{}, fmt.Errorf("set network: %w", err)
+	}
+	n, _ := it.Network()
+	return n, nil
+}
+
 // RemoveNetwork takes a network out of the cluster, and returns what it was when
 // this node's Snapshot shows that it is gone. Nodes on which something uses it
 // take it down at once.
@@ -42,7 +70,7 @@ func (c *Cluster) RemoveNetwork(_ context.Context, name string) (item.Network, e
 		if !there {
 			return item.Network{}, ErrNoNetwork
 		}
-		have.Removed = true
+		have.Removed, have.Moving = true, false
 		return have, nil
 	})
 	if err != nil {
@@ -94,5 +122,5 @@ func (l *loop) noteNetwork(n item.Network) {
 	if n.Removed {
 		what = "network is removed from the cluster"
 	}
-	l.c.log.Info(what, logkey.Network, n.Name, logkey.Encrypt, n.Encrypted)
+	l.c.log.Info(what, logkey.Network, n.Name, logkey.Encrypt, !n.Clear())
 }

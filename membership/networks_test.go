@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/membership/item"
@@ -108,4 +109,88 @@ func TestNetworksAtOnce(t *testing.T) {
 		t.Errorf("%d commands created it", made)
 	}
 	nodes[1].until("the network", defined("green"))
+}
+
+// rootNetwork has the lab's root change a network.
+func (l *lab) rootNetwork(have, n item.Network) []byte {
+	l.t.Helper()
+	key, err := l.auth.Root()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	raw, err := item.SignNetworkRoot(l.auth.Trust.Cluster, key, have, n, time.Now())
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return raw
+}
+
+// TestChangeNetwork: an issuer changes a network for all nodes, the root on any node,
+// and what is not newer, or not the root's, changes nothing.
+func TestChangeNetwork(t *testing.T) {
+	l := newLab(t)
+	ctx := context.Background()
+	nodes := l.issuing(2)
+	converge(t, nodes, 2)
+	first, err := nodes[0].CreateNetwork(ctx, netOf("green", 7, false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	is := func(encrypted, moving bool) func(Snapshot) bool {
+		return func(s Snapshot) bool {
+			return len(s.Networks) == 1 && s.Networks[0].Encrypted == encrypted && s.Networks[0].Moving == moving
+		}
+	}
+	form := func(encrypted, moving bool) func(item.Network) (item.Network, error) {
+		return func(n item.Network) (item.Network, error) {
+			n.Encrypted, n.Moving = encrypted, moving
+			return n, nil
+		}
+	}
+	for _, moving := range []bool{true, false} {
+		if n, err := nodes[0].ChangeNetwork(ctx, "green", form(true, moving)); err != nil || !n.Encrypted || n.Moving != moving {
+			t.Fatalf("%+v, %v", n, err)
+		}
+		for _, n := range nodes {
+			n.until("the change", is(true, moving))
+		}
+	}
+	if _, err := nodes[0].ChangeNetwork(ctx, "green", form(true, true)); !errors.Is(err, item.ErrWeakens) {
+		t.Errorf("an issuer makes it readable: %v", err)
+	}
+	if _, err := nodes[1].ChangeNetwork(ctx, "green", form(true, false)); !errors.Is(err, ErrNotIssuer) {
+		t.Errorf("without an issuer key: %v", err)
+	}
+	if _, err := nodes[0].ChangeNetwork(ctx, "red", form(true, false)); !errors.Is(err, ErrNoNetwork) {
+		t.Errorf("one that is not there: %v", err)
+	}
+	mine := errors.New("no change")
+	if _, err := nodes[0].ChangeNetwork(ctx, "green", func(n item.Network) (item.Network, error) { return n, mine }); !errors.Is(err, mine) {
+		t.Errorf("the caller's own error: %v", err)
+	}
+	have := nodes[1].Snapshot().Networks[0]
+	plain := have
+	plain.Encrypted = false
+	raw := l.rootNetwork(have, plain)
+	if n, err := nodes[1].SetNetwork(raw); err != nil || n.Encrypted || n.Generation != 1 {
+		t.Fatalf("%+v, %v", n, err)
+	}
+	for _, n := range nodes {
+		n.until("plaintext again", is(false, false))
+	}
+	if _, err := nodes[0].ChangeNetwork(ctx, "green", form(true, false)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := nodes[0].SetNetwork(raw); !errors.Is(err, ErrNetworkOld) {
+		t.Errorf("the root's former word once more: %v", err)
+	}
+	if _, err := nodes[0].SetNetwork(l.rootFloor(item.FirstFloor(), 1)); !errors.Is(err, item.ErrMalformed) {
+		t.Errorf("the root's word about something else: %v", err)
+	}
+	if _, err := nodes[0].SetNetwork(l.rootNetwork(first, plain)[1:]); err == nil {
+		t.Error("a cut item")
+	}
+	if !is(true, false)(nodes[0].Snapshot()) {
+		t.Errorf("%+v", nodes[0].Snapshot().Networks)
+	}
 }

@@ -122,7 +122,7 @@ func (v *view) differs(old *view) bool {
 
 // sameNetwork compares states of networks; one has one only.
 func sameNetwork(a, b item.Network) bool {
-	return a.Name == b.Name && a.Generation == b.Generation && a.Edit == b.Edit && a.Encrypted == b.Encrypted && a.VNI == b.VNI
+	return a.Name == b.Name && a.Generation == b.Generation && a.Edit == b.Edit && a.Encrypted == b.Encrypted && a.Moving == b.Moving && a.VNI == b.VNI
 }
 
 func sameRevocation(a, b item.IssuerRevocation) bool {

@@ -52,7 +52,7 @@ func endOf(op Op) string {
 	case OpAddPort, OpSetPort, OpDelPort, OpSetInner, OpAddAddr, OpDelAddr:
 		return portName(op.Endpoint.ID)
 	case OpSetStation:
-		if op.Link != deviceName {
+		if !isDevice(op.Link) {
 			return op.Link
 		}
 	}
@@ -94,11 +94,11 @@ func (p *Programmer) do(ctx context.Context, op Op) error {
 	case OpSetDevice:
 		return p.setDevice(r, op)
 	case OpDelDevice:
-		return r.delLink(deviceName)
+		return r.delLink(op.Link)
 	case OpAddPort:
 		return p.addPort(r, op)
 	case OpSetPort:
-		return r.setPort(portName(op.Endpoint.ID), op.MTU, p.endpointMark(op.Endpoint.ID), wantedFlags(false))
+		return r.setPort(portName(op.Endpoint.ID), op.MTU, p.endpointMark(op.Endpoint.ID), wantedFlags())
 	case OpDelPort:
 		return r.delLink(portName(op.Endpoint.ID))
 	case OpReleasePort:
@@ -116,11 +116,8 @@ func (p *Programmer) do(ctx context.Context, op Op) error {
 // with replace semantics, and what is to be deleted may be gone: neither a
 // crash nor another writer can make the same op fail for ever.
 func (r *room) changeEntry(op Op) error {
-	name := deviceName
-	switch op.Kind {
-	case OpSetStation, OpDelStation:
-		name = op.Link
-	case OpSetNeighbour, OpDelNeighbour:
+	name := op.Link
+	if op.Kind == OpSetNeighbour || op.Kind == OpDelNeighbour {
 		name = bridgeName
 	}
 	link, err := r.link(name)

@@ -87,13 +87,13 @@ func bridgeSettings(have *netlink.Bridge) *netlink.Bridge {
 	return b
 }
 
-// newDevice describes vx0. UDP checksums stay on for both families: RFC 6935
+// newDevice describes a VXLAN device. UDP checksums stay on for both families: RFC 6935
 // permits zero ones over IPv6 only where the payload is protected otherwise,
 // a plaintext network has nothing else, and with checksum offload inside the
 // packet the outer one costs next to nothing (local checksum offload).
-func newDevice(d DeviceSpec) *netlink.Vxlan {
+func newDevice(name string, d DeviceSpec) *netlink.Vxlan {
 	return &netlink.Vxlan{
-		LinkAttrs: attrs(deviceName),
+		LinkAttrs: attrs(name),
 		VxlanId:   int(d.VNI),
 		// Explicit, so that a host with several addresses never sends from
 		// one that the peers do not expect; it also decides the family.
@@ -169,11 +169,11 @@ func flagAttrs(want PortFlags) map[int]bool {
 		rtnl.IFLA_BRPORT_UNICAST_FLOOD:  want.Flood,
 		rtnl.IFLA_BRPORT_LOCKED:         want.Lock,
 		rtnl.IFLA_BRPORT_NEIGH_SUPPRESS: want.Suppress,
+		rtnl.IFLA_BRPORT_ISOLATED:       want.Isolated,
 		// Open is the rest.
 		rtnl.IFLA_BRPORT_BCAST_FLOOD:    true,
 		rtnl.IFLA_BRPORT_MCAST_FLOOD:    true,
 		rtnl.IFLA_BRPORT_MODE:           false, // hairpin
-		rtnl.IFLA_BRPORT_ISOLATED:       false,
 		rtnl.IFLA_BRPORT_PROXYARP:       false,
 		rtnl.IFLA_BRPORT_PROXYARP_WIFI:  false,
 		rtnl.IFLA_BRPORT_MCAST_TO_UCAST: false,
@@ -202,6 +202,8 @@ func parseFlags(raw []byte) (PortFlags, error) {
 			f.Lock, f.NoLock = on, false
 		case rtnl.IFLA_BRPORT_NEIGH_SUPPRESS:
 			f.Suppress = on
+		case rtnl.IFLA_BRPORT_ISOLATED:
+			f.Isolated = on
 		default:
 			if want, ok := open[t]; ok && on != want {
 				f.Open = false

@@ -180,7 +180,7 @@ func (p *Programmer) addDevice(r *room, op Op) error {
 	if err != nil {
 		return err
 	}
-	dev := newDevice(op.Device)
+	dev := newDevice(op.Link, op.Device)
 	dev.MTU = op.MTU
 	dev.Namespace = netlink.NsFd(r.ns.FD())
 	if err := h.LinkAdd(dev); err != nil {
@@ -209,7 +209,7 @@ func vniHolder(h *nl.Handle, d DeviceSpec) error {
 }
 
 func (p *Programmer) setDevice(r *room, op Op) error {
-	err := r.setPort(deviceName, op.MTU, p.deviceMark(op.Device), wantedFlags(true))
+	err := r.setPort(op.Link, op.MTU, p.deviceMark(op.Device), deviceFlags(op.Lock))
 	if errors.Is(err, unix.EADDRINUSE) {
 		// Going up binds the socket.
 		return fmt.Errorf("%w: %d in %s namespace: %w", ErrPortTaken, op.Device.Port, op.Device.Birth, err)

@@ -74,7 +74,7 @@ func (p *Programmer) observe(name string, want Spec) (Network, error) {
 	for _, l := range links {
 		names[l.Attrs().Index] = l.Attrs().Name
 	}
-	v := view{p: p, r: r, want: want, names: names, flags: flags}
+	v := view{p: p, r: r, want: want, names: names, flags: flags, device: map[int]string{}}
 	if err := v.links(&n, links); err != nil {
 		return n, err
 	}
@@ -88,8 +88,8 @@ type view struct {
 	want   Spec
 	names  map[int]string // of links, by index
 	flags  map[int]PortFlags
-	bridge int // index, 0 if there is none
-	device int // index, 0 if there is none
+	bridge int            // index, 0 if there is none
+	device map[int]string // names of the VXLAN devices, by index
 }
 
 func (v *view) links(n *Network, links []netlink.Link) error {
@@ -104,12 +104,12 @@ func (v *view) links(n *Network, links []netlink.Link) error {
 		id, isPort := strings.CutPrefix(a.Name, portPrefix)
 		switch {
 		case a.Name == bridgeName || a.Flags&net.FlagLoopback != 0:
-		case a.Name == deviceName:
+		case isDevice(a.Name):
 			d, err := v.readDevice(l)
 			if err != nil {
 				return err
 			}
-			n.Device = &d
+			n.Devices = append(n.Devices, d)
 		case isPort && l.Type() == "veth" && isEndpointID(id):
 			port, err := v.readPort(l, id)
 			if err != nil {
@@ -120,6 +120,7 @@ func (v *view) links(n *Network, links []netlink.Link) error {
 			n.Strays = append(n.Strays, a.Name)
 		}
 	}
+	slices.SortFunc(n.Devices, func(a, b Device) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(n.Ports, func(a, b Port) int { return cmp.Compare(a.ID, b.ID) })
 	slices.Sort(n.Strays)
 	return nil
@@ -154,13 +155,13 @@ func (v *view) readBridge(l netlink.Link) (Bridge, bool) {
 
 func (v *view) readDevice(l netlink.Link) (Device, error) {
 	a := l.Attrs()
-	d := Device{Kind: l.Type(), Birth: BornUnknown, MTU: a.MTU, Up: isUp(a),
+	d := Device{Name: a.Name, Kind: l.Type(), Birth: BornUnknown, MTU: a.MTU, Up: isUp(a),
 		InBridge: v.inBridge(a), Flags: v.flags[a.Index]}
 	x, ok := l.(*netlink.Vxlan)
 	if !ok {
 		return d, nil
 	}
-	v.device = a.Index
+	v.device[a.Index] = a.Name
 	birth, err := v.birth(a)
 	if err != nil {
 		return d, err
@@ -301,7 +302,7 @@ func (v *view) readInner(h *nl.Handle, l netlink.Link, id string) (Inner, error)
 
 // entries reads both FDBs in one dump, and the bridge's neighbours.
 func (v *view) entries(n *Network) error {
-	if v.bridge == 0 && v.device == 0 {
+	if v.bridge == 0 && len(v.device) == 0 {
 		return nil
 	}
 	fdb, err := v.r.h.NeighList(0, unix.AF_BRIDGE)
@@ -314,9 +315,9 @@ func (v *view) entries(n *Network) error {
 		copy(mac[:], e.HardwareAddr)
 		switch {
 		case e.Flags&netlink.NTF_SELF != 0:
-			if e.LinkIndex == v.device && v.device != 0 {
+			if name, ok := v.device[e.LinkIndex]; ok {
 				vtep, _ := netip.AddrFromSlice(e.IP)
-				n.Forwards = append(n.Forwards, Forward{MAC: mac, VTEP: vtep.Unmap(), Dynamic: e.State&static == 0})
+				n.Forwards = append(n.Forwards, Forward{Device: name, MAC: mac, VTEP: vtep.Unmap(), Dynamic: e.State&static == 0})
 			}
 		case e.MasterIndex == v.bridge && v.bridge != 0 && e.State&netlink.NUD_PERMANENT == 0:
 			n.Stations = append(n.Stations, Station{MAC: mac, Port: v.names[e.LinkIndex],

@@ -2,6 +2,7 @@ package vxlan
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 )
@@ -20,10 +21,10 @@ type Network struct {
 	Unread     bool // could not be read this time; nothing below has a meaning
 	Tuned      bool // sysctls are as wanted
 	Bridge     *Bridge
-	Device     *Device
+	Devices    []Device  // by name
 	Ports      []Port    // bridge ends of endpoints, by ID
 	Strays     []string  // other links that are ports of the bridge, by name
-	Forwards   []Forward // FDB of the VXLAN device, flood entries included
+	Forwards   []Forward // FDBs of the VXLAN devices, flood entries included
 	Stations   []Station // FDB of the bridge, its own addresses left out
 	Neighbours []Neighbour
 }
@@ -39,6 +40,15 @@ type Bridge struct {
 	VLANs    bool // filters VLANs or gives ports one
 }
 
+// device returns the device of a name, nil if there is none.
+func (n Network) device(name string) *Device {
+	i := slices.IndexFunc(n.Devices, func(d Device) bool { return d.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &n.Devices[i]
+}
+
 // Birthplace is the namespace whose sockets a VXLAN device uses, as the kernel
 // reports it (IFLA_LINK_NETNSID). It cannot change and cannot be claimed.
 type Birthplace string
@@ -50,8 +60,9 @@ const (
 	BornUnknown Birthplace = "unknown" // anywhere else, or not provable
 )
 
-// Device is the link named vx0.
+// Device is a link named vx0 or vx1.
 type Device struct {
+	Name   string
 	Kind   string // link kind; anything but "vxlan" is in the way
 	Birth  Birthplace
 	VNI    ids.VNI
@@ -77,6 +88,8 @@ type PortFlags struct {
 	// Suppress answers ARP and ND from the bridge's neighbour table instead
 	// of sending them through this port.
 	Suppress bool
+	// Isolated ports send nothing to each other.
+	Isolated bool
 	// Open: frames to many go through, nothing else is held back or changed.
 	Open bool
 }
@@ -113,9 +126,10 @@ type Inner struct {
 	Ours   []netip.Prefix // those that we added (ifa_proto), sorted
 }
 
-// Forward is an FDB entry of the VXLAN device: frames to MAC go to VTEP. The
+// Forward is an FDB entry of a VXLAN device: frames to MAC go to VTEP. The
 // zero MAC stands for frames to many and to nobody known.
 type Forward struct {
+	Device  string // its name
 	MAC     ids.MAC
 	VTEP    netip.Addr
 	Dynamic bool // learned, or set to age

@@ -46,11 +46,14 @@ type Op struct {
 	Network string
 	// Device is for OpAddDevice and what follows from it.
 	Device DeviceSpec
+	// Lock, of OpSetDevice, is whether the device drops frames of stations that
+	// are not behind it.
+	Lock bool
 	// MTU is for bridge, device, ports and endpoints.
 	MTU int
 	// Endpoint is for ports and endpoints; of one to delete only the ID.
 	Endpoint Endpoint
-	Link     string       // name of a port, for stations and OpReleasePort
+	Link     string       // name of a port, for devices, forwards, stations and OpReleasePort
 	MAC      ids.MAC      // for forwards, stations, neighbours
 	VTEP     netip.Addr   // for flood and forwards
 	VLAN     int          // for OpDelStation
@@ -83,11 +86,13 @@ func (o Op) String() string {
 
 func (o Op) detail() string {
 	switch o.Kind {
-	case OpAddBridge, OpSetBridge, OpSetDevice:
+	case OpAddBridge, OpSetBridge:
 		return fmt.Sprintf("mtu %d", o.MTU)
+	case OpSetDevice:
+		return fmt.Sprintf("%s mtu %d", o.Link, o.MTU)
 	case OpAddDevice:
-		return fmt.Sprintf("vni %s born %s local %s port %d mtu %d",
-			o.Device.VNI, o.Device.Birth, o.Device.Local, o.Device.Port, o.MTU)
+		return fmt.Sprintf("%s vni %s born %s local %s port %d mtu %d",
+			o.Link, o.Device.VNI, o.Device.Birth, o.Device.Local, o.Device.Port, o.MTU)
 	case OpAddPort:
 		return fmt.Sprintf("%s mac %s mtu %d as %s in %s",
 			o.Endpoint.ID, o.Endpoint.MAC, o.MTU, o.Endpoint.Ifname, o.Endpoint.Netns)
@@ -99,17 +104,17 @@ func (o Op) detail() string {
 		return fmt.Sprintf("%s of %s", o.Prefix, o.Endpoint.ID)
 	case OpDelPort:
 		return o.Endpoint.ID
-	case OpReleasePort:
+	case OpReleasePort, OpDelDevice:
 		return o.Link
 	case OpAddFlood, OpDelFlood:
-		return o.VTEP.String()
+		return fmt.Sprintf("%s on %s", o.VTEP, o.Link)
 	case OpSetForward, OpDelForward:
-		return fmt.Sprintf("%s to %s", o.MAC, o.VTEP)
+		return fmt.Sprintf("%s to %s on %s", o.MAC, o.VTEP, o.Link)
 	case OpSetStation, OpDelStation:
 		return strings.TrimSuffix(fmt.Sprintf("%s on %s vlan %d", o.MAC, o.Link, o.VLAN), " vlan 0")
 	case OpSetNeighbour, OpDelNeighbour:
 		return fmt.Sprintf("%s at %s", o.Addr, o.MAC)
-	default: // the namespace, bridge or device as such
+	default: // the namespace or bridge as such
 		return ""
 	}
 }

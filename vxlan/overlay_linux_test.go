@@ -332,7 +332,7 @@ func TestSecureNamespaceMissingMeansNoNetwork(t *testing.T) {
 	if !errors.As(err, &blame) || blame.Network != "blue" || !strings.Contains(err.Error(), "no secure namespace") {
 		t.Errorf("sync = %v", err)
 	}
-	if d := a.observe().Networks[0].Device; d != nil {
+	if d := a.observe().Networks[0].Devices; len(d) != 0 {
 		t.Errorf("a device was made: %+v", d)
 	}
 	wantSockets(t, "host", a.host.NS())

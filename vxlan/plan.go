@@ -10,9 +10,22 @@ import (
 // Names inside a network's namespace.
 const (
 	bridgeName = "br0"
-	deviceName = "vx0"
-	portPrefix = "p" // and the endpoint's ID
+	deviceName = "vx0" // of an encrypted network
+	clearName  = "vx1" // of a plaintext network
+	portPrefix = "p"   // and the endpoint's ID
 )
+
+// nameOf is the name of the device of a form. A network that changes its form has
+// one of each, and none of them is renamed.
+func nameOf(b Birthplace) string {
+	if b == BornSecure {
+		return deviceName
+	}
+	return clearName
+}
+
+// isDevice reports whether a link is one of ours by its name.
+func isDevice(name string) bool { return name == deviceName || name == clearName }
 
 // minIPv6MTU is the least MTU with which a link has IPv6 at all (RFC 8200
 // section 5); below it the kernel has no IPv6 neighbours on it either.
@@ -78,24 +91,25 @@ func (p *planner) add(op Op) {
 	p.ops = append(p.ops, op)
 }
 
-func (p *planner) deviceSpec() DeviceSpec {
-	d := DeviceSpec{VNI: p.want.VNI, Birth: BornHost, Local: p.want.Local, Port: p.want.Port}
-	if p.want.Encrypted {
-		d.Birth = BornSecure
-	}
-	return d
+func (p *planner) deviceSpec(w way) DeviceSpec {
+	return DeviceSpec{VNI: p.want.VNI, Birth: w.birth, Local: w.Local, Port: p.want.Port}
 }
 
-// clear deletes what only a new thing can replace.
+// clear deletes what only a new thing can replace, and the device of a form that
+// the network is not to have any more.
 func (p *planner) clear() {
-	if d := p.have.Device; d != nil {
-		if why := p.misborn(*d); why != "" {
-			p.add(Op{Kind: OpDelDevice, Why: why})
-			p.have.Device = nil
-			p.have.Forwards = nil
-			p.forgetStations(deviceName)
+	var kept []Device
+	for _, d := range p.have.Devices {
+		why := p.misborn(d)
+		if why == "" {
+			kept = append(kept, d)
+			continue
 		}
+		p.add(Op{Kind: OpDelDevice, Link: d.Name, Why: why})
+		p.have.Forwards = slices.DeleteFunc(slices.Clone(p.have.Forwards), func(f Forward) bool { return f.Device == d.Name })
+		p.forgetStations(d.Name)
 	}
+	p.have.Devices = kept
 	if b := p.have.Bridge; b != nil && b.Kind != "bridge" {
 		p.add(Op{Kind: OpDelBridge, Why: "is of kind " + b.Kind})
 		p.have.Bridge = nil
@@ -106,7 +120,12 @@ func (p *planner) clear() {
 // birthplace comes first: it alone decides whether a network is encrypted, so
 // a device that is not proved to be of the right one is never kept.
 func (p *planner) misborn(d Device) string {
-	want := p.deviceSpec()
+	ways := p.want.ways()
+	i := slices.IndexFunc(ways, func(w way) bool { return nameOf(w.birth) == d.Name })
+	if i < 0 {
+		return "not wanted"
+	}
+	want := p.deviceSpec(ways[i])
 	switch {
 	case d.Kind != "vxlan":
 		return "is of kind " + d.Kind
@@ -165,17 +184,24 @@ func (p *planner) bridge() {
 
 // wantedFlags of a port: nothing is learned and nothing goes to an unknown
 // MAC, so that signed records alone decide where frames go; and a frame from
-// a MAC that no record places behind the port is dropped. The VXLAN device
-// does not get ARP and ND requests that the bridge can answer.
-func wantedFlags(device bool) PortFlags { return PortFlags{Lock: true, Suppress: device, Open: true} }
+// a MAC that no record places behind the port is dropped.
+func wantedFlags() PortFlags { return PortFlags{Lock: true, Open: true} }
+
+// deviceFlags are those of a VXLAN device. It does not get ARP and ND requests that
+// the bridge can answer, and what comes in by one form of a network does not go out
+// by the other. While there are two, a station may be heard behind either, whichever
+// way frames to it go; then nothing can be locked.
+func deviceFlags(lock bool) PortFlags {
+	return PortFlags{Lock: lock, Suppress: true, Isolated: true, Open: true}
+}
 
 func flagFaults(have, want PortFlags) []string {
 	if have.NoLock {
 		have.Lock, have.NoLock = want.Lock, false // no way to have it
 	}
 	return []string{
-		is(have.Learning, "learning"), is(have.Flood, "flood"), is(!have.Lock, "not locked"),
-		is(have.Suppress != want.Suppress, "suppression differs"), is(!have.Open, "port settings"),
+		is(have.Learning, "learning"), is(have.Flood, "flood"), is(want.Lock && !have.Lock, "not locked"), is(have.Lock && !want.Lock, "locked"),
+		is(have.Suppress != want.Suppress, "suppression differs"), is(have.Isolated != want.Isolated, "isolation differs"), is(!have.Open, "port settings"),
 	}
 }
 
@@ -191,7 +217,7 @@ func differs(faults ...string) string {
 	return strings.Join(slices.DeleteFunc(faults, func(s string) bool { return s == "" }), ", ")
 }
 
-// links plans the VXLAN device and the endpoints. A smaller MTU goes to the
+// links plans the VXLAN devices and the endpoints. A smaller MTU goes to the
 // endpoints first, a larger one to the device first: what an endpoint may send
 // always fits through.
 func (p *planner) links() {
@@ -199,22 +225,42 @@ func (p *planner) links() {
 		p.add(Op{Kind: OpReleasePort, Link: name, Why: "not ours"})
 		p.forgetStations(name)
 	}
-	if d := p.have.Device; d != nil && d.MTU > p.want.MTU {
+	if slices.ContainsFunc(p.have.Devices, func(d Device) bool { return d.MTU > p.want.MTU }) {
 		p.ports()
-		p.device()
+		p.devices()
 		return
 	}
-	p.device()
+	p.devices()
 	p.ports()
 }
 
-func (p *planner) device() {
-	if p.have.Device == nil {
-		p.add(Op{Kind: OpAddDevice, Device: p.deviceSpec(), MTU: p.want.MTU})
-		p.add(Op{Kind: OpSetDevice, MTU: p.want.MTU, Device: p.deviceSpec()})
+// devices goes through those that exist first: one that was alone is unlocked
+// before there is another.
+func (p *planner) devices() {
+	ways := p.want.ways()
+	there := func(w way) bool { return p.have.device(nameOf(w.birth)) != nil }
+	for _, w := range ways {
+		if there(w) {
+			p.device(w, len(ways) == 1)
+		}
+	}
+	for _, w := range ways {
+		if !there(w) {
+			p.device(w, len(ways) == 1)
+		}
+	}
+}
+
+func (p *planner) device(w way, lock bool) {
+	name := nameOf(w.birth)
+	set := Op{Kind: OpSetDevice, Link: name, MTU: p.want.MTU, Device: p.deviceSpec(w), Lock: lock}
+	have := p.have.device(name)
+	if have == nil {
+		p.add(Op{Kind: OpAddDevice, Link: name, Device: p.deviceSpec(w), MTU: p.want.MTU})
+		p.add(set)
 		return
 	}
-	d := *p.have.Device
+	d := *have
 	if p.have.Bridge == nil {
 		d.InBridge = false
 	}
@@ -223,13 +269,13 @@ func (p *planner) device() {
 		is(!d.Marked, "no mark"), is(!d.InBridge, "not in bridge"),
 	}
 	if d.InBridge {
-		faults = append(faults, flagFaults(d.Flags, wantedFlags(true))...)
+		faults = append(faults, flagFaults(d.Flags, deviceFlags(lock))...)
 	}
-	if why := differs(faults...); why != "" {
-		p.add(Op{Kind: OpSetDevice, MTU: p.want.MTU, Device: p.deviceSpec(), Why: why})
+	if set.Why = differs(faults...); set.Why != "" {
+		p.add(set)
 	}
 	if !d.InBridge {
-		p.forgetStations(deviceName)
+		p.forgetStations(name)
 	}
 }
 
@@ -282,7 +328,7 @@ func (p *planner) oldPort(e Endpoint, port Port) {
 		is(!port.Marked, "no mark"), is(!port.InBridge, "not in bridge"),
 	}
 	if port.InBridge {
-		faults = append(faults, flagFaults(port.Flags, wantedFlags(false))...)
+		faults = append(faults, flagFaults(port.Flags, wantedFlags())...)
 	} else {
 		p.forgetStations(portName(port.ID))
 	}

@@ -24,10 +24,23 @@ func (p *planner) entries() {
 
 // table is the desired content of all entry tables.
 type table struct {
-	forwards   map[ids.MAC]netip.Addr
-	flood      map[netip.Addr]bool
+	forwards   map[ids.MAC]forward
+	flood      map[flood]bool
 	stations   map[ids.MAC]string
 	neighbours map[netip.Addr]ids.MAC
+}
+
+// forward is where frames to a MAC go: through a device to a VTEP.
+type forward struct {
+	device string
+	vtep   netip.Addr
+}
+
+// flood is a destination for frames to many.
+type flood forward
+
+func compareFlood(a, b flood) int {
+	return cmp.Or(cmp.Compare(a.device, b.device), a.vtep.Compare(b.vtep))
 }
 
 // wanted builds the tables. Where two records claim one MAC or address the
@@ -35,8 +48,8 @@ type table struct {
 // remote one and the first over later ones, so that the outcome is stable.
 func (p *planner) wanted() table {
 	w := table{
-		forwards:   make(map[ids.MAC]netip.Addr),
-		flood:      make(map[netip.Addr]bool),
+		forwards:   make(map[ids.MAC]forward),
+		flood:      make(map[flood]bool),
 		stations:   make(map[ids.MAC]string),
 		neighbours: make(map[netip.Addr]ids.MAC),
 	}
@@ -46,18 +59,23 @@ func (p *planner) wanted() table {
 			p.wantNeighbour(w, a.Addr(), e.MAC)
 		}
 	}
+	ways := p.want.ways()
 	for _, r := range p.want.Remotes {
-		if _, taken := w.stations[r.MAC]; taken || unusable(r.MAC) {
+		i := slices.IndexFunc(ways, func(w way) bool { return w.remote(r) })
+		if _, taken := w.stations[r.MAC]; taken || unusable(r.MAC) || i < 0 {
 			continue
 		}
-		w.stations[r.MAC] = deviceName
-		w.forwards[r.MAC] = r.VTEP
+		name := nameOf(ways[i].birth)
+		w.stations[r.MAC] = name
+		w.forwards[r.MAC] = forward{name, r.VTEP}
 		for _, a := range r.Addrs {
 			p.wantNeighbour(w, a, r.MAC)
 		}
 	}
-	for _, v := range p.want.Flood {
-		w.flood[v] = true
+	for _, way := range ways {
+		for _, v := range way.Flood {
+			w.flood[flood{nameOf(way.birth), v}] = true
+		}
 	}
 	return w
 }
@@ -101,33 +119,33 @@ func setOf[T comparable](list []T) map[T]bool {
 
 func (p *planner) addForwards(w table) {
 	have := setOf(p.have.Forwards)
-	for _, v := range keys(w.flood, netip.Addr.Compare) {
-		if !have[Forward{VTEP: v}] {
-			p.add(Op{Kind: OpAddFlood, VTEP: v})
+	for _, v := range keys(w.flood, compareFlood) {
+		if !have[Forward{Device: v.device, VTEP: v.vtep}] {
+			p.add(Op{Kind: OpAddFlood, Link: v.device, VTEP: v.vtep})
 		}
 	}
 	for _, m := range keys(w.forwards, compareMAC) {
-		if f := (Forward{MAC: m, VTEP: w.forwards[m]}); !have[f] {
-			p.add(Op{Kind: OpSetForward, MAC: m, VTEP: f.VTEP})
+		if f := w.forwards[m]; !have[Forward{Device: f.device, MAC: m, VTEP: f.vtep}] {
+			p.add(Op{Kind: OpSetForward, Link: f.device, MAC: m, VTEP: f.vtep})
 		}
 	}
 }
 
 func (p *planner) delForwards(w table) {
 	have := sorted(p.have.Forwards, func(a, b Forward) int {
-		return cmp.Or(compareMAC(a.MAC, b.MAC), a.VTEP.Compare(b.VTEP))
+		return cmp.Or(cmp.Compare(a.Device, b.Device), compareMAC(a.MAC, b.MAC), a.VTEP.Compare(b.VTEP))
 	})
 	for _, f := range have {
 		if (f.MAC == ids.MAC{}) {
-			if !w.flood[f.VTEP] {
-				p.add(Op{Kind: OpDelFlood, VTEP: f.VTEP, Why: dynamic(f.Dynamic)})
+			if !w.flood[flood{f.Device, f.VTEP}] {
+				p.add(Op{Kind: OpDelFlood, Link: f.Device, VTEP: f.VTEP, Why: dynamic(f.Dynamic)})
 			}
 			continue
 		}
 		// A wanted MAC with a wrong VTEP has been replaced by OpSetForward:
-		// the kernel keeps one destination for a unicast MAC (measured).
-		if _, ok := w.forwards[f.MAC]; !ok {
-			p.add(Op{Kind: OpDelForward, MAC: f.MAC, VTEP: f.VTEP, Why: dynamic(f.Dynamic)})
+		// a device keeps one destination for a unicast MAC (measured).
+		if to, ok := w.forwards[f.MAC]; !ok || to.device != f.Device {
+			p.add(Op{Kind: OpDelForward, Link: f.Device, MAC: f.MAC, VTEP: f.VTEP, Why: dynamic(f.Dynamic)})
 		}
 	}
 }

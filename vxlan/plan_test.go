@@ -36,31 +36,56 @@ func blue() Spec {
 	}
 }
 
+// plain is blue as a plaintext network.
+func plain() Spec {
+	s := blue()
+	s.Encrypted, s.Local = false, netip.MustParseAddr("192.0.2.1")
+	s.Flood = []netip.Addr{netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3")}
+	for i := range s.Remotes {
+		s.Remotes[i].VTEP = s.Flood[i]
+	}
+	return s
+}
+
+// moving is blue on its way to plaintext, sending to the first n nodes so already.
+func moving(n int) Spec {
+	s, b := plain(), blue()
+	s.Other = &Way{Local: b.Local, Flood: b.Flood[n:]}
+	s.Flood = s.Flood[:n]
+	for i := n; i < len(s.Remotes); i++ {
+		s.Remotes[i].VTEP, s.Remotes[i].Other = b.Remotes[i].VTEP, true
+	}
+	return s
+}
+
 // made returns what the kernel has when a Spec is in force.
 func made(s Spec) Network {
-	birth := BornHost
-	if s.Encrypted {
-		birth = BornSecure
-	}
-	flags := func(device bool) PortFlags { return wantedFlags(device) }
 	n := Network{Name: s.Network, Exists: true, Tuned: true,
 		Bridge: &Bridge{Kind: "bridge", MTU: s.MTU, Up: true, Marked: true, Fixed: true},
-		Device: &Device{Kind: "vxlan", Birth: birth, VNI: s.VNI, Local: s.Local, Port: s.Port, MTU: s.MTU,
-			Up: true, Marked: true, Plain: true, InBridge: true, Flags: flags(true)},
 	}
-	for _, v := range s.Flood {
-		n.Forwards = append(n.Forwards, Forward{VTEP: v})
+	ways := s.ways()
+	for _, w := range ways {
+		name := nameOf(w.birth)
+		n.Devices = append(n.Devices, Device{Name: name, Kind: "vxlan", Birth: w.birth, VNI: s.VNI, Local: w.Local, Port: s.Port, MTU: s.MTU,
+			Up: true, Marked: true, Plain: true, InBridge: true, Flags: deviceFlags(len(ways) == 1)})
+		for _, v := range w.Flood {
+			n.Forwards = append(n.Forwards, Forward{Device: name, VTEP: v})
+		}
 	}
 	for _, r := range s.Remotes {
-		n.Forwards = append(n.Forwards, Forward{MAC: r.MAC, VTEP: r.VTEP})
-		n.Stations = append(n.Stations, Station{MAC: r.MAC, Port: deviceName})
+		name := nameOf(ways[0].birth)
+		if r.Other {
+			name = nameOf(ways[1].birth)
+		}
+		n.Forwards = append(n.Forwards, Forward{Device: name, MAC: r.MAC, VTEP: r.VTEP})
+		n.Stations = append(n.Stations, Station{MAC: r.MAC, Port: name})
 		for _, a := range r.Addrs {
 			n.Neighbours = append(n.Neighbours, Neighbour{Addr: a, MAC: r.MAC})
 		}
 	}
 	for _, e := range s.Endpoints {
 		n.Ports = append(n.Ports, Port{ID: e.ID, MTU: s.MTU, Up: true, Marked: true, InBridge: true,
-			Flags: flags(false), Where: InnerThere,
+			Flags: wantedFlags(), Where: InnerThere,
 			Inner: Inner{MAC: e.MAC, MTU: s.MTU, Up: true, Marked: true, Addrs: e.Addrs, Ours: e.Addrs}})
 		n.Stations = append(n.Stations, Station{MAC: e.MAC, Port: portName(e.ID)})
 		for _, a := range e.Addrs {
@@ -117,24 +142,37 @@ func TestPlan(t *testing.T) {
 		"endpoint-touched": func(_ *[]Spec, h *[]Network) {
 			(*h)[0].Ports[0].Inner = Inner{MAC: mac(99), MTU: 1500}
 		},
-		"wrong-birthplace":   func(_ *[]Spec, h *[]Network) { (*h)[0].Device.Birth = BornHost },
-		"unknown-birthplace": func(_ *[]Spec, h *[]Network) { (*h)[0].Device.Birth = BornUnknown },
+		"wrong-birthplace":   func(_ *[]Spec, h *[]Network) { (*h)[0].Devices[0].Birth = BornHost },
+		"unknown-birthplace": func(_ *[]Spec, h *[]Network) { (*h)[0].Devices[0].Birth = BornUnknown },
 		"encryption-off": func(w *[]Spec, _ *[]Network) {
 			(*w)[0].Encrypted, (*w)[0].Local = false, netip.MustParseAddr("192.0.2.1")
 		},
+		// From one form to the other without a gap: both, node by node, the other.
+		"move-begins": func(w *[]Spec, _ *[]Network) { *w = []Spec{moving(0)} },
+		"move-goes-on": func(w *[]Spec, h *[]Network) {
+			*w, *h = []Spec{moving(1)}, []Network{made(moving(0))}
+		},
+		"move-is-complete": func(w *[]Spec, h *[]Network) {
+			*w, *h = []Spec{plain()}, []Network{made(moving(2))}
+		},
+		"move-is-cut-short": func(w *[]Spec, h *[]Network) { *h = []Network{made(moving(1))} },
+		"locked-while-moving": func(w *[]Spec, h *[]Network) {
+			*w, *h = []Spec{moving(1)}, []Network{made(moving(1))}
+			(*h)[0].Devices[1].Flags.Lock, (*h)[0].Devices[0].Flags.Isolated = true, false
+		},
 		"local-changed": func(w *[]Spec, _ *[]Network) { (*w)[0].Local = elsewhere },
 		"port-changed":  func(w *[]Spec, _ *[]Network) { (*w)[0].Port = 8472 },
-		"not-plain":     func(_ *[]Spec, h *[]Network) { (*h)[0].Device.Plain = false },
+		"not-plain":     func(_ *[]Spec, h *[]Network) { (*h)[0].Devices[0].Plain = false },
 		"foreign-entries": func(_ *[]Spec, h *[]Network) {
 			n := &(*h)[0]
-			n.Forwards = append(n.Forwards, Forward{MAC: mac(50), VTEP: elsewhere, Dynamic: true}, Forward{VTEP: elsewhere})
+			n.Forwards = append(n.Forwards, Forward{Device: deviceName, MAC: mac(50), VTEP: elsewhere, Dynamic: true}, Forward{Device: deviceName, VTEP: elsewhere})
 			n.Stations = append(n.Stations, Station{MAC: mac(50), Port: deviceName, Dynamic: true},
 				Station{MAC: mac(1), Port: portName("000000000001"), VLAN: 1})
 			n.Neighbours = append(n.Neighbours, Neighbour{Addr: v4(50), MAC: mac(50)}, Neighbour{Addr: v6(50), Dynamic: true})
 		},
 		"learned-over-ours": func(_ *[]Spec, h *[]Network) {
 			n := &(*h)[0]
-			n.Forwards[2] = Forward{MAC: mac(11), VTEP: elsewhere, Dynamic: true}
+			n.Forwards[2] = Forward{Device: deviceName, MAC: mac(11), VTEP: elsewhere, Dynamic: true}
 			n.Stations[0] = Station{MAC: mac(11), Port: portName("000000000001"), Dynamic: true}
 			n.Neighbours[0].Dynamic = true
 		},
@@ -147,8 +185,8 @@ func TestPlan(t *testing.T) {
 		},
 		"bridge-deleted": func(_ *[]Spec, h *[]Network) {
 			n := &(*h)[0]
-			n.Bridge, n.Stations, n.Neighbours, n.Device.InBridge = nil, nil, nil, false
-			n.Device.Flags = PortFlags{}
+			n.Bridge, n.Stations, n.Neighbours, n.Devices[0].InBridge = nil, nil, nil, false
+			n.Devices[0].Flags = PortFlags{}
 			for i := range n.Ports {
 				n.Ports[i].InBridge, n.Ports[i].Flags = false, PortFlags{}
 			}
@@ -158,10 +196,10 @@ func TestPlan(t *testing.T) {
 		"bridge-kind": func(_ *[]Spec, h *[]Network) {
 			(*h)[0] = Network{Name: "blue", Exists: true, Tuned: true, Bridge: &Bridge{Kind: "veth"}}
 		},
-		"device-kind": func(_ *[]Spec, h *[]Network) { (*h)[0].Device.Kind = "geneve" },
+		"device-kind": func(_ *[]Spec, h *[]Network) { (*h)[0].Devices[0].Kind = "geneve" },
 		"device-deleted": func(_ *[]Spec, h *[]Network) {
 			n := &(*h)[0]
-			n.Device, n.Forwards = nil, nil
+			n.Devices, n.Forwards = nil, nil
 			n.Stations = slices.DeleteFunc(n.Stations, func(s Station) bool { return s.Port == deviceName })
 		},
 		"port-unenslaved": func(_ *[]Spec, h *[]Network) {

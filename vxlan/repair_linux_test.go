@@ -55,7 +55,7 @@ func TestRepairs(t *testing.T) {
 	unmark := func(h *nl.Handle, l netlink.Link) error { return h.LinkSetAlias(l, "somebody's") }
 	small := func(h *nl.Handle, l netlink.Link) error { return h.LinkSetMTU(l, 1000) }
 	port := portName(one.ID)
-	remote := Forward{MAC: three.Remote.MAC, VTEP: b.spec.Local}
+	remote := Forward{Device: deviceName, MAC: three.Remote.MAC, VTEP: b.spec.Local}
 	elsewhere := netip.MustParseAddr("fd00:198:18::99")
 	damage := map[string]func() error{
 		"bridge deleted":  onLink(bridgeName, del),
@@ -105,15 +105,17 @@ func TestRepairs(t *testing.T) {
 		}),
 		"forward deleted": func() error { return tamper(a, deviceName, remote, (*netlink.Handle).NeighDel) },
 		"forward moved": func() error {
-			return tamper(a, deviceName, Forward{MAC: remote.MAC, VTEP: elsewhere}, (*netlink.Handle).NeighSet)
+			return tamper(a, deviceName, Forward{Device: deviceName, MAC: remote.MAC, VTEP: elsewhere}, (*netlink.Handle).NeighSet)
 		},
 		"foreign forward": func() error {
-			return tamper(a, deviceName, Forward{MAC: mac(50), VTEP: elsewhere}, (*netlink.Handle).NeighSet)
+			return tamper(a, deviceName, Forward{Device: deviceName, MAC: mac(50), VTEP: elsewhere}, (*netlink.Handle).NeighSet)
 		},
 		"flood deleted": func() error {
-			return tamper(a, deviceName, Forward{VTEP: b.spec.Local}, (*netlink.Handle).NeighDel)
+			return tamper(a, deviceName, Forward{Device: deviceName, VTEP: b.spec.Local}, (*netlink.Handle).NeighDel)
 		},
-		"foreign flood": func() error { return tamper(a, deviceName, Forward{VTEP: elsewhere}, (*netlink.Handle).NeighAppend) },
+		"foreign flood": func() error {
+			return tamper(a, deviceName, Forward{Device: deviceName, VTEP: elsewhere}, (*netlink.Handle).NeighAppend)
+		},
 		"station deleted": func() error {
 			return tamper(a, deviceName, Station{MAC: remote.MAC}, (*netlink.Handle).NeighDel)
 		},
@@ -243,7 +245,7 @@ func TestWrongBirthplaceIsNeverKept(t *testing.T) {
 			h, err := birth.Handle()
 			ok(t, err)
 			defer h.Close()
-			dev := newDevice(DeviceSpec{VNI: a.spec.VNI, Local: a.spec.Local, Port: a.spec.Port})
+			dev := newDevice(deviceName, DeviceSpec{VNI: a.spec.VNI, Local: a.spec.Local, Port: a.spec.Port})
 			dev.Namespace = netlink.NsFd(r.ns.FD())
 			ok(t, h.LinkAdd(dev))
 			l, err := r.h.LinkByName(deviceName)
@@ -251,7 +253,7 @@ func TestWrongBirthplaceIsNeverKept(t *testing.T) {
 			ok(t, r.h.LinkSetAlias(l, a.p.deviceMark(DeviceSpec{Birth: BornSecure})))
 			ok(t, r.h.LinkSetUp(l))
 			did := a.sync()
-			if len(did) == 0 || !strings.Contains(did[0], "delete device (born ") {
+			if len(did) == 0 || !strings.Contains(did[0], "delete device vx0 (born ") {
 				t.Errorf("the impostor is not deleted first: %q", did)
 			}
 			checkSockets(t, a)
@@ -270,7 +272,7 @@ func TestConflictsAreNamed(t *testing.T) {
 	h, err := a.host.NS().Handle()
 	ok(t, err)
 	defer h.Close()
-	foreign := newDevice(DeviceSpec{VNI: testVNI, Local: a.spec.Local, Port: testPort})
+	foreign := newDevice(deviceName, DeviceSpec{VNI: testVNI, Local: a.spec.Local, Port: testPort})
 	foreign.Name = "docker-vx"
 	ok(t, h.LinkAdd(foreign))
 

@@ -15,7 +15,7 @@ import (
 
 func (a *app) networkCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "network", Aliases: []string{"networks", "net"}, Short: "Create, show and remove networks",
+		Use: "network", Aliases: []string{"networks", "net"}, Short: "Create, change, show and remove networks",
 		Long: `Create, show and remove networks of the cluster. A network that was created is known to
 every node, and a node carries it while something there is attached to it.
 
@@ -24,7 +24,7 @@ carries them always, and every node that is to connect them needs them in its fi
 the cluster has to have them with the same definition.`,
 		Args: cobra.ArbitraryArgs, RunE: a.group,
 	}
-	cmd.AddCommand(a.networkCreate(), a.networkRm(), a.networkLs(), a.networkInspect())
+	cmd.AddCommand(a.networkCreate(), a.networkUpdate(), a.networkRm(), a.networkLs(), a.networkInspect())
 	return cmd
 }
 
@@ -185,6 +185,21 @@ func definedText(n api.Network) string {
 	return "in this node's configuration"
 }
 
+// sayChange shows how far a change between encrypted and plaintext has come.
+func (a *app) sayChange(c *api.NetworkChange) {
+	if c == nil {
+		return
+	}
+	how := "at once"
+	if c.Migrate {
+		how = "without loss"
+	}
+	a.print("changes     to %s, %s: %d of %d nodes have followed", formWord(c.Encrypted), how, c.Nodes.OK, c.Nodes.Total)
+	for _, w := range c.Waiting {
+		a.print("  waits for %s", cli.Clean(fmt.Sprintf("%s (%s), which has it %s", node(w.NodeRef), w.State, w.Form)))
+	}
+}
+
 func (a *app) networkDetail(d api.NetworkDetail) error {
 	enc := encryptionCell(d.Network)
 	a.print("network     %s", cli.Clean(d.Name))
@@ -193,6 +208,7 @@ func (a *app) networkDetail(d api.NetworkDetail) error {
 	a.print("subnets     %s", join(d.Subnets))
 	a.print("encryption  %s", a.out.Paint(enc.Style, enc.Text))
 	a.print("defined     %s", definedText(d.Network))
+	a.sayChange(d.Change)
 	if d.MTU != 0 {
 		a.print("mtu         %d (from %s)", d.MTU, cli.Clean(d.MTUFrom))
 	}

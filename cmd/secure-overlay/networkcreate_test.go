@@ -14,6 +14,9 @@ import (
 type netDesk struct {
 	asked   []api.NetworkRequest
 	removed []string
+	updates []api.NetworkUpdate
+	update  func(api.NetworkUpdate)       // sees each; nil: nobody does
+	states  func(name string) api.Network // what the network is; after an update by name
 	refusal error
 }
 
@@ -24,6 +27,17 @@ func (d *netDesk) CreateNetwork(_ context.Context, req api.NetworkRequest) (api.
 		subnets = append(subnets, netip.MustParsePrefix(s))
 	}
 	return api.Network{Name: req.Name, VNI: 7, Subnets: subnets, Encrypted: !req.Plaintext, State: api.StateUnused, Cluster: true}, d.refusal
+}
+
+func (d *netDesk) UpdateNetwork(_ context.Context, name string, req api.NetworkUpdate) (api.Network, error) {
+	d.updates = append(d.updates, req)
+	if d.refusal != nil {
+		return api.Network{}, d.refusal
+	}
+	if d.update != nil {
+		d.update(req)
+	}
+	return d.states(name), nil
 }
 
 func (d *netDesk) RemoveNetwork(_ context.Context, name string, force bool) error {

@@ -77,7 +77,11 @@ func stateStyle(s api.State) cli.Style {
 // encryptionCell says what carries a network; plaintext is always loud.
 func encryptionCell(n api.Network) cli.Cell {
 	if !n.Encrypted {
-		return cli.Cell{Text: "PLAINTEXT", Style: cli.Bad}
+		text := "PLAINTEXT"
+		if n.Change != nil {
+			text += fmt.Sprintf(" -> %s %s", formWord(n.Change.Encrypted), countText(n.Change.Nodes))
+		}
+		return cli.Cell{Text: text, Style: cli.Bad}
 	}
 	if n.Driver == "" {
 		return cli.Cell{Text: "no tunnel yet", Style: cli.Warn}

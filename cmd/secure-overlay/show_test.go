@@ -32,9 +32,14 @@ type canned struct {
 	members   []api.Member
 }
 
-func (c canned) Status(context.Context) (api.Status, error)        { return c.status, nil }
-func (c canned) Members(context.Context) ([]api.Member, error)     { return c.members, nil }
-func (c canned) Networks(context.Context) ([]api.Network, error)   { return c.status.Networks, nil }
+func (c canned) Status(context.Context) (api.Status, error)    { return c.status, nil }
+func (c canned) Members(context.Context) ([]api.Member, error) { return c.members, nil }
+func (c canned) Networks(context.Context) ([]api.Network, error) {
+	if c.definer != nil && c.definer.states != nil {
+		return []api.Network{c.definer.states("")}, nil
+	}
+	return c.status.Networks, nil
+}
 func (c canned) Endpoints(context.Context) ([]api.Endpoint, error) { return c.endpoints, nil }
 func (c canned) Tokens(context.Context) ([]api.Token, error)       { return nil, nil }
 func (c canned) RevokeToken(context.Context, string) error         { return nil }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
@@ -18,11 +19,13 @@ import (
 //
 // An encrypted network allows less than a plaintext one: issuers encrypt, and only
 // the root takes encryption away, also by way of removing the network and making
-// another one of its name (weaken.go).
+// another one of its name (weaken.go). One on its way (Moving) allows cleartext,
+// whatever it is on its way to.
 type Network struct {
 	record.Network           // without Blocks, which are a node's
 	Driver         string    // DriverAuto and so on; DriverAuto for a plaintext network
 	MTU            uint16    // of IP packets in it; 0: what the underlay leaves
+	Moving         bool      // nodes have it both ways, until all send as Encrypted says
 	Removed        bool      // it is gone; the name and Encrypted stay
 	Edit           uint32    // how often it was changed in its generation, below 2^31
 	Generation     uint32    // how often the root has taken encryption away
@@ -37,13 +40,14 @@ func NetworkSlot(name string) Slot { return Slot{Kind: KindNetwork, Key: name} }
 
 const (
 	flagRemoved = 0x01
+	flagMoving  = 0x02
 
 	// networkFixed is the length in bytes of a network's body before its
 	// definition: flags u8, edit u32, driver u8, MTU u16.
 	networkFixed = 1 + 4 + 1 + 2
 
-	// encryptedStep makes every encrypted state of a network weigh more than
-	// every plaintext one of its generation.
+	// encryptedStep makes every state of a network that allows no cleartext weigh
+	// more than every one of its generation that does.
 	encryptedStep = 1 << 31
 )
 
@@ -58,9 +62,12 @@ func (it *Item) Network() (Network, bool) {
 	return n, err == nil
 }
 
+// Clear reports whether frames of the network may be readable on the underlay.
+func (n Network) Clear() bool { return !n.Encrypted || n.Moving }
+
 // step is what the network weighs within its generation.
 func (n Network) step() uint32 {
-	if n.Encrypted {
+	if !n.Clear() {
 		return n.Edit | encryptedStep
 	}
 	return n.Edit
@@ -77,6 +84,9 @@ func (n Network) body() ([]byte, error) {
 	if n.Removed {
 		flags |= flagRemoved
 	}
+	if n.Moving {
+		flags |= flagMoving
+	}
 	b := binary.BigEndian.AppendUint32([]byte{flags}, n.Edit)
 	b = binary.BigEndian.AppendUint16(append(b, driver), n.MTU)
 	if err := n.validate(); err != nil {
@@ -91,8 +101,10 @@ func (n Network) validate() error {
 		return malformed("network %q was changed %d times", n.Name, n.Edit)
 	case !n.Encrypted && n.Driver != DriverAuto:
 		return malformed("plaintext network %q with driver %s", n.Name, n.Driver)
-	case len(n.Blocks) != 0:
-		return malformed("network %q with address blocks", n.Name)
+	case n.Moving && n.Removed:
+		return malformed("network %q is removed and on its way", n.Name)
+	case len(n.Blocks) != 0 || n.Both || n.Moved:
+		return malformed("network %q with what only a node can say", n.Name)
 	case len(n.Subnets) == 0:
 		return malformed("network %q without subnets", n.Name)
 	}
@@ -107,9 +119,9 @@ func (n Network) validate() error {
 func parseNetworkBody(body []byte) (Network, []byte, error) {
 	r := newReader(body)
 	flags := r.U8()
-	n := Network{Removed: flags&flagRemoved != 0, Edit: r.U32()}
+	n := Network{Removed: flags&flagRemoved != 0, Moving: flags&flagMoving != 0, Edit: r.U32()}
 	n.Driver, n.MTU = DriverName(r.U8()), r.U16()
-	if flags&^flagRemoved != 0 {
+	if flags&^(flagRemoved|flagMoving) != 0 {
 		r.Fail("network flags %#x", flags)
 	}
 	if r.Err() != nil {
@@ -163,12 +175,12 @@ func (s *Set) Networks() []Network {
 
 // SignNetwork makes the item with which an issuer defines a network, changes it, or
 // removes it. Edit, Generation and Created of n are ignored. ErrWeakens (wrapped)
-// if the network is, or last was, encrypted and n is not.
+// if the network allows, or last allowed, no cleartext, and n does.
 func (s *Set) SignNetwork(now time.Time, trust keys.Trust, by Signer, n Network) (*Item, error) {
 	have, known := s.Network(n.Name)
 	n.Edit, n.Generation, n.Created = 1, 0, now.UTC().Truncate(time.Second)
 	if known {
-		if have.Encrypted && !n.Encrypted {
+		if !have.Clear() && n.Clear() {
 			return nil, fmt.Errorf("sign network %q: %w", n.Name, ErrWeakens)
 		}
 		if have.Edit+1 >= encryptedStep || have.Edit == math.MaxUint32 {
@@ -183,5 +195,22 @@ func (s *Set) SignNetwork(now time.Time, trust keys.Trust, by Signer, n Network)
 	return Sign(now, trust, by, Content{
 		Slot: NetworkSlot(n.Name), Version: ranked(n.Generation, n.step()), Created: n.Created,
 		Body: append(body, s.items[NetworkSlot(n.Name)].base()...),
+	})
+}
+
+// SignNetworkRoot makes the item with which the root changes a network, to what
+// issuers may not make of it as well, in the generation after that of have. Edit,
+// Generation and Created of n are ignored.
+func SignNetworkRoot(cluster ids.ClusterID, root keys.RootPrivate, have, n Network, created time.Time) ([]byte, error) {
+	if have.Generation == math.MaxUint32 {
+		return nil, fmt.Errorf("sign network %q: %w", n.Name, malformed("generations are used up"))
+	}
+	n.Edit, n.Generation = 0, have.Generation+1
+	body, err := n.body()
+	if err != nil {
+		return nil, fmt.Errorf("sign network %q: %w", n.Name, err)
+	}
+	return SignRoot(cluster, root, Content{
+		Slot: NetworkSlot(n.Name), Version: ranked(n.Generation, n.step()), Created: created.UTC().Truncate(time.Second), Body: body,
 	})
 }

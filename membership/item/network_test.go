@@ -128,6 +128,56 @@ func TestNetworkIsNotWeakened(t *testing.T) {
 	}
 }
 
+// TestNetworkMoves: an issuer leads a plaintext network to encrypted by way of both,
+// and never from encrypted to both; the root leads back.
+func TestNetworkMoves(t *testing.T) {
+	b := newBench(t)
+	var s Set
+	plain := netOf("blue", false, "10.77.0.0/16")
+	moving := netOf("blue", true, "10.77.0.0/16")
+	moving.Moving = true
+	strict := netOf("blue", true, "10.77.0.0/16")
+	b.define(&s, "a", plain)
+	b.define(&s, "b", moving)
+	if n := mustNetwork(t, &s); !n.Moving || !n.Encrypted || !n.Clear() {
+		t.Errorf("%+v", n)
+	}
+	b.define(&s, "a", plain) // given up
+	b.define(&s, "a", moving)
+	b.define(&s, "a", strict)
+	for name, n := range map[string]Network{"both": moving, "plaintext": plain} {
+		if _, err := s.SignNetwork(noon, b.Trust, b.issuer("a"), n); !errors.Is(err, ErrWeakens) {
+			t.Errorf("from encrypted to %s: %v", name, err)
+		}
+	}
+	back := plain
+	back.Moving = true
+	for _, n := range []Network{back, plain} {
+		have := mustNetwork(t, &s)
+		raw, err := SignNetworkRoot(b.Trust.Cluster, mustRoot(t, b), have, n, noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		it, err := Verify(b.Trust, noon, raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if changed, err := s.Insert(it); !changed || err != nil {
+			t.Fatalf("the root: changed %v, %v", changed, err)
+		}
+		if is := mustNetwork(t, &s); is.Encrypted || is.Moving != n.Moving || is.Generation != have.Generation+1 {
+			t.Errorf("%+v", is)
+		}
+	}
+	b.define(&s, "a", moving)
+	b.define(&s, "a", strict)
+	gone := strict
+	gone.Removed, gone.Moving = true, true
+	if _, err := new(Set).SignNetwork(noon, b.Trust, b.issuer("a"), gone); !errors.Is(err, ErrMalformed) {
+		t.Errorf("removed and on its way: %v", err)
+	}
+}
+
 func mustNetwork(t *testing.T, s *Set) Network {
 	t.Helper()
 	n, ok := s.Network("blue")
@@ -148,6 +198,7 @@ func TestNetworkRefuses(t *testing.T) {
 		"host bits":          func(n *Network) { n.Subnets[0] = netip.MustParsePrefix("10.77.0.1/16") },
 		"nine subnets":       func(n *Network) { n.Subnets = make([]netip.Prefix, 9) },
 		"another driver":     func(n *Network) { n.Driver = "pigeon" },
+		"what a node says":   func(n *Network) { n.Both = true },
 		"plain with driver":  func(n *Network) { n.Encrypted, n.Driver = false, DriverIPsec },
 	} {
 		n := netOf("blue", true, "10.77.0.0/16")

@@ -36,7 +36,12 @@ const (
 		keys.SignatureSize
 )
 
-const flagEncrypted = 0x01
+// Flags of a network.
+const (
+	flagEncrypted = 0x01
+	flagBoth      = 0x02
+	flagMoved     = 0x04
+)
 
 // Encode returns the bytes of a record without its signature: the domain and
 // every field of n in canonical order. n must be valid once it is canonical;
@@ -87,6 +92,12 @@ func (w *writer) network(n Network) {
 	var flags uint8
 	if n.Encrypted {
 		flags |= flagEncrypted
+	}
+	if n.Both {
+		flags |= flagBoth
+	}
+	if n.Moved {
+		flags |= flagMoved
 	}
 	w.u8(flags)
 	w.u16(n.VTEPPort)
@@ -192,10 +203,10 @@ func (r reader) network() Network {
 	w := Network{VNI: ids.VNI(r.U32())}
 	w.Name = string(r.Take(r.Count("bytes of a network name", int(r.U8()), maxName, 1)))
 	flags := r.U8()
-	if flags&^flagEncrypted != 0 {
+	if flags&^(flagEncrypted|flagBoth|flagMoved) != 0 {
 		r.Fail("network flags %#x", flags)
 	}
-	w.Encrypted = flags&flagEncrypted != 0
+	w.Encrypted, w.Both, w.Moved = flags&flagEncrypted != 0, flags&flagBoth != 0, flags&flagMoved != 0
 	w.VTEPPort = r.U16()
 	w.Subnets = r.prefixes("subnets", MaxSubnets)
 	w.Blocks = r.prefixes("blocks", MaxBlocks)

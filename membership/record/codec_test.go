@@ -24,9 +24,13 @@ var nodeEqual = cmp.Options{cmpopts.EquateComparable(netip.AddrPort{}, netip.Add
 
 func TestRoundTrip(t *testing.T) {
 	id := member(t, authority(t), "a")
+	moved := example(id.ID, 3)
+	moved.Networks[0].Both = true
+	moved.Networks[1].Both, moved.Networks[1].Moved = true, true
 	for name, n := range map[string]Node{
 		"empty":   {ID: id.ID},
 		"example": example(id.ID, 3),
+		"moved":   moved,
 		"largest": largest(id.ID).Canonical(),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -91,7 +95,8 @@ func TestCanonicalSharesNothing(t *testing.T) {
 func TestValidateRefuses(t *testing.T) {
 	prefix, addr := netip.MustParsePrefix, netip.MustParseAddr
 	cases := map[string]func(*Node){
-		"zero ID": func(n *Node) { n.ID = ids.NodeID{} },
+		"zero ID":            func(n *Node) { n.ID = ids.NodeID{} },
+		"moved, in one form": func(n *Node) { n.Networks[0].Moved = true },
 		"too many underlay": func(n *Node) {
 			n.Underlay = largest(n.ID).Underlay
 			n.Underlay = append(n.Underlay, example(n.ID, 1).Underlay[0])

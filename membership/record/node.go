@@ -67,9 +67,15 @@ type Network struct {
 	Name      string // 1..63 bytes
 	VNI       ids.VNI
 	Encrypted bool
-	Subnets   []netip.Prefix
-	Blocks    []netip.Prefix // parts of the subnets that the node claims
-	VTEPPort  uint16         // VXLAN UDP port
+	// Both: the node has the network in both forms, encrypted and plaintext, and
+	// receives either. It is on its way to what Encrypted says.
+	Both bool
+	// Moved, with Both: to every node that it knows to be on the network it sends
+	// as Encrypted says, and no more in the other form.
+	Moved    bool
+	Subnets  []netip.Prefix
+	Blocks   []netip.Prefix // parts of the subnets that the node claims
+	VTEPPort uint16         // VXLAN UDP port
 }
 
 // Attached is an endpoint on the node.

@@ -156,6 +156,9 @@ func (w Network) Validate() error {
 	if !w.VNI.Valid() || w.VTEPPort == 0 {
 		return malformed("network %q with VNI %d and VXLAN port %d", w.Name, w.VNI, w.VTEPPort)
 	}
+	if w.Moved && !w.Both {
+		return malformed("network %q has moved and is in one form", w.Name)
+	}
 	if len(w.Subnets) > MaxSubnets || len(w.Blocks) > MaxBlocks {
 		return malformed("network %q with %d subnets and %d blocks, at most %d and %d",
 			w.Name, len(w.Subnets), len(w.Blocks), MaxSubnets, MaxBlocks)

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/api"
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys/keystore"
+	"github.com/secure-overlay/secure-overlay/membership/item"
+)
+
+// togglingNet is a network whose nodes follow an update after some looks.
+type togglingNet struct {
+	mu    sync.Mutex
+	def   api.NetworkDefinition
+	looks int  // until all have followed
+	dead  bool // the one that is missing at the end cannot be reached
+	seen  int  // since the last update
+}
+
+func (n *togglingNet) state(name string) api.Network {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if name != "" {
+		n.seen = 0
+	}
+	n.seen++
+	def := n.def
+	out := api.Network{
+		Name: "blue", VNI: 7, Subnets: []netip.Prefix{netip.MustParsePrefix("10.77.0.0/16")}, Encrypted: def.Encrypted && !def.Moving,
+		State: api.StateOK, Driver: "wireguard (kernel)", Cluster: true, Definition: &def,
+		Change: &api.NetworkChange{Encrypted: def.Encrypted, Migrate: def.Moving, Nodes: api.Count{OK: 3, Total: 3}},
+	}
+	switch {
+	case n.seen <= n.looks || n.dead:
+		w := api.NetworkWait{RevocationWait: api.RevocationWait{NodeRef: nodeRef("db-1"), State: "alive"}, Form: "plaintext"}
+		if n.dead {
+			w.State = "dead"
+		}
+		out.Change.Nodes.OK, out.Change.Waiting = 2, []api.NetworkWait{w}
+	case !def.Moving:
+		out.Change = nil
+	}
+	return out
+}
+
+func TestNetworkUpdate(t *testing.T) {
+	for name, c := range map[string]struct {
+		net  *togglingNet
+		args string
+		code int
+		asks []api.NetworkUpdate
+		says string
+	}{
+		"strict": {
+			&togglingNet{def: api.NetworkDefinition{Encrypted: true}, looks: 2}, "--encrypted --strict", 0,
+			[]api.NetworkUpdate{{Encrypted: true, Driver: "auto"}}, "network blue is encrypted on every node that has it",
+		},
+		"there already": {
+			&togglingNet{def: api.NetworkDefinition{Encrypted: true}}, "--encrypted --migrate", 0,
+			[]api.NetworkUpdate{{Encrypted: true, Driver: "auto", Migrate: true}}, "is encrypted",
+		},
+		"a node is dead": {
+			&togglingNet{def: api.NetworkDefinition{Encrypted: true}, dead: true}, "--encrypted --strict", 4,
+			[]api.NetworkUpdate{{Encrypted: true, Driver: "auto"}}, "db-1 (dead)",
+		},
+		"migration held up by a dead node": {
+			&togglingNet{def: api.NetworkDefinition{Encrypted: true, Moving: true}, dead: true}, "--encrypted --migrate", 4,
+			[]api.NetworkUpdate{{Encrypted: true, Driver: "auto", Migrate: true}}, "or --strict, which does not wait",
+		},
+		"one does not follow": {
+			&togglingNet{def: api.NetworkDefinition{Encrypted: true}, looks: 1000}, "--encrypted --strict --timeout 300ms", 8,
+			[]api.NetworkUpdate{{Encrypted: true, Driver: "auto"}}, "db-1 (alive)",
+		},
+		"neither":         {&togglingNet{}, "--strict", 2, nil, "--encrypted or --plaintext"},
+		"both":            {&togglingNet{}, "--strict --encrypted --plaintext", 2, nil, "contradict"},
+		"not how":         {&togglingNet{}, "--encrypted", 2, nil, "--strict and --migrate"},
+		"both ways":       {&togglingNet{}, "--encrypted --strict --migrate", 2, nil, "--strict and --migrate"},
+		"no root key":     {&togglingNet{}, "--plaintext --strict", 2, nil, "root key"},
+		"a root key lost": {&togglingNet{def: api.NetworkDefinition{Encrypted: true}}, "--plaintext --strict --root-key /nowhere", 1, nil, "/nowhere"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := &netDesk{states: c.net.state}
+			got := against(t, canned{definer: d}, append([]string{"network", "update", "blue"}, strings.Fields(c.args)...)...)
+			if got.code != c.code || !strings.Contains(got.out+got.err, c.says) {
+				t.Errorf("exit code %d, want %d\n%s\n%s", got.code, c.code, got.out, got.err)
+			}
+			if !slices.EqualFunc(d.updates, c.asks, func(a, b api.NetworkUpdate) bool {
+				return a.Encrypted == b.Encrypted && a.Driver == b.Driver && a.Migrate == b.Migrate && a.Item == nil
+			}) {
+				t.Errorf("the agent was asked %+v", d.updates)
+			}
+		})
+	}
+}
+
+// TestNetworkUpdateByRoot: two steps, both signed with the root key file for the
+// generation that the agent names, and the second only when all send in the new form.
+func TestNetworkUpdateByRoot(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	store, err := keystore.Init(dir, keystore.InitOptions{Hostname: "a", Now: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = store.Close() }()
+	id, err := store.Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	net := &togglingNet{def: api.NetworkDefinition{Encrypted: true, Driver: "ipsec", MTU: 1300, VXLANPort: 4789, Generation: 4}, looks: 1}
+	d := &netDesk{states: net.state}
+	d.update = func(req api.NetworkUpdate) {
+		it, err := item.Verify(id.Trust, time.Now(), req.Item)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, ok := it.Network()
+		net.mu.Lock()
+		defer net.mu.Unlock()
+		if !ok || !it.Root || n.Encrypted || n.Generation != net.def.Generation+1 || n.MTU != 1300 || n.VNI != ids.VNI(7) || n.Driver != "auto" {
+			t.Errorf("signed %+v", n)
+		}
+		net.def.Encrypted, net.def.Moving, net.def.Generation, net.def.Driver = n.Encrypted, n.Moving, n.Generation, n.Driver
+	}
+	c := canned{definer: d, status: api.Status{Cluster: id.Trust.Cluster}}
+	root := filepath.Join(dir, "root.key")
+	got := against(t, c, "network", "update", "blue", "--plaintext", "--migrate", "--root-key", root)
+	if got.code != 0 || len(d.updates) != 2 || net.def.Moving || net.def.Generation != 6 {
+		t.Fatalf("exit code %d, asked %d times, %+v\n%s", got.code, len(d.updates), net.def, got.err)
+	}
+	if !strings.Contains(got.out, "network blue is PLAINTEXT on every node") || strings.Contains(got.out+got.err, "so-root-key") {
+		t.Errorf("%s\n%s", got.out, got.err)
+	}
+	// Nothing is left to sign.
+	if got := against(t, c, "network", "update", "blue", "--plaintext", "--migrate", "--root-key", root); got.code != 0 || len(d.updates) != 2 {
+		t.Errorf("once more: exit code %d, %s", got.code, got.err)
+	}
+}
+
+func TestChangeIsShown(t *testing.T) {
+	net := &togglingNet{def: api.NetworkDefinition{Encrypted: true, Moving: true}, looks: 1000}
+	c := canned{definer: &netDesk{states: net.state}}
+	if got := against(t, c, "network", "ls"); !strings.Contains(got.out, "PLAINTEXT -> encrypted 2/3") {
+		t.Errorf("the list is\n%s", got.out)
+	}
+	got := against(t, c, "network", "inspect", "blue")
+	for _, want := range []string{"changes     to encrypted, without loss: 2 of 3 nodes have followed\n", "waits for db-1 (alive), which has it plaintext\n"} {
+		if !strings.Contains(got.out, want) {
+			t.Errorf("no %q in\n%s", want, got.out)
+		}
+	}
+}
