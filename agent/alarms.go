@@ -45,7 +45,7 @@ func withheld(snap membership.Snapshot) []api.Problem {
 // warnings are worth knowing although everything works: that no issuer is heard,
 // which is legal, and that two items had one version.
 func (l *loop) warnings(snap membership.Snapshot) []api.Problem {
-	var out []api.Problem
+	out := l.narrowPaths()
 	for _, s := range snap.Stale {
 		if !s.Issuer.IsZero() {
 			continue

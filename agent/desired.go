@@ -211,6 +211,7 @@ func (b *build) finishView() {
 			pv.Tunnel = true
 			pv.Underlay = p.link.to.Control
 			pv.Frame = b.frameTo(p)
+			pv.Top = b.topFrame(p)
 			pv.InnerMTU = p.link.mtu - tunnel.Overhead(p.link.to.Control.Addr())
 		}
 		v.Peers = append(v.Peers, pv)

@@ -39,6 +39,13 @@ func (b *build) measure() {
 		}
 	}
 	for _, l := range links {
+		// A way that carries less than it should is as a link that does: by the
+		// record all nodes of its networks hear of it.
+		if m := b.in.Underlay.Limits[l.to.Control.Addr()]; m > 0 {
+			b.ownMTU[l.own] = min(b.ownMTU[l.own], m)
+		}
+	}
+	for _, l := range links {
 		l.mtu = b.ownMTU[l.own]
 		if l.to.MTU > 0 {
 			l.mtu = min(l.mtu, int(l.to.MTU))

@@ -93,10 +93,10 @@ func (b *build) followPair(p *peer) {
 		p.refusal = g.Reason
 		b.problem("peer-incompatible", p.ID.String(), fmt.Sprintf("no tunnel to node %s: %s", p.title(), b.incompatible(p)),
 			"set the same driver for the network on both nodes, or rotate to one that both have: secure-overlay keys rotate --driver auto")
-	case g.Tx != 0 && !g.FullMTU:
+	case g.Tx != 0 && !g.FullMTU && b.in.Underlay.Limits[p.link.to.Control.Addr()] == 0:
 		b.problem("mtu-black-hole", p.ID.String(),
-			fmt.Sprintf("packets of full size do not reach node %s through the tunnel, small ones do: something on the underlay swallows them", p.title()),
-			"lower the MTU of this host's underlay link to what the path carries, or let ICMP errors through")
+			fmt.Sprintf("packets of full size do not reach node %s through the tunnel, small ones do: something on the underlay swallows them; what passes is being looked for", p.title()),
+			"wait some seconds; or lower the MTU of this host's underlay link to what the path carries")
 	}
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"cmp"
+	"math"
 	"net/netip"
 	"slices"
 
@@ -45,7 +46,25 @@ func (b *build) deviceMTU() int {
 			mtu = max(mtu, n.fits+vxlanOverheadV6)
 		}
 	}
+	// Where a way was found to be narrow, devices stay as wide as the link, so that it
+	// can be tried whether it still is. Networks are narrower, so nothing else
+	// is sent that is as large.
+	for _, p := range b.peers {
+		if p.link != nil && b.in.Underlay.Limits[p.link.to.Control.Addr()] > 0 {
+			mtu = max(mtu, b.topFrame(p))
+		}
+	}
 	return min(mtu, tunnel.MaxMTU)
+}
+
+// topFrame is the largest packet that this node's own link and route would let
+// through the tunnel to a peer.
+func (b *build) topFrame(p *peer) int {
+	mtu := min(b.in.Underlay.Own[p.link.own].MTU, math.MaxUint16)
+	if r, ok := b.in.Underlay.Routes[p.link.to.Control.Addr()]; ok && r.MTU > 0 {
+		mtu = min(mtu, r.MTU)
+	}
+	return min(mtu-tunnel.Overhead(p.link.to.Control.Addr()), tunnel.MaxMTU)
 }
 
 // keptMTU is the MTU of an epoch's device. One that is wider by no more than ESP

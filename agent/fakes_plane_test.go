@@ -55,6 +55,13 @@ func (g *fakeGuard) broken(noRoute, noProbe string) {
 	g.noRoute, g.noProbe = noRoute, noProbe
 }
 
+// routesNow are those to peers.
+func (g *fakeGuard) routesNow() []secure.Route {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.spec.Routes)
+}
+
 // since returns the specs from the n-th on.
 func (g *fakeGuard) since(n int) []secure.Spec {
 	g.mu.Lock()

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +17,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/membership/noisenet"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 	"github.com/secure-overlay/secure-overlay/tunnel"
+	"github.com/secure-overlay/secure-overlay/tunnel/secure"
 )
 
 // board is where every node's newest record hangs.
@@ -374,12 +374,16 @@ type fakeProber struct{ w *world }
 func (p fakeProber) Probe(_ context.Context, device string, from, to netip.Addr, size int) error {
 	here := p.key(from, to, device)
 	there := p.key(to, from, "so"+idOf(to).Short()+device[len("so")+6:])
-	fits := min(here.mtu, there.mtu)
+	// The answer to what is larger than the other's device comes in fragments.
+	fits := min(here.mtu, p.w.carries(idOf(from), idOf(to)))
 	if here.inUDP {
 		fits = min(fits, fakeInUDP(netip.Addr{}, 1500))
 	}
+	if here.mtu > 0 && size > here.mtu {
+		return secure.ErrTooLarge
+	}
 	if here.id == 0 || here.id != there.id || here.inUDP != there.inUDP || size > fits || here.esp && !p.w.passes(idOf(from), idOf(to), here.inUDP) {
-		return os.ErrDeadlineExceeded
+		return secure.ErrNoAnswer
 	}
 	return nil
 }

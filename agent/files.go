@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -119,6 +120,14 @@ type applied struct {
 	Secure   secure.Spec   `json:"secure"`
 	Networks []vxlan.Spec  `json:"networks"`
 	Record   record.Node   `json:"record"`
+	Paths    []appliedPath `json:"paths,omitempty"`
+}
+
+// appliedPath is a way that carries less than its links.
+type appliedPath struct {
+	Peer  ids.NodeID `json:"peer"`
+	To    netip.Addr `json:"to"`
+	Limit int        `json:"limit"` // bytes of packet in the tunnel
 }
 
 // appliedPair is what no kernel knows of a pair's key: whose it is, by more

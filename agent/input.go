@@ -138,6 +138,9 @@ func (t TunnelFacts) installed(peer ids.NodeID, epoch ids.Epoch) (tunnel.PeerSta
 type Underlay struct {
 	Own    []OwnAddr               // published, in order of preference
 	Routes map[netip.Addr]nl.Route // by destination; absent: no route
+	// Limits are destinations to which packets of more bytes do not come, whatever
+	// links and routes say. Absent: nothing like that was found.
+	Limits map[netip.Addr]int
 }
 
 // OwnAddr is an address at which other nodes reach this one.
@@ -190,6 +193,7 @@ type PeerView struct {
 	Underlay netip.AddrPort // where its control plane is, of the family in use
 	Tunnel   bool           // a tunnel to it is wanted
 	Frame    int            // bytes of the largest packet that is sent to it through the tunnel
+	Top      int            // bytes of the largest that this node's link and route would let through
 	InnerMTU int            // bytes of a packet inside the tunnel; 0 without tunnel
 	Networks []string
 }

@@ -127,6 +127,7 @@ type loop struct {
 	claims      claims
 	previous    record.Node // what was published last
 	forms       map[string]Forms
+	paths       map[ids.NodeID]*watchedPath
 	own         []OwnAddr // last known, kept over a moment without addresses
 	restored    applied   // of the previous agent
 	holdUntil   time.Time // zero: nothing is held any more

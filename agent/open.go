@@ -135,6 +135,7 @@ func newLoop(a *Agent, identity keystore.Identity, dir files) *loop {
 			echoTried: map[ids.NodeID]time.Time{}, since: map[ids.Epoch]time.Time{}, forms: newForms(),
 		},
 		unproved: timing(a.opts.Config).Unproved,
+		paths:    map[ids.NodeID]*watchedPath{},
 		claims:   claims{since: map[claimKey]time.Time{}, settled: map[claimKey]bool{}},
 		events:   a.opts.Events,
 		reported: map[api.Problem]bool{}, tunnelsUp: map[ids.NodeID]bool{}, revoked: map[ids.NodeID]bool{}, left: map[ids.NodeID]bool{},

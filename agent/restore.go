@@ -28,6 +28,7 @@ func (l *loop) restore() {
 		l.previous = last.Record
 		l.holdUntil = l.now().Add(grace)
 		l.facts.Former = map[netip.Addr]ids.NodeID{}
+		l.restorePaths(last.Paths)
 		for _, p := range last.Pairs {
 			l.facts.Former[p.Peer.InnerAddr()] = p.Peer
 			l.rot.hybrid[p.Key] = p.Hybrid

@@ -141,6 +141,7 @@ func (l *loop) follow(ctx context.Context, in Input) time.Duration {
 	l.noteSwitches()
 	l.noteForms()
 	l.startAll(ctx, in)
+	l.watchPaths(ctx)
 	l.schedule(ctx)
 	if !settled(l.rot.set, l.facts.Plan) && l.rot.hot < maxHot {
 		l.rot.hot++

@@ -153,7 +153,7 @@ func (l *loop) underlay(members []Member) Underlay {
 	} else if len(l.own) == 0 {
 		l.fail("no-underlay", "", err)
 	}
-	u := Underlay{Routes: map[netip.Addr]nl.Route{}}
+	u := Underlay{Routes: map[netip.Addr]nl.Route{}, Limits: l.limits()}
 	inUDP := l.narrowed()
 	for _, o := range l.own {
 		o.MTU -= l.tunnels.extra(o.Control.Addr(), o.MTU, inUDP)
@@ -322,7 +322,7 @@ func (l *loop) publish() {
 func (l *loop) save() {
 	now := applied{
 		Schema: appliedSchema, Node: l.identity.ID,
-		Secure: l.out.Secure, Networks: l.out.Networks, Record: l.out.Record,
+		Secure: l.out.Secure, Networks: l.out.Networks, Record: l.out.Record, Paths: l.keptPaths(),
 	}
 	for _, p := range l.facts.Plan.Pairs {
 		now.Pairs = append(now.Pairs, appliedPair{Peer: p.Peer, Epoch: p.Epoch, Key: p.Key, Hybrid: l.rot.hybrid[p.Key]})

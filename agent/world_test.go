@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -55,6 +56,25 @@ type world struct {
 	// it is, ESP in UDP.
 	mu      sync.Mutex // guards blocked
 	blocked map[[2]ids.NodeID]swallows
+	narrow  map[[2]ids.NodeID]int // bytes of packet in the tunnel that come through
+}
+
+// narrows makes the underlay between two nodes swallow packets in the tunnel of more
+// bytes; 0: none.
+func (w *world) narrows(a, b *machine, bytes int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.narrow[[2]ids.NodeID{a.id, b.id}], w.narrow[[2]ids.NodeID{b.id, a.id}] = bytes, bytes
+}
+
+// carries is what comes through between two nodes.
+func (w *world) carries(a, b ids.NodeID) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if n := w.narrow[[2]ids.NodeID{a, b}]; n > 0 {
+		return n
+	}
+	return math.MaxInt
 }
 
 // swallows is what an underlay does not pass.
@@ -77,7 +97,7 @@ func (w *world) passes(a, b ids.NodeID, inUDP bool) bool {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	return &world{t: t, fabric: tunneltest.NewFabric(), board: newBoard(), dir: t.TempDir(), blocked: map[[2]ids.NodeID]swallows{}}
+	return &world{t: t, fabric: tunneltest.NewFabric(), board: newBoard(), dir: t.TempDir(), blocked: map[[2]ids.NodeID]swallows{}, narrow: map[[2]ids.NodeID]int{}}
 }
 
 func newBoard() *board {

@@ -30,5 +30,6 @@ const (
 	Call     = "call"      // operation asked for on the control socket
 	UID      = "uid"       // user ID of a caller
 	Expires  = "expires"   // when something ends
+	MTU      = "mtu"       // bytes of packet
 	Protocol = "protocol"  // version of the protocol
 )

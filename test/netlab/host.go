@@ -188,6 +188,12 @@ func (h *Host) SetMTU(mtu int) error {
 	return h.bothEnds("set MTU", func(nlh *nl.Handle, link netlink.Link) error { return nlh.LinkSetMTU(link, mtu) })
 }
 
+// Narrow makes the switch swallow packets to and from the host that have more bytes,
+// in silence, as a path does whose routers say nothing. The host's link keeps its MTU.
+func (h *Host) Narrow(mtu int) error {
+	return onLink(h.lab.sw.ns, h.port, "narrow", func(nlh *nl.Handle, link netlink.Link) error { return nlh.LinkSetMTU(link, mtu) })
+}
+
 // Disconnect pulls the host's plug at the switch: no packet passes until
 // Connect, and the host sees its carrier go.
 func (h *Host) Disconnect() error {
