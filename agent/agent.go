@@ -29,6 +29,10 @@ type Options struct {
 	// Events is the node's event log, which the caller closes after Run. Nil:
 	// nothing is kept.
 	Events *events.Log
+	// Load reads the configuration again, and Loaded hears of one that was taken up.
+	// Nil: the agent keeps Config.
+	Load   func() (config.Config, error)
+	Loaded func(config.Config)
 	// Progress hears about each stage of the start, for the checklist of up.
 	// It is called from one goroutine at a time and must not block. Nil:
 	// nobody listens.

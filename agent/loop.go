@@ -150,6 +150,7 @@ type loop struct {
 	toldClock  string // the problem with the clock that was told last
 
 	revokedIssuers map[keys.IssuerPublic]bool // as noted
+	refused        []api.Problem              // what is wrong with the file on the disk
 	contradictions []api.Problem              // between the file and the cluster
 	round          ids.Revision
 	ready          chan struct{}

@@ -288,7 +288,7 @@ func (a *Agent) defineError(ctx context.Context, name string, err error) error {
 			}
 		})
 		if file {
-			return typed(api.CodeRefused, err, fmt.Sprintf("network %s is of this node's configuration, not of the cluster", name), "remove it there, and restart the agent")
+			return typed(api.CodeRefused, err, fmt.Sprintf("network %s is of this node's configuration, not of the cluster", name), "remove it there")
 		}
 		return typed(api.CodeNotFound, err, fmt.Sprintf("the cluster has no network %q", name), nearestNetwork(name, known))
 	}

@@ -82,6 +82,7 @@ func (l *loop) desire(in Input) Output {
 	out.View.Problems = append(out.View.Problems, l.leftProblem()...)
 	out.View.Problems = append(out.View.Problems, withheld(l.gossip.Snapshot())...)
 	out.View.Problems = append(out.View.Problems, l.contradictions...)
+	out.View.Problems = append(out.View.Problems, l.refused...)
 	out.View.Problems = append(out.View.Problems, l.timeProblems()...)
 	for driver, spec := range out.Tunnels {
 		spec.Revision = l.round

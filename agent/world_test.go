@@ -126,8 +126,9 @@ type machine struct {
 	underlay int                               // MTU of its one underlay link
 	events   *events.Log                       // nil: not kept
 	disk     *fakeDisk
-	clock    *clock.Clock // nil: the system clock
-	cert     keys.Cert    // what others see of its certificate
+	clock    *clock.Clock                  // nil: the system clock
+	load     func() (config.Config, error) // its file; nil: cannot be read again
+	cert     keys.Cert                     // what others see of its certificate
 
 	agent *Agent
 	stop  context.CancelFunc
@@ -155,7 +156,7 @@ func (w *world) machine(n int, networks ...config.Network) *machine {
 // start runs an agent's loop as Run does, over the fakes.
 func (m *machine) start() *machine {
 	m.w.t.Helper()
-	a := New(Options{Config: m.cfg, Log: slog.New(slog.DiscardHandler), Events: m.events, Clock: m.clock})
+	a := New(Options{Config: m.cfg, Log: slog.New(slog.DiscardHandler), Events: m.events, Clock: m.clock, Load: m.load})
 	a.openEndpoint, a.disk = openFakeNS, m.disk
 	identity := keystore.Identity{
 		ID: m.id, Hostname: fmt.Sprint("web-", m.n),

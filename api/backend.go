@@ -93,8 +93,11 @@ type Events interface {
 	Events(ctx context.Context, q EventQuery) ([]Event, error)
 }
 
-// Lifecycle ends the agent.
+// Lifecycle changes and ends the agent.
 type Lifecycle interface {
+	// Reload reads the configuration again and takes up what has changed, or
+	// refuses all of it.
+	Reload(ctx context.Context) (Reload, error)
 	// Down removes everything the agent made and returns; the agent's Run
 	// then ends. The server finishes the answer before it stops.
 	Down(ctx context.Context, req DownRequest) (DownResult, error)

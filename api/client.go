@@ -99,6 +99,11 @@ func (c *Client) RemoveNetwork(ctx context.Context, name string, force bool) err
 	return err
 }
 
+// Reload has the agent read its configuration again.
+func (c *Client) Reload(ctx context.Context) (Reload, error) {
+	return do[Reload](ctx, c, http.MethodPost, "/v1/reload", nil)
+}
+
 // CreateToken makes a join token. The answer holds its secret.
 func (c *Client) CreateToken(ctx context.Context, req TokenRequest) (NewToken, error) {
 	return do[NewToken](ctx, c, http.MethodPost, "/v1/tokens", req)

@@ -54,7 +54,10 @@ const (
 	EventCertificateExpired  EventKind = "certificate-expired"  // no new connections
 	EventCertificateEnded    EventKind = "certificate-ended"    // its tunnels are taken down
 
-	EventClock        EventKind = "clock" // what is wrong with this node's clock, or that it is right again
+	EventClock         EventKind = "clock"          // what is wrong with this node's clock, or that it is right again
+	EventConfigChanged EventKind = "config-changed" // what has changed in it
+	EventConfigRefused EventKind = "config-refused" // why it is not in force
+
 	EventAgentStarted EventKind = "agent-started"
 	EventAgentStopped EventKind = "agent-stopped"
 )
@@ -64,7 +67,7 @@ func EventKinds() []EventKind {
 	return []EventKind{
 		EventRotationRequested, EventEpochStarted, EventSwitched, EventEpochEnded, EventRotationRefused, EventPairRefused, EventBlocked, EventESPBlocked,
 		EventNodeRevoked, EventIssuerRevoked, EventNodeLeft, EventStale, EventStaleOver, EventItemConflict,
-		EventCertificateExpiring, EventCertificateExpired, EventCertificateEnded, EventClock, EventAgentStarted, EventAgentStopped,
+		EventCertificateExpiring, EventCertificateExpired, EventCertificateEnded, EventClock, EventConfigChanged, EventConfigRefused, EventAgentStarted, EventAgentStopped,
 	}
 }
 

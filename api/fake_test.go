@@ -149,6 +149,8 @@ func (f *fake) RevokeToken(_ context.Context, id string) error {
 	return nil
 }
 
+func (f *fake) Reload(context.Context) (Reload, error) { return Reload{}, nil }
+
 func (f *fake) Down(context.Context, DownRequest) (DownResult, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -149,6 +149,7 @@ func (s *Server) routes() []route {
 		{"/v1/leave/finish", methods{http.MethodPost: s.finishLeave}, nil},
 		{"/v1/events", methods{http.MethodGet: s.events}, []string{"since", "after", "kind", "limit"}},
 		{"/v1/metrics", methods{http.MethodGet: s.metrics}, nil},
+		{"/v1/reload", methods{http.MethodPost: s.reload}, nil},
 		{"/v1/down", methods{http.MethodPost: s.down}, nil},
 	}
 }

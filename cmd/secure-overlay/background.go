@@ -37,7 +37,7 @@ const logName = "agent.log"
 
 // background is the detached agent's side: it runs the agent, logs to stderr
 // (which is the log file) and reports over the file descriptor.
-func (a *app) background(ctx context.Context, cfg config.Config, loadErr error, fd int) error {
+func (a *app) background(ctx context.Context, cfg config.Config, loadErr error, fd int, load func() (config.Config, error)) error {
 	r := &pipeReporter{w: os.NewFile(uintptr(fd), "notify")}
 	if r.w == nil {
 		return &usageError{msg: fmt.Sprintf("--notify-fd %d is not open", fd)}
@@ -46,9 +46,10 @@ func (a *app) background(ctx context.Context, cfg config.Config, loadErr error, 
 	syscall.CloseOnExec(fd)
 	err := loadErr
 	if err == nil {
-		log := slog.New(newLogger(os.Stderr, cfg.Log))
+		handler, level := newLogger(os.Stderr, cfg.Log)
+		log := slog.New(handler)
 		r.log = logReporter{log}
-		if err = runAgent(ctx, cfg, log, r); err != nil {
+		if err = runAgent(ctx, cfg, newReloading(load, cfg.Path, level), log, r); err != nil {
 			log.Error("agent ended", logkey.Error, err)
 		}
 	}

@@ -151,7 +151,8 @@ func (a *app) teardown(ctx context.Context, flags map[string]string) (api.DownRe
 	if err := preflight(cfg); err != nil {
 		return api.DownResult{}, err
 	}
-	log := slog.New(newLogger(os.Stderr, cfg.Log))
+	handler, _ := newLogger(os.Stderr, cfg.Log)
+	log := slog.New(handler)
 	res, err := agent.Teardown(ctx, cfg, kinds(cfg), log)
 	res.Schema = api.Schema
 	if res.Removed == nil {

@@ -14,15 +14,16 @@ import (
 
 // foreground runs the agent in this process: a checklist while it starts,
 // then its log. With JSON logs there is no checklist: stderr is for a program.
-func (a *app) foreground(ctx context.Context, cfg config.Config) error {
-	handler := newLogger(os.Stderr, cfg.Log)
+func (a *app) foreground(ctx context.Context, cfg config.Config, load func() (config.Config, error)) error {
+	handler, level := newLogger(os.Stderr, cfg.Log)
+	again := newReloading(load, cfg.Path, level)
 	if cfg.Log.Format == "json" {
 		log := slog.New(handler)
-		return runAgent(ctx, cfg, log, logReporter{log})
+		return runAgent(ctx, cfg, again, log, logReporter{log})
 	}
 	g := &gate{}
 	list := cli.NewChecklist(a.err)
-	err := runAgent(ctx, cfg, slog.New(gatedHandler{handler, g}), &checkReporter{app: a, list: list, gate: g})
+	err := runAgent(ctx, cfg, again, slog.New(gatedHandler{handler, g}), &checkReporter{app: a, list: list, gate: g})
 	list.Break()
 	g.open()
 	if err == nil && ctx.Err() != nil {

@@ -50,7 +50,7 @@ configuration says otherwise. One agent runs on each host.
 	_ = root.MarkPersistentFlagFilename("config", "yaml", "yml")
 	_ = root.MarkPersistentFlagDirname("runtime-dir")
 	root.AddCommand(
-		a.initCmd(), a.tokenCmd(), a.issuerCmd(), a.joinCmd(), a.upCmd(), a.downCmd(),
+		a.initCmd(), a.tokenCmd(), a.issuerCmd(), a.joinCmd(), a.upCmd(), a.reloadCmd(), a.downCmd(),
 		a.statusCmd(), a.membersCmd(), a.revokeCmd(), a.leaveCmd(), a.networkCmd(), a.attachCmd(), a.detachCmd(), a.endpointCmd(),
 		a.keysCmd(), a.protocolCmd(), a.eventsCmd(), a.metricsCmd(), a.configCmd(), a.doctorCmd(), a.demoCmd(), a.versionCmd(), a.workerCmd(), a.holderCmd(),
 	)

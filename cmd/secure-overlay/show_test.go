@@ -30,6 +30,7 @@ type canned struct {
 	floors    *floors // nil: it has no protocol floor
 	leaver    *leaver // nil: it cannot leave
 	members   []api.Member
+	reloaded  []api.ConfigChange // nil: a file is refused
 }
 
 func (c canned) Status(context.Context) (api.Status, error)    { return c.status, nil }
@@ -53,6 +54,13 @@ func (c canned) CreateToken(context.Context, api.TokenRequest) (api.NewToken, er
 
 func (c canned) Attach(_ context.Context, req api.AttachRequest) (api.Endpoint, error) {
 	return api.Endpoint{ID: "0123456789ab", Network: req.Network, Netns: req.Netns, State: api.StateOK}, nil
+}
+
+func (c canned) Reload(context.Context) (api.Reload, error) {
+	if c.reloaded == nil {
+		return api.Reload{}, api.NewError(api.CodeRefused, "a running agent cannot change data.port", "start it again")
+	}
+	return api.Reload{Changes: c.reloaded}, nil
 }
 
 func (c canned) Down(context.Context, api.DownRequest) (api.DownResult, error) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/user"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -73,13 +74,15 @@ With --detach it returns when the agent is ready, or with the reason why not.`,
 	notify := f.Int("notify-fd", -1, "")
 	_ = f.MarkHidden("notify-fd")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := a.load(flags())
+		set := flags()
+		load := func() (config.Config, error) { return a.load(set) }
+		cfg, err := load()
 		if err != nil && *notify < 0 {
 			return err
 		}
 		switch {
 		case *notify >= 0:
-			return a.background(cmd.Context(), cfg, err, *notify)
+			return a.background(cmd.Context(), cfg, err, *notify, load)
 		case *dryRun:
 			return a.dryRun(cfg)
 		}
@@ -89,7 +92,7 @@ With --detach it returns when the agent is ready, or with the reason why not.`,
 		if *detach {
 			return a.detach(cmd.Context(), cfg, *timeout)
 		}
-		return a.foreground(cmd.Context(), cfg)
+		return a.foreground(cmd.Context(), cfg, load)
 	}
 	return cmd
 }
@@ -127,7 +130,7 @@ type reporter interface {
 
 // runAgent puts the agent together and runs it until ctx ends or `down` is
 // called.
-func runAgent(ctx context.Context, cfg config.Config, log *slog.Logger, r reporter) (err error) {
+func runAgent(ctx context.Context, cfg config.Config, again reloading, log *slog.Logger, r reporter) (err error) {
 	if err := os.MkdirAll(cfg.RuntimeDir, 0o750); err != nil {
 		return fmt.Errorf("make runtime directory: %w", err)
 	}
@@ -152,6 +155,7 @@ func runAgent(ctx context.Context, cfg config.Config, log *slog.Logger, r report
 	}
 	ag := agent.New(agent.Options{
 		Config: cfg, Store: store, Clock: trusted, Kinds: kinds(cfg), Version: version().Version, Log: log, Progress: r.Step, Events: eventLog,
+		Load: again.load, Loaded: again.loaded,
 	})
 	backend := ag.Backend()
 	exporter := metrics.New(backend.Observer, backend.Keys)
@@ -166,7 +170,14 @@ func runAgent(ctx context.Context, cfg config.Config, log *slog.Logger, r report
 	if err := srv.Listen(); err != nil {
 		return err
 	}
-	return recorded(eventLog, log, func() error { return supervise(ctx, ag, srv, r) })
+	return recorded(eventLog, log, func() error {
+		watchCtx, end := context.WithCancel(ctx)
+		var watching sync.WaitGroup
+		watching.Go(func() { again.watch(watchCtx, log, ag.Reload) })
+		defer watching.Wait()
+		defer end()
+		return supervise(ctx, ag, srv, r)
+	})
 }
 
 // trustedClock is the clock of a member, which goes on from what its store has
@@ -284,17 +295,23 @@ func readersGroup() string {
 	return socketGroup
 }
 
-// newLogger writes to stderr in the configured form.
-func newLogger(w *os.File, c config.Log) slog.Handler {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
-		level = slog.LevelInfo
-	}
+// newLogger writes to stderr in the configured form. Its level can be changed.
+func newLogger(w *os.File, c config.Log) (slog.Handler, *slog.LevelVar) {
+	level := new(slog.LevelVar)
+	setLevel(level, c.Level)
 	opts := &slog.HandlerOptions{Level: level}
 	if c.Format == "json" {
-		return slog.NewJSONHandler(w, opts)
+		return slog.NewJSONHandler(w, opts), level
 	}
-	return slog.NewTextHandler(w, opts)
+	return slog.NewTextHandler(w, opts), level
+}
+
+func setLevel(v *slog.LevelVar, text string) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(text)); err != nil {
+		level = slog.LevelInfo
+	}
+	v.Set(level)
 }
 
 // rotateLog makes room for a new log and keeps the previous one.
