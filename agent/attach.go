@@ -24,6 +24,10 @@ import (
 // attachTimeout bounds an attach whose caller has no deadline.
 const attachTimeout = 30 * time.Second
 
+// hostPath names the namespace that an agent runs in: its main thread never leaves it
+// (nl.TestMainThreadStaysHome). So it is the same for the next agent.
+const hostPath = "/proc/self/ns/net"
+
 // pendingAttach is a request that waits for an address or for the kernel.
 type pendingAttach struct {
 	ctx    context.Context
@@ -47,7 +51,10 @@ func (a *Agent) Attach(ctx context.Context, req api.AttachRequest) (api.Endpoint
 	ctx, cancel := context.WithTimeout(ctx, attachTimeout)
 	defer cancel()
 	path := req.Netns
-	if req.PID > 0 {
+	switch {
+	case req.Host:
+		path = hostPath
+	case req.PID > 0:
 		path = fmt.Sprintf("/proc/%d/ns/net", req.PID)
 	}
 	ns, err := a.openEndpoint(path)
@@ -181,6 +188,11 @@ func (l *loop) prepare(in Input, out Output, p *pendingAttach) (Attachment, erro
 	if len(l.attachments) >= record.MaxAttached {
 		return Attachment{}, api.NewError(api.CodeRefused, fmt.Sprintf("this node has %d endpoints, which is the most", len(l.attachments)), "attach it on another node")
 	}
+	if p.req.Host {
+		if err := l.hostMayJoin(in, n); err != nil {
+			return Attachment{}, err
+		}
+	}
 	addrs, err := l.addresses(in, view, n, p.req.Addresses)
 	if err != nil {
 		return Attachment{}, err
@@ -199,6 +211,34 @@ func (l *loop) prepare(in Input, out Output, p *pendingAttach) (Attachment, erro
 	}
 	p.made = true
 	return at, nil
+}
+
+// hostMayJoin refuses a network that would lead the host's own traffic, and with it
+// the tunnels, into itself: the host gets a route to each of its subnets.
+func (l *loop) hostMayJoin(in Input, n config.Network) error {
+	refuse := func(s netip.Prefix, a netip.Addr, whose string) error {
+		return api.NewError(api.CodeRefused, fmt.Sprintf("subnet %s of network %s holds %s, the address of %s: the way there would lead into the network", s, n.Name, a, whose),
+			"give the network another subnet; or attach a network namespace instead of the host")
+	}
+	own, err := l.host.GlobalAddrs()
+	if err != nil {
+		return fmt.Errorf("look at the host's addresses: %w", err)
+	}
+	for _, s := range n.Subnets {
+		for _, a := range own {
+			if s.Contains(a.Addr) {
+				return refuse(s, a.Addr, a.Device)
+			}
+		}
+		for _, m := range in.Members {
+			for _, u := range m.Record.Underlay {
+				if s.Contains(u.Control.Addr()) {
+					return refuse(s, u.Control.Addr(), "node "+m.title())
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // repeated finds the attachment that an equal request made before. Another

@@ -125,6 +125,9 @@ func checkWanted(in Input, n config.Network, a netip.Addr, used map[netip.Addr]s
 	return subnet, nil
 }
 
+// maxIfname is how long the name of a link may be (IFNAMSIZ, with a final zero).
+const maxIfname = 15
+
 // ifname checks the wanted interface name, or finds the first free ethN.
 func (l *loop) ifname(p *pendingAttach) (string, error) {
 	links, err := p.ns.Links()
@@ -145,6 +148,14 @@ func (l *loop) ifname(p *pendingAttach) (string, error) {
 			return "", typed(api.CodeRefused, vxlan.ErrNameTaken, fmt.Sprintf("the namespace has a link %s already", want), "give another name with --ifname")
 		}
 		return want, nil
+	}
+	if p.req.Host {
+		name := "so-" + p.req.Network
+		name = name[:min(len(name), maxIfname)]
+		if taken[name] {
+			return "", typed(api.CodeRefused, vxlan.ErrNameTaken, fmt.Sprintf("the host has a link %s already", name), "give another name with --ifname")
+		}
+		return name, nil
 	}
 	for i := 0; ; i++ {
 		if name := fmt.Sprintf("eth%d", i); !taken[name] {

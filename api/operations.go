@@ -53,13 +53,23 @@ func (s *Server) attach(r *http.Request) (any, error) {
 	return EndpointAnswer{Schema: Schema, Endpoint: ep}, err
 }
 
+// places counts how many namespaces the request names.
+func (q AttachRequest) places() (n int) {
+	for _, given := range []bool{q.Netns != "", q.PID != 0, q.Host} {
+		if given {
+			n++
+		}
+	}
+	return n
+}
+
 // check applies the rules that need no knowledge of the agent's state.
 func (q AttachRequest) check() error {
 	switch {
 	case q.Network == "":
 		return NewError(CodeInvalid, "the request names no network", "")
-	case (q.Netns == "") == (q.PID == 0):
-		return NewError(CodeInvalid, "give exactly one of a namespace path and a process ID", "")
+	case q.places() != 1:
+		return NewError(CodeInvalid, "give exactly one of a namespace path, a process ID and the host", "")
 	case q.Netns != "" && q.Netns[0] != '/':
 		return NewError(CodeInvalid, fmt.Sprintf("the namespace path %q is not absolute", q.Netns), "")
 	case q.PID < 0:

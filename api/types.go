@@ -259,8 +259,9 @@ type AttachRequest struct {
 	Network   string       `json:"network"`
 	Netns     string       `json:"netns,omitempty"` // path of the namespace
 	PID       int          `json:"pid,omitempty"`   // process inside it, in the agent's PID namespace
+	Host      bool         `json:"host,omitempty"`  // the host itself, instead of Netns and PID
 	Addresses []netip.Addr `json:"addresses,omitempty"`
-	Ifname    string       `json:"ifname,omitempty"` // default: eth0, or the next free ethN
+	Ifname    string       `json:"ifname,omitempty"` // default: eth0, or the next free ethN; of the host so- and the network's name
 }
 
 // Token is a join token as the issuer remembers it. ID is public; the secret

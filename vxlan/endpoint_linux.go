@@ -139,7 +139,8 @@ func (p *Programmer) setInner(r *room, op Op) error {
 
 // innerSysctls of an endpoint's link. IPv6 is off on a link without an IPv6
 // address of ours: nobody asked for the second way in that a link-local
-// address is. Router advertisements are refused, because any endpoint of the
+// address is. It speaks for its own addresses only: a namespace with several links,
+// the host above all, would answer ARP for all of them on each. Router advertisements are refused, because any endpoint of the
 // network could send them and become everybody's gateway. Duplicate address
 // detection is off: addresses are the agent's to give out, and the records
 // say who has which.
@@ -149,6 +150,8 @@ func innerSysctls(link string, e Endpoint) []nl.Sysctl {
 		off = "0"
 	}
 	return []nl.Sysctl{
+		{Key: "ipv4/conf/" + link + "/arp_ignore", Value: "1", Optional: true},
+		{Key: "ipv4/conf/" + link + "/arp_announce", Value: "2", Optional: true},
 		{Key: "ipv6/conf/" + link + "/accept_ra", Value: "0", Optional: true},
 		{Key: "ipv6/conf/" + link + "/accept_dad", Value: "0", Optional: true},
 		{Key: "ipv6/conf/" + link + "/disable_ipv6", Value: off, Optional: true},

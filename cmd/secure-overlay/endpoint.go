@@ -15,13 +15,14 @@ func (a *app) attachCmd() *cobra.Command {
 	var req api.AttachRequest
 	var ips []string
 	cmd := &cobra.Command{
-		Use:   "attach NETWORK (--netns PATH | --pid N)",
+		Use:   "attach NETWORK (--netns PATH | --pid N | --host)",
 		Short: "Plug a network namespace into a network",
 		Long: `Plug a network namespace, such as a container's, into a network. Without --ip
 the agent takes a free address of each subnet. Prints interface, address, MTU.
 
   secure-overlay attach blue --pid $(docker inspect -f '{{.State.Pid}}' web)
-  secure-overlay attach blue --netns /run/netns/web --ip 10.77.0.5`,
+  secure-overlay attach blue --netns /run/netns/web --ip 10.77.0.5
+  secure-overlay attach blue --host           # this machine itself`,
 		Args:              args("NETWORK"),
 		ValidArgsFunction: a.complete(liveNetworks),
 	}
@@ -29,8 +30,9 @@ the agent takes a free address of each subnet. Prints interface, address, MTU.
 	f := cmd.Flags()
 	f.StringVar(&req.Netns, "netns", "", "path of the network namespace")
 	f.IntVar(&req.PID, "pid", 0, "process inside the network namespace")
+	f.BoolVar(&req.Host, "host", false, "this host itself")
 	f.StringSliceVar(&ips, "ip", nil, "address in a subnet of the network; repeat it for IPv4 and IPv6")
-	f.StringVar(&req.Ifname, "ifname", "", "interface name inside (default: eth0 or the next free)")
+	f.StringVar(&req.Ifname, "ifname", "", "interface name inside (default: eth0 or the next free; of the host so-NETWORK)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req.Network = args[0]
 		if err := fillAttach(cmd, &req, ips); err != nil {
@@ -48,9 +50,15 @@ the agent takes a free address of each subnet. Prints interface, address, MTU.
 // fillAttach checks what the command line says before the agent is asked.
 func fillAttach(cmd *cobra.Command, req *api.AttachRequest, ips []string) error {
 	netns, pid := cmd.Flags().Changed("netns"), cmd.Flags().Changed("pid")
+	given := 0
+	for _, yes := range []bool{netns, pid, req.Host} {
+		if yes {
+			given++
+		}
+	}
 	switch {
-	case netns == pid:
-		return &usageError{msg: "give either --netns PATH or --pid N", fix: "secure-overlay attach " + req.Network + " --pid N"}
+	case given != 1:
+		return &usageError{msg: "give one of --netns PATH, --pid N and --host", fix: "secure-overlay attach " + req.Network + " --pid N"}
 	case pid && req.PID <= 0:
 		return &usageError{msg: fmt.Sprintf("--pid %d is no process ID", req.PID)}
 	case netns:
