@@ -13,6 +13,7 @@ const usage = `usage: bench COMMAND
 
   throughput   TCP through raw veth, plain VXLAN, wireguard-go alone and ours
   rotate       phases of a key rotation by driver and number of nodes
+  control      attach to first ping, spread of a network, entries per second
 `
 
 func main() {
@@ -34,6 +35,8 @@ func run(ctx context.Context, args []string) error {
 		return throughput(ctx, args[1:])
 	case "rotate":
 		return rotateBench(ctx, args[1:], os.Stdout)
+	case "control":
+		return controlBench(ctx, args[1:], os.Stdout)
 	case "worker": // of the userspace driver
 		return wguser.RunWorker(context.Background(), args[1:])
 	case "wireguard-go": // the worker of a set-up, see wireguardgo.go

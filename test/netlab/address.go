@@ -63,3 +63,22 @@ func (b *Box) route(link string, r netlink.Route) error {
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
+
+// Neighbour tells the namespace for good where an address is on a link, so that
+// nobody has to ask.
+func (b *Box) Neighbour(link string, a netip.Addr, mac [6]byte) error {
+	h, err := b.ns.Handle()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	l, err := h.LinkByName(link)
+	if err != nil {
+		return fmt.Errorf("find link %s in %s: %w", link, b.name, err)
+	}
+	n := &netlink.Neigh{LinkIndex: l.Attrs().Index, State: netlink.NUD_PERMANENT, HardwareAddr: mac[:], IP: a.AsSlice()}
+	if err := h.NeighSet(n); err != nil {
+		return fmt.Errorf("set neighbour %s on %s in %s: %w", a, link, b.name, err)
+	}
+	return nil
+}
