@@ -44,6 +44,9 @@ var (
 	// ErrTurnedAway: the peer broke off when it had seen who this node is: it
 	// refuses it, or its process ended just then. It is an ErrHandshake, too.
 	ErrTurnedAway = errors.New("peer turned this node away")
+	// ErrNoIssuer: who answered a join knows the token, and is a member, but no
+	// issuer. It is an ErrHandshake, too.
+	ErrNoIssuer = errors.New("node that answers the join is no issuer")
 	// ErrVersion: no protocol version in common.
 	ErrVersion = errors.New("no common protocol version")
 	// ErrFloor: this node, or the peer, speaks no protocol version that

@@ -116,7 +116,7 @@ func TestFloorIsRaised(t *testing.T) {
 func TestJoinBelowTheFloor(t *testing.T) {
 	c := newTestCluster(1)
 	f := newFakeAdmission(c)
-	issuer := start(t, c.node(10), func(cfg *Config) { cfg.Admission, cfg.Floor = f, floorOf(2) })
+	issuer := start(t, c.issuerNode(10), func(cfg *Config) { cfg.Admission, cfg.Floor = f, floorOf(2) })
 	n := c.node(20)
 	a, err := Join(testContext(t), joinOptions(issuer.addr(), f.token(50), n))
 	if err != nil {

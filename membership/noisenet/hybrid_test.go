@@ -291,7 +291,7 @@ func TestTransportRequireHybrid(t *testing.T) {
 func TestJoinDoesNotNeedHybrid(t *testing.T) {
 	c := newTestCluster(1)
 	f := newFakeAdmission(c)
-	issuer := start(t, c.node(10), func(cfg *Config) { cfg.Admission, cfg.RequireHybrid = f, true })
+	issuer := start(t, c.issuerNode(10), func(cfg *Config) { cfg.Admission, cfg.RequireHybrid = f, true })
 	n := c.node(20)
 	a, err := Join(testContext(t), joinOptions(issuer.addr(), f.token(50), n))
 	if err != nil {

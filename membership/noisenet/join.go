@@ -161,6 +161,11 @@ func join(raw net.Conn, o JoinOptions) (keys.JoinAnswer, error) {
 	if err != nil {
 		return keys.JoinAnswer{}, err
 	}
+	// A token of many uses is known to all that it admitted. None of them may hand out
+	// an access key, or learn who is coming, in an issuer's place.
+	if e.cert.Roles&keys.RoleIssuer == 0 {
+		return keys.JoinAnswer{}, fmt.Errorf("check join: node %s: %w: %w", e.cert.ID(), ErrHandshake, ErrNoIssuer)
+	}
 	conn, err := newSecureConn(raw, e, Peer{})
 	if err != nil {
 		return keys.JoinAnswer{}, err

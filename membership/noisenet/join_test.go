@@ -77,7 +77,7 @@ func issuerNode(t *testing.T) (*fakeAdmission, *running) {
 	t.Helper()
 	c := newTestCluster(1)
 	f := newFakeAdmission(c)
-	return f, start(t, c.node(10), func(cfg *Config) {
+	return f, start(t, c.issuerNode(10), func(cfg *Config) {
 		cfg.Admission = f
 		cfg.limits.perSource = 128
 		cfg.limits.bucketRate, cfg.limits.bucketBurst = 1000, 1000
@@ -172,6 +172,24 @@ func TestJoinChecksAnswer(t *testing.T) {
 	}
 	if _, err := Join(testContext(t), joinOptions(issuer.addr(), f.token(51), n)); !errors.Is(err, keys.ErrExpired) {
 		t.Errorf("expired certificate: %v", err)
+	}
+}
+
+// TestJoinAnsweredByAMember: a member that knows the token, as all do that a token of
+// many uses has admitted, cannot answer in the issuer's place, and learns nothing.
+func TestJoinAnsweredByAMember(t *testing.T) {
+	f, issuer := issuerNode(t)
+	token := f.token(50)
+	member := start(t, f.cluster.node(30), func(cfg *Config) { cfg.Admission = f })
+	n := f.cluster.node(20)
+	if _, err := Join(testContext(t), joinOptions(member.addr(), token, n)); !errors.Is(err, ErrNoIssuer) || !errors.Is(err, ErrHandshake) {
+		t.Errorf("answered by a member: %v", err)
+	}
+	if f.calls != 0 {
+		t.Errorf("the member got %d requests", f.calls)
+	}
+	if _, err := Join(testContext(t), joinOptions(issuer.addr(), token, n)); err != nil {
+		t.Errorf("the control: %v", err)
 	}
 }
 

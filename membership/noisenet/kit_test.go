@@ -93,6 +93,13 @@ func (c *testCluster) node(seed byte) *testNode {
 	return n
 }
 
+// issuerNode is a node whose certificate says that it is an issuer.
+func (c *testCluster) issuerNode(seed byte) *testNode {
+	n := c.node(seed)
+	n.credential = c.certify(n, func(cert *keys.Cert) { cert.Roles = keys.RoleIssuer })
+	return n
+}
+
 // certify issues a certificate after edit changed it.
 func (c *testCluster) certify(n *testNode, edit func(*keys.Cert)) keys.Credential {
 	cert := keys.Cert{Cluster: c.trust.Cluster, Serial: 7, Identity: n.identity.Public(),
