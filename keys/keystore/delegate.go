@@ -191,7 +191,7 @@ func (i *Issuer) showRole(now time.Time) error {
 	s := i.store
 	cert := s.id.Cert
 	cert.Roles |= keys.RoleIssuer
-	cert.NotBefore = now.UTC().Truncate(time.Second)
+	cert.NotBefore = successorBegins(now, cert)
 	cert.NotAfter = cert.NotBefore.Add(i.lifetime())
 	credential, err := i.certify(now, cert, "role")
 	if err != nil {

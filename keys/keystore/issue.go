@@ -213,11 +213,11 @@ func (i *Issuer) renew(now time.Time, member keys.Cert, early bool) (keys.Creden
 		// Verified at now: a certificate made while the clock was wrong is
 		// not handed out again.
 		c, err := i.trust.VerifyMember(again, now)
-		if err == nil && c.Noise == member.Noise && firstHalf(c, now) {
+		if err == nil && c.Noise == member.Noise && firstHalf(c, now) && c.NotBefore.After(member.NotBefore) {
 			return again, nil
 		}
 	}
-	member.NotBefore = now.UTC().Truncate(time.Second)
+	member.NotBefore = successorBegins(now, member)
 	member.NotAfter = member.NotBefore.Add(i.lifetime())
 	out, err := i.certify(now, member, "renew")
 	if err != nil {
@@ -225,6 +225,18 @@ func (i *Issuer) renew(now time.Time, member keys.Cert, early bool) (keys.Creden
 	}
 	i.renewed[member.ID()] = out
 	return out, nil
+}
+
+// successorBegins is when a certificate begins that takes another's place: now, but
+// later than that one, because every node keeps the one of a member that begins later.
+// Certificates of two issuers may be made in one second, or by clocks of which
+// the first was ahead; how far it may begin in the future those decide who verify it.
+func successorBegins(now time.Time, of keys.Cert) time.Time {
+	begin := now.UTC().Truncate(time.Second)
+	if !begin.After(of.NotBefore) {
+		begin = of.NotBefore.Add(time.Second)
+	}
+	return begin
 }
 
 func firstHalf(c keys.Cert, now time.Time) bool {

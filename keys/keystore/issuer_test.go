@@ -310,6 +310,31 @@ func TestRenew(t *testing.T) {
 	}
 }
 
+// TestRenewBeginsLater: a certificate that takes another's place begins later, also
+// when both are made in one second, or the first by a clock that was ahead; and one that
+// does not is not handed out again.
+func TestRenewBeginsLater(t *testing.T) {
+	s, _ := founded(t)
+	i := issuerOf(t, s)
+	id, err := s.Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := id.Cert
+	for _, ahead := range []time.Duration{0, time.Minute, 2 * time.Minute} {
+		now := id.Cert.NotBefore
+		old.NotBefore, old.NotAfter = now.Add(ahead), now.Add(ahead+CertLifetime)
+		cred, err := i.Renew(now, old, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := id.Trust.VerifyMember(cred, now)
+		if err != nil || !c.NotBefore.After(old.NotBefore) || !c.NotAfter.After(old.NotAfter) {
+			t.Errorf("%v ahead: from %v to %v, %v", ahead, c.NotBefore, c.NotAfter, err)
+		}
+	}
+}
+
 func TestAdoptRefusals(t *testing.T) {
 	founder, _ := founded(t)
 	stranger, _ := founded(t)
