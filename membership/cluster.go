@@ -85,6 +85,7 @@ type handshakes interface {
 type known interface {
 	Peer(id ids.NodeID) (noisenet.Peer, bool)
 	Drop(id ids.NodeID)
+	Moved(gone []netip.Addr)
 }
 
 // control is the part of it that memberlist does not know.

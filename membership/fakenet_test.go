@@ -187,6 +187,9 @@ func (t *fakeTransport) peer() noisenet.Peer {
 // SetAccess does nothing: the fake net has no strangers.
 func (t *fakeTransport) SetAccess([]keys.AccessKey) error { return nil }
 
+// Moved does nothing: no stream of this network is bound to an address.
+func (t *fakeTransport) Moved([]netip.Addr) {}
+
 // Drop has nothing to close: each packet and each call asks anew whether it may
 // pass.
 func (t *fakeTransport) Drop(id ids.NodeID) {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
@@ -30,6 +32,7 @@ func (l *loop) publish(now time.Time) {
 		l.unpublished(err)
 		return
 	}
+	was := l.content
 	l.content = n
 	if have := l.set.Get(l.c.self); have != nil && sameContent(have.Node, *n) {
 		l.published = have.Head
@@ -41,7 +44,27 @@ func (l *loop) publish(now time.Time) {
 		// certificate renewed: newer content, if there is any, or this.
 		l.c.pending.CompareAndSwap(nil, n)
 		l.publishAt = now.Add(l.c.prof.retryMin)
+		return
 	}
+	if gone := lostAddrs(was, n); len(gone) > 0 {
+		l.c.log.Info("own underlay address has changed", logkey.Addr, n.Underlay[0].Control)
+		l.c.transport.Moved(gone)
+	}
+}
+
+// lostAddrs lists the underlay addresses that a node has no more.
+func lostAddrs(was, is *record.Node) []netip.Addr {
+	if was == nil || len(is.Underlay) == 0 {
+		return nil
+	}
+	var out []netip.Addr
+	for _, u := range was.Underlay {
+		a := u.Control.Addr()
+		if !slices.ContainsFunc(is.Underlay, func(n record.Underlay) bool { return n.Control.Addr() == a }) {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // unpublished logs why the own record is not published, once for each reason.

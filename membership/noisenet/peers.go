@@ -177,6 +177,23 @@ func (t *Transport) Peer(id ids.NodeID) (Peer, bool) {
 	return peer, true
 }
 
+// Moved closes the streams that are bound to addresses which this node has no more: no
+// packet of theirs comes back, and whoever waits for an answer on one would wait until
+// its time is over. Datagrams need nothing: they come from the new address already.
+func (t *Transport) Moved(gone []netip.Addr) {
+	t.mu.Lock()
+	var closing []net.Conn
+	for c := range t.conns {
+		if a, err := netip.ParseAddrPort(c.LocalAddr().String()); err == nil && slices.Contains(gone, a.Addr().Unmap()) {
+			closing = append(closing, c)
+		}
+	}
+	t.mu.Unlock()
+	for _, c := range closing {
+		_ = c.Close()
+	}
+}
+
 // Drop closes all streams and sessions of a node and forgets its addresses. To
 // keep it out, Config.Refuse must refuse it before Drop is called: Drop alone
 // lets it come back.

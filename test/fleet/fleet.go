@@ -35,6 +35,8 @@ type Options struct {
 	// Config is further text for every node's config file: whole top-level
 	// keys, such as "keys:\n  rotate_every: 5s\n".
 	Config string
+	// Derive leaves control.advertise out: agents find their address themselves.
+	Derive bool
 	// Profile is control.profile of every node; empty: local.
 	Profile string
 	// Step is told what happens, for people; nil: nobody.
@@ -83,7 +85,7 @@ func (f *Fleet) AddNode(name string, opts ...netlab.HostOption) (*Node, error) {
 	n := &Node{
 		Host: host, Name: name,
 		dir:    filepath.Join(f.Lab.Dir(), name),
-		binary: f.o.Binary, log: f.o.Log, config: f.o.Config, profile: cmp.Or(f.o.Profile, config.ProfileLocal),
+		binary: f.o.Binary, log: f.o.Log, config: f.o.Config, profile: cmp.Or(f.o.Profile, config.ProfileLocal), derive: f.o.Derive,
 	}
 	n.client = api.NewClient(filepath.Join(n.RuntimeDir(), "agent.sock"))
 	if err := os.Mkdir(n.dir, 0o700); err != nil {
@@ -250,7 +252,10 @@ func configText(n *Node, networks []Network) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "node:\n  name: %s\n", n.Name)
 	fmt.Fprintf(&b, "data_dir: %s\nruntime_dir: %s\n", n.DataDir(), n.RuntimeDir())
-	fmt.Fprintf(&b, "control:\n  advertise: %q\n  profile: %s\n", netip.AddrPortFrom(n.Host.Addr(), 7946), n.profile)
+	fmt.Fprintf(&b, "control:\n  profile: %s\n", n.profile)
+	if !n.derive {
+		fmt.Fprintf(&b, "  advertise: %q\n", netip.AddrPortFrom(n.Host.Addr(), 7946))
+	}
 	b.WriteString("log:\n  level: debug\n")
 	if len(networks) > 0 {
 		b.WriteString("networks:\n")

@@ -27,6 +27,7 @@ type Node struct {
 	binary  string
 	config  string
 	profile string
+	derive  bool
 	log     io.Writer
 	client  *api.Client
 	proc    *process

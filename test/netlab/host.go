@@ -183,6 +183,37 @@ func (h *Host) Prefixes() []netip.Prefix {
 // there sees what the host really sends and receives.
 func (h *Host) Port() string { return h.port }
 
+// Renumber gives the host other underlay addresses, as a DHCP server or another place
+// does: the old ones are gone before the new ones are there.
+func (h *Host) Renumber() error {
+	old := h.Prefixes()
+	if h.v4.IsValid() {
+		a := h.v4.As4()
+		a[2]++
+		h.v4 = netip.AddrFrom4(a)
+	}
+	if h.v6.IsValid() {
+		a := h.v6.As16()
+		a[13]++
+		h.v6 = netip.AddrFrom16(a)
+	}
+	hh, err := h.ns.Handle()
+	if err != nil {
+		return err
+	}
+	defer hh.Close()
+	link, err := hh.LinkByName(HostLink)
+	if err != nil {
+		return fmt.Errorf("find link %s: %w", HostLink, err)
+	}
+	for _, p := range old {
+		if err := hh.AddrDel(link, &netlink.Addr{IPNet: ipNet(p)}); err != nil {
+			return fmt.Errorf("delete address %s: %w", p, err)
+		}
+	}
+	return h.address(hh)
+}
+
 // SetMTU changes the MTU of the host's link and of its switch port.
 func (h *Host) SetMTU(mtu int) error {
 	return h.bothEnds("set MTU", func(nlh *nl.Handle, link netlink.Link) error { return nlh.LinkSetMTU(link, mtu) })
