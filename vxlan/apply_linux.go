@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
@@ -16,33 +19,76 @@ func (p *Programmer) Apply(ctx context.Context, ops []Op) error {
 	for _, r := range p.rooms {
 		clear(r.index)
 	}
-	var errs []error
-	badNet := make(map[string]bool)
-	badEnd := make(map[string]bool) // by name of the bridge port
-	for _, op := range ops {
+	r := &run{p: p, badNet: make(map[string]bool), badEnd: make(map[string]bool)}
+	for i := 0; i < len(ops); {
 		if err := ctx.Err(); err != nil {
-			return errors.Join(append(errs, err)...)
+			return errors.Join(append(r.errs, err)...)
 		}
-		end := endOf(op)
-		if badNet[op.Network] || end != "" && badEnd[op.Network+"/"+end] {
+		if isEntry(ops[i].Kind) {
+			i += r.entries(ops[i:])
 			continue
 		}
-		err := p.do(ctx, op)
-		if err == nil {
-			p.opts.Log.Debug("overlay changed", logkey.Network, op.Network, logkey.Op, op.String())
-			continue
+		if !r.skips(ops[i]) {
+			r.note(ops[i], p.do(ctx, ops[i]))
 		}
-		blame := &Error{Network: op.Network, Err: fmt.Errorf("%s: %w", op.Kind, err)}
-		switch {
-		case end != "":
-			blame.Endpoint = op.Endpoint.ID
-			badEnd[op.Network+"/"+end] = true
-		case structural(op.Kind):
-			badNet[op.Network] = true
-		}
-		errs = append(errs, blame)
+		i++
 	}
-	return errors.Join(errs...)
+	return errors.Join(r.errs...)
+}
+
+// run is one Apply.
+type run struct {
+	p      *Programmer
+	errs   []error
+	badNet map[string]bool
+	badEnd map[string]bool // by network and name of the bridge port
+}
+
+// skips reports whether an op rests on one that has failed.
+func (r *run) skips(op Op) bool {
+	end := endOf(op)
+	return r.badNet[op.Network] || end != "" && r.badEnd[op.Network+"/"+end]
+}
+
+// note takes what became of an op.
+func (r *run) note(op Op, err error) {
+	if err == nil {
+		r.p.opts.Log.Debug("overlay changed", logkey.Network, op.Network, logkey.Op, op)
+		return
+	}
+	blame := &Error{Network: op.Network, Err: fmt.Errorf("%s: %w", op.Kind, err)}
+	switch end := endOf(op); {
+	case end != "":
+		blame.Endpoint = op.Endpoint.ID
+		r.badEnd[op.Network+"/"+end] = true
+	case structural(op.Kind):
+		r.badNet[op.Network] = true
+	}
+	r.errs = append(r.errs, blame)
+}
+
+// entries does the entry ops of one network that ops begins with, many at once, and
+// returns how many these are.
+func (r *run) entries(ops []Op) int {
+	n := 0
+	for n < len(ops) && isEntry(ops[n].Kind) && ops[n].Network == ops[0].Network {
+		n++
+	}
+	wanted := slices.DeleteFunc(slices.Clone(ops[:n]), r.skips)
+	if len(wanted) == 0 {
+		return n
+	}
+	room, err := r.p.open(ops[0].Network)
+	if err != nil {
+		for _, op := range wanted {
+			r.note(op, err)
+		}
+		return n
+	}
+	for i, err := range room.changeEntries(wanted) {
+		r.note(wanted[i], err)
+	}
+	return n
 }
 
 // endOf names the bridge port of the endpoint that an op is about, "" if it is
@@ -107,45 +153,70 @@ func (p *Programmer) do(ctx context.Context, op Op) error {
 		return p.setInner(r, op)
 	case OpAddAddr, OpDelAddr:
 		return p.changeAddr(ctx, r, op)
-	default:
-		return r.changeEntry(op)
 	}
+	return fmt.Errorf("unknown operation %q", op.Kind)
 }
 
-// changeEntry writes or deletes one forwarding or neighbour entry. Written is
-// with replace semantics, and what is to be deleted may be gone: neither a
-// crash nor another writer can make the same op fail for ever.
-func (r *room) changeEntry(op Op) error {
+func isEntry(k OpKind) bool {
+	switch k {
+	case OpAddFlood, OpDelFlood, OpSetForward, OpDelForward, OpSetStation, OpDelStation, OpSetNeighbour, OpDelNeighbour:
+		return true
+	}
+	return false
+}
+
+// changeEntries writes and deletes forwarding and neighbour entries, in order, and
+// returns what became of each. Written is with replace semantics, and what is to be
+// deleted may be gone: neither a crash nor another writer can make the same op
+// fail for ever.
+func (r *room) changeEntries(ops []Op) []error {
+	errs := make([]error, len(ops))
+	var reqs []nl.Request
+	var of []int // the op of each request
+	for i, op := range ops {
+		req, err := r.entryRequest(op)
+		if err != nil {
+			errs[i] = ignoreMissing(op, err)
+			continue
+		}
+		reqs, of = append(reqs, req), append(of, i)
+	}
+	for k, err := range r.many.DoMany(reqs) {
+		if err != nil {
+			errs[of[k]] = ignoreMissing(ops[of[k]], fmt.Errorf("%s: %w", ops[of[k]].detail(), err))
+		}
+	}
+	return errs
+}
+
+// entryRequest is the request of one op.
+func (r *room) entryRequest(op Op) (nl.Request, error) {
 	name := op.Link
 	if op.Kind == OpSetNeighbour || op.Kind == OpDelNeighbour {
 		name = bridgeName
 	}
 	link, err := r.link(name)
 	if err != nil {
-		return ignoreMissing(op, err)
+		return nl.Request{}, err
 	}
+	const set = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
 	switch op.Kind {
 	case OpAddFlood:
-		err = r.h.NeighAppend(forwardMsg(link, Forward{VTEP: op.VTEP}))
+		return entryMsg(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_APPEND, forwardMsg(link, Forward{VTEP: op.VTEP})), nil
 	case OpSetForward:
-		err = r.h.NeighSet(forwardMsg(link, Forward{MAC: op.MAC, VTEP: op.VTEP}))
+		return entryMsg(unix.RTM_NEWNEIGH, set, forwardMsg(link, Forward{MAC: op.MAC, VTEP: op.VTEP})), nil
 	case OpDelFlood, OpDelForward:
-		err = r.h.NeighDel(forwardMsg(link, Forward{MAC: op.MAC, VTEP: op.VTEP}))
+		return entryMsg(unix.RTM_DELNEIGH, 0, forwardMsg(link, Forward{MAC: op.MAC, VTEP: op.VTEP})), nil
 	case OpSetStation:
-		err = r.h.NeighSet(stationMsg(link, op.MAC, 0))
+		return entryMsg(unix.RTM_NEWNEIGH, set, stationMsg(link, op.MAC, 0)), nil
 	case OpDelStation:
-		err = r.h.NeighDel(stationMsg(link, op.MAC, op.VLAN))
+		return entryMsg(unix.RTM_DELNEIGH, 0, stationMsg(link, op.MAC, op.VLAN)), nil
 	case OpSetNeighbour:
-		err = r.h.NeighSet(neighbourMsg(link, Neighbour{Addr: op.Addr, MAC: op.MAC}))
+		return entryMsg(unix.RTM_NEWNEIGH, set, neighbourMsg(link, Neighbour{Addr: op.Addr, MAC: op.MAC})), nil
 	case OpDelNeighbour:
-		err = r.h.NeighDel(neighbourMsg(link, Neighbour{Addr: op.Addr, MAC: op.MAC}))
-	default:
-		err = fmt.Errorf("unknown operation %q", op.Kind)
+		return entryMsg(unix.RTM_DELNEIGH, 0, neighbourMsg(link, Neighbour{Addr: op.Addr, MAC: op.MAC})), nil
 	}
-	if err != nil {
-		err = fmt.Errorf("%s: %w", op.detail(), err)
-	}
-	return ignoreMissing(op, err)
+	return nl.Request{}, fmt.Errorf("unknown operation %q", op.Kind)
 }
 
 func ignoreMissing(op Op, err error) error {

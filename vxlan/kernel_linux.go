@@ -134,6 +134,30 @@ func neighbourMsg(link int, n Neighbour) *netlink.Neigh {
 		HardwareAddr: n.MAC[:], IP: n.Addr.AsSlice()}
 }
 
+// entryMsg is the request about an entry (struct ndmsg, rtnetlink(7)).
+func entryMsg(typ uint16, flags int, n *netlink.Neigh) nl.Request {
+	family := n.Family
+	if family == 0 {
+		family = rtnl.GetIPFamily(n.IP)
+	}
+	msg := netlink.Ndmsg{
+		Family: uint8(family), Index: uint32(n.LinkIndex), State: uint16(n.State), Flags: uint8(n.Flags), //nolint:gosec // as the kernel has them
+	}
+	body := msg.Serialize()
+	if n.IP != nil {
+		ip := n.IP.To4()
+		if ip == nil {
+			ip = n.IP.To16()
+		}
+		body = append(body, rtnl.NewRtAttr(netlink.NDA_DST, ip).Serialize()...)
+	}
+	body = append(body, rtnl.NewRtAttr(netlink.NDA_LLADDR, n.HardwareAddr).Serialize()...)
+	if n.Vlan != 0 {
+		body = append(body, rtnl.NewRtAttr(netlink.NDA_VLAN, rtnl.Uint16Attr(uint16(n.Vlan))).Serialize()...) //nolint:gosec // 12 bits
+	}
+	return nl.Request{Type: typ, Flags: flags, Body: body}
+}
+
 // portFlags reads the flags of all bridge ports, by link index. The netlink
 // library reads one port at a time and not all flags.
 func portFlags(r *room) (map[int]PortFlags, error) {

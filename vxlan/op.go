@@ -2,6 +2,7 @@ package vxlan
 
 import (
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"strings"
 
@@ -71,6 +72,10 @@ type DeviceSpec struct {
 	Local netip.Addr
 	Port  uint16
 }
+
+// LogValue implements slog.LogValuer: the text is made only where it is wanted, and
+// there may be thousands of ops.
+func (o Op) LogValue() slog.Value { return slog.StringValue(o.String()) }
 
 // String returns one line such as `blue: add flood 10.0.0.2`.
 func (o Op) String() string {

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 )
@@ -80,10 +82,12 @@ type room struct {
 	ns    *nl.Namespace
 	id    nl.ID
 	h     *nl.Handle
+	many  *nl.Keyed // for entries, of which there are thousands
 	index map[string]int
 }
 
 func (r *room) close() {
+	r.many.Close()
 	r.h.Close()
 	_ = r.ns.Close()
 }
@@ -130,7 +134,12 @@ func (p *Programmer) open(network string) (*room, error) {
 		h.Close()
 		return nil, errors.Join(err, ns.Close())
 	}
-	r := &room{ns: ns, id: id, h: h, index: make(map[string]int)}
+	many, err := ns.Keyed(unix.NETLINK_ROUTE)
+	if err != nil {
+		h.Close()
+		return nil, errors.Join(err, ns.Close())
+	}
+	r := &room{ns: ns, id: id, h: h, many: many, index: make(map[string]int)}
 	p.rooms[network] = r
 	return r, nil
 }
