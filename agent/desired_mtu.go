@@ -114,6 +114,9 @@ func (b *build) deriveMTU(n *network) {
 			fmt.Sprintf("network %s needs packets of %d bytes, but there is room for %d: %s; larger packets are fragmented or lost", n.Name, floor, derived, from),
 			fmt.Sprintf("raise the MTU of the underlay of %s by %d bytes", who, floor-derived))
 		derived = floor
+	} else if more := padding(derived + vxlanOverheadV6); n.Tunnelled() && more > 0 {
+		derived = max(floor, derived-more)
+		from += fmt.Sprintf(" - %d padding", more)
 	}
 	n.mtu, n.fits, n.from = derived, derived, from
 	switch {
@@ -125,6 +128,17 @@ func (b *build) deriveMTU(n *network) {
 			fmt.Sprintf("network %s has mtu %d in the configuration, but there is room for %d: %s; %d is used", n.Name, n.MTU, derived, from, derived),
 			fmt.Sprintf("set mtu of network %s to at most %d, or remove it", n.Name, derived))
 	}
+}
+
+// padding is by how much a packet in the tunnel has to be shorter than what there is
+// room for. WireGuard fills it up to a multiple of 16 bytes, but not beyond the MTU of
+// the device, which is no less than tunnel.MinMTU: where there is room for less,
+// nothing else keeps it from being cut on the underlay.
+func padding(room int) int {
+	if room >= tunnel.MinMTU || room < 0 {
+		return 0
+	}
+	return room % 16
 }
 
 // narrowest returns the least underlay MTU of the nodes of a network, whose

@@ -30,6 +30,23 @@ func UDPPort(ports ...uint16) Matcher {
 	}
 }
 
+// Fragment matches fragments of IPv4 and IPv6 packets.
+func Fragment() Matcher {
+	return func(frame []byte) bool {
+		if len(frame) < 14+40 {
+			return false
+		}
+		ip := frame[14:]
+		switch binary.BigEndian.Uint16(frame[12:]) {
+		case etherIPv4:
+			return binary.BigEndian.Uint16(ip[6:])&0x3fff != 0 // more fragments, or an offset (RFC 791)
+		case etherIPv6:
+			return ip[6] == 44 // fragment header (RFC 8200 section 4.5)
+		}
+		return false
+	}
+}
+
 // All matches frames that every matcher matches.
 func All(ms ...Matcher) Matcher {
 	return func(frame []byte) bool {
