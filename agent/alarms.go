@@ -45,7 +45,7 @@ func withheld(snap membership.Snapshot) []api.Problem {
 // warnings are worth knowing although everything works: that no issuer is heard,
 // which is legal, and that two items had one version.
 func (l *loop) warnings(snap membership.Snapshot) []api.Problem {
-	out := l.narrowPaths()
+	out := append(l.narrowPaths(), fillingSubnets(l.out.View)...)
 	for _, s := range snap.Stale {
 		if !s.Issuer.IsZero() {
 			continue
@@ -60,6 +60,22 @@ func (l *loop) warnings(snap membership.Snapshot) []api.Problem {
 	}
 	for _, c := range snap.Conflicts {
 		out = append(out, conflictWarning(snap, c))
+	}
+	return out
+}
+
+// fillingSubnets tells of subnets before they are full, while there is time to do
+// something about them.
+func fillingSubnets(v View) []api.Problem {
+	var out []api.Problem
+	for _, n := range v.Networks {
+		for _, f := range n.Filling {
+			out = append(out, api.Problem{
+				Code: "subnet-filling", Subject: n.Name,
+				Message: fmt.Sprintf("network %s: nodes have claimed %d of %d address blocks of subnet %s; a node that needs one and finds none can attach nothing there", n.Name, f.Taken, f.Blocks, f.Subnet),
+				Fix:     "take nodes off the network that need it no more (a block is a node's while it has the network); or make a network with a larger subnet",
+			})
+		}
 	}
 	return out
 }

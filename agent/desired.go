@@ -57,6 +57,7 @@ type network struct {
 
 	blocks []netip.Prefix
 	full   []netip.Prefix   // subnets without a free address
+	fill   []Filling        // subnets that are nearly full
 	local  []ownEndpoint    // attachments that are plugged in
 	remote []remoteEndpoint // accepted endpoints of agreed nodes
 	vtep   netip.Addr       // where its plaintext form sends from
@@ -184,7 +185,7 @@ func (b *build) finishView() {
 	for _, n := range b.nets {
 		nv := NetworkView{
 			Name: n.Name, Wanted: n.wanted, Reason: n.reason, MTU: n.mtu, MTUFrom: n.from,
-			Conflicts: n.conflicts, Blocks: n.blocks, Full: n.full, Total: len(n.local) + len(n.remote),
+			Conflicts: n.conflicts, Blocks: n.blocks, Full: n.full, Filling: n.fill, Total: len(n.local) + len(n.remote),
 		}
 		for _, p := range n.agreed {
 			nv.Agreed = append(nv.Agreed, p.ID)

@@ -27,6 +27,7 @@ func (b *build) claimBlocks() {
 		}
 		for _, subnet := range n.Subnets {
 			b.claimMore(n, subnet, mine, taken, used)
+			n.noteFilling(subnet, mine, taken)
 		}
 		for block := range mine {
 			n.blocks = append(n.blocks, block)
@@ -71,6 +72,28 @@ func (b *build) claimMore(n *network, subnet netip.Prefix, mine map[netip.Prefix
 			fmt.Sprintf("network %s: this node has no free address in subnet %s and can claim no further block (%d blocks are its own, %d belong to other nodes, a node may have %d)",
 				n.Name, subnet, have, len(excluded)-have, limit),
 			"detach endpoints that are not needed, or give the network a larger subnet on all nodes")
+	}
+}
+
+// fillingAt is the part of a subnet, in percent, from which on there is a warning.
+const fillingAt = 80
+
+// noteFilling looks how much of a subnet is claimed. What counts are blocks: a node
+// that finds none can hand out no address, however many others do not use.
+func (n *network) noteFilling(subnet netip.Prefix, mine map[netip.Prefix]bool, taken map[netip.Prefix]owner) {
+	f := Filling{Subnet: subnet, Blocks: int(blockCount(subnet))} //nolint:gosec // at most maxBlockIndex
+	for block := range mine {
+		if _, too := taken[block]; !too && isBlock(subnet, block) {
+			f.Taken++
+		}
+	}
+	for block := range taken {
+		if isBlock(subnet, block) {
+			f.Taken++
+		}
+	}
+	if f.Taken*100 >= f.Blocks*fillingAt {
+		n.fill = append(n.fill, f)
 	}
 }
 

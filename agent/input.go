@@ -183,7 +183,14 @@ type NetworkView struct {
 	Conflicts []api.Conflict
 	Blocks    []netip.Prefix
 	Full      []netip.Prefix // subnets in which this node has no free address and can claim none
+	Filling   []Filling      // subnets of which little is left for anybody
 	Total     int            // endpoints on all nodes that agree, disputed ones excluded
+}
+
+// Filling is how much of a subnet nodes have claimed.
+type Filling struct {
+	Subnet        netip.Prefix
+	Taken, Blocks int
 }
 
 // PeerView is one node that shares a network with this one.
