@@ -82,10 +82,17 @@ func floorError(err error, issuers string) error {
 			"run the command on a node with another issuer: secure-overlay issuer ls")
 	case errors.Is(err, membership.ErrFloorOld):
 		return typed(api.CodeRefused, err, "the floor was changed meanwhile", "secure-overlay protocol floor, and decide again")
+	}
+	return rootsError(err, "floor")
+}
+
+// rootsError says what to do about something that the root should have signed.
+func rootsError(err error, what string) error {
+	switch {
 	case errors.Is(err, item.ErrOtherSigner), errors.Is(err, keys.ErrBadSignature), errors.Is(err, keys.ErrWrongCluster):
-		return typed(api.CodeInvalid, err, "the floor was not signed with the root key of this cluster", "use the root key that init wrote")
+		return typed(api.CodeInvalid, err, "the "+what+" was not signed with the root key of this cluster", "use the root key that init wrote")
 	case errors.Is(err, keys.ErrNotYetValid):
-		return typed(api.CodeInvalid, err, "the floor was signed in the future", "compare the clocks")
+		return typed(api.CodeInvalid, err, "the "+what+" was signed in the future", "compare the clocks")
 	case errors.Is(err, item.ErrMalformed):
 		return typed(api.CodeInvalid, err, err.Error(), "use the same version of secure-overlay for both")
 	}

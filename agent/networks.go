@@ -291,8 +291,10 @@ func (a *Agent) defineError(ctx context.Context, name string, err error) error {
 			return typed(api.CodeRefused, err, fmt.Sprintf("network %s is of this node's configuration, not of the cluster", name), "remove it there")
 		}
 		return typed(api.CodeNotFound, err, fmt.Sprintf("the cluster has no network %q", name), nearestNetwork(name, known))
+	case errors.Is(err, membership.ErrNetworkOld):
+		return typed(api.CodeRefused, err, "the network was changed meanwhile", "secure-overlay network inspect, and decide again")
 	}
-	return err
+	return rootsError(err, "change")
 }
 
 // network shows one network by name.

@@ -10,7 +10,6 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
-	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/membership"
 	"github.com/secure-overlay/secure-overlay/membership/item"
 	"github.com/secure-overlay/secure-overlay/membership/record"
@@ -129,7 +128,7 @@ func (a *Agent) UpdateNetwork(ctx context.Context, name string, req api.NetworkU
 			err = typed(api.CodeInvalid, nil, fmt.Sprintf("what the root has signed is about network %s, not %s; it is in force", n.Name, name), "")
 		}
 		if err != nil {
-			return api.Network{}, rootError(a.defineError(ctx, name, err))
+			return api.Network{}, a.defineError(ctx, name, err)
 		}
 		return a.network(ctx, name)
 	}
@@ -187,19 +186,4 @@ func (l *loop) mayUpdate(name string, req api.NetworkUpdate) error {
 		}
 	}
 	return nil
-}
-
-// rootError says what to do about a root's signature that is not accepted.
-func rootError(err error) error {
-	switch {
-	case errors.Is(err, membership.ErrNetworkOld):
-		return typed(api.CodeRefused, err, "the network was changed meanwhile", "secure-overlay network inspect, and decide again")
-	case errors.Is(err, item.ErrOtherSigner), errors.Is(err, keys.ErrBadSignature), errors.Is(err, keys.ErrWrongCluster):
-		return typed(api.CodeInvalid, err, "the change was not signed with the root key of this cluster", "use the root key that init wrote")
-	case errors.Is(err, keys.ErrNotYetValid):
-		return typed(api.CodeInvalid, err, "the change was signed in the future", "compare the clocks")
-	case errors.Is(err, item.ErrMalformed):
-		return typed(api.CodeInvalid, err, err.Error(), "use the same version of secure-overlay for both")
-	}
-	return err
 }

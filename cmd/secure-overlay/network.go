@@ -135,19 +135,15 @@ func inspect(ctx context.Context, c *api.Client, name string) (api.NetworkDetail
 	if err != nil {
 		return api.NetworkDetail{}, err
 	}
-	list, err := c.Networks(ctx)
+	n, err := find(ctx, c, name)
 	if err != nil {
 		return api.NetworkDetail{}, err
-	}
-	i := slices.IndexFunc(list.Networks, func(n api.Network) bool { return n.Name == name })
-	if i < 0 {
-		return api.NetworkDetail{}, noNetwork(name, list.Networks)
 	}
 	eps, err := c.Endpoints(ctx)
 	if err != nil {
 		return api.NetworkDetail{}, err
 	}
-	d := api.NetworkDetail{Schema: api.Schema, Network: list.Networks[i], Endpoints: []api.Endpoint{}, PeerList: []api.Peer{}}
+	d := api.NetworkDetail{Schema: api.Schema, Network: n, Endpoints: []api.Endpoint{}, PeerList: []api.Peer{}}
 	for _, e := range eps.Endpoints {
 		if e.Network == name {
 			d.Endpoints = append(d.Endpoints, e)

@@ -11,7 +11,6 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
-	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/membership/item"
 )
 
@@ -104,16 +103,7 @@ func TestNetworkUpdate(t *testing.T) {
 // TestNetworkUpdateByRoot: two steps, both signed with the root key file for the
 // generation that the agent names, and the second only when all send in the new form.
 func TestNetworkUpdateByRoot(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "data")
-	store, err := keystore.Init(dir, keystore.InitOptions{Hostname: "a", Now: time.Now()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = store.Close() }()
-	id, err := store.Identity()
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir, id := foundedIn(t)
 	net := &togglingNet{def: api.NetworkDefinition{Encrypted: true, Driver: "ipsec", MTU: 1300, VXLANPort: 4789, Generation: 4}, looks: 1}
 	d := &netDesk{states: net.state}
 	d.update = func(req api.NetworkUpdate) {

@@ -68,19 +68,25 @@ func TestProtocolFloor(t *testing.T) {
 	}
 }
 
-// TestProtocolFloorLowered: the command signs with the root key file, for the
-// cluster and the generation that the agent names.
-func TestProtocolFloorLowered(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "data")
+// foundedIn is the data directory of a cluster's founder, with the root key in it.
+func foundedIn(t *testing.T) (dir string, id keystore.Identity) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "data")
 	store, err := keystore.Init(dir, keystore.InitOptions{Hostname: "a", Now: time.Now()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = store.Close() }()
-	id, err := store.Identity()
-	if err != nil {
+	t.Cleanup(func() { _ = store.Close() })
+	if id, err = store.Identity(); err != nil {
 		t.Fatal(err)
 	}
+	return dir, id
+}
+
+// TestProtocolFloorLowered: the command signs with the root key file, for the
+// cluster and the generation that the agent names.
+func TestProtocolFloorLowered(t *testing.T) {
+	dir, id := foundedIn(t)
 	f := &floors{now: api.Protocol{Min: 1, Max: 2, Floor: 2, Generation: 4}}
 	c := canned{floors: f, status: api.Status{Cluster: id.Trust.Cluster}}
 	got := against(t, c, "protocol", "floor", "--lower", "1", "--root-key", filepath.Join(dir, "root.key"))

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -67,18 +69,9 @@ func ipNet(p netip.Prefix) *net.IPNet {
 // Neighbour tells the namespace for good where an address is on a link, so that
 // nobody has to ask.
 func (b *Box) Neighbour(link string, a netip.Addr, mac [6]byte) error {
-	h, err := b.ns.Handle()
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	l, err := h.LinkByName(link)
-	if err != nil {
-		return fmt.Errorf("find link %s in %s: %w", link, b.name, err)
-	}
-	n := &netlink.Neigh{LinkIndex: l.Attrs().Index, State: netlink.NUD_PERMANENT, HardwareAddr: mac[:], IP: a.AsSlice()}
-	if err := h.NeighSet(n); err != nil {
-		return fmt.Errorf("set neighbour %s on %s in %s: %w", a, link, b.name, err)
-	}
-	return nil
+	return onLink(b.ns, link, "set neighbour "+a.String()+" on", func(h *nl.Handle, l netlink.Link) error {
+		return h.NeighSet(&netlink.Neigh{
+			LinkIndex: l.Attrs().Index, State: netlink.NUD_PERMANENT, HardwareAddr: mac[:], IP: a.AsSlice(),
+		})
+	})
 }

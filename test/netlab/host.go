@@ -197,21 +197,14 @@ func (h *Host) Renumber() error {
 		a[13]++
 		h.v6 = netip.AddrFrom16(a)
 	}
-	hh, err := h.ns.Handle()
-	if err != nil {
-		return err
-	}
-	defer hh.Close()
-	link, err := hh.LinkByName(HostLink)
-	if err != nil {
-		return fmt.Errorf("find link %s: %w", HostLink, err)
-	}
-	for _, p := range old {
-		if err := hh.AddrDel(link, &netlink.Addr{IPNet: ipNet(p)}); err != nil {
-			return fmt.Errorf("delete address %s: %w", p, err)
+	return onLink(h.ns, HostLink, "renumber", func(hh *nl.Handle, link netlink.Link) error {
+		for _, p := range old {
+			if err := hh.AddrDel(link, &netlink.Addr{IPNet: ipNet(p)}); err != nil {
+				return fmt.Errorf("delete address %s: %w", p, err)
+			}
 		}
-	}
-	return h.address(hh)
+		return h.address(hh)
+	})
 }
 
 // SetMTU changes the MTU of the host's link and of its switch port.
