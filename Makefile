@@ -28,13 +28,14 @@ fuzz: ## every fuzz target, FUZZTIME inputs each
 
 rotations: ## the tests that rotate keys, at their full size; hours (root)
 	SECURE_OVERLAY_TEST_ROTATIONS=200 SECURE_OVERLAY_TEST_REQUIRE=netns \
-		go test -v -timeout 4h ./test/e2e -run 'Test(Rotation|TwoRotations|KillAt|CutOff|Scheduled|Replay|OldKeys|Partition|Rogue|HandshakeFlood)'
+		go test -v -timeout 4h ./test/e2e -run 'Test(Rotation|TwoRotations|KillAt|CutOff|Scheduled|Replay|OldKeys|Partition|Rogue|HandshakeFlood|Toggle|Churn|MTUMatrix)'
 	SECURE_OVERLAY_TEST_ROTATIONS=200 SECURE_OVERLAY_TEST_REQUIRE=netns,vm \
 		go test -v -timeout 12h ./test/vm -run TestVM -suites test/e2e-
 
-bench: ## throughput, compared within one run, and phases of a rotation (root)
+bench: ## throughput, compared within one run, phases of a rotation, the control plane (root)
 	go run ./test/bench throughput
 	go run ./test/bench rotate
+	go run ./test/bench control
 
 lint:
 	$(GOLANGCI) run ./...
