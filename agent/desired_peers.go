@@ -206,12 +206,12 @@ func (b *build) connectPlaintext() {
 		if !n.Clear() || !n.wanted {
 			continue
 		}
-		clear := map[*peer]link{}
+		open := map[*peer]link{}
 		if len(b.in.Underlay.Own) > 0 {
-			clear = b.clearLinks(n)
+			open = b.clearLinks(n)
 		}
 		for _, p := range n.agreed {
-			if l, ok := b.choose(n, p, clear); ok {
+			if l, ok := b.choose(n, p, open); ok {
 				n.links = append(n.links, l)
 			}
 		}
@@ -243,8 +243,8 @@ func (b *build) clearLinks(n *network) map[*peer]link {
 // changes its form, the new one as soon as the peer receives by it. Of a tunnel it
 // has to be proved, too, that packets pass; and the peer says that it has the form
 // only when its guard lets in whom it knows to be on the network, in either form.
-func (b *build) choose(n *network, p *peer, clear map[*peer]link) (link, bool) {
-	inClear, ok := clear[p]
+func (b *build) choose(n *network, p *peer, open map[*peer]link) (link, bool) {
+	inClear, ok := open[p]
 	tunnel := n.has(true) && p.link != nil && tunnelled(theirs(n, p))
 	switch {
 	case !n.Moving:

@@ -137,7 +137,7 @@ func (l link) vtep() netip.Addr {
 
 // announce says in which forms a node has a network. What others do follows from it:
 // they send by a form that this node says it has, and take one away when nobody
-// says that he needs it. So it is what the kernel has, not what it is to have.
+// needs it any more. So it is what the kernel has, not what it is to have.
 func (b *build) announce(n *network, r *record.Network) {
 	r.Encrypted = n.Encrypted != n.Moving // nothing is there yet: what it was so far
 	f, ok := b.in.Forms[n.Name]

@@ -63,7 +63,7 @@ type move struct {
 func (mv *move) apply(nodes ...*node) {
 	mv.w.t.Helper()
 	for _, n := range nodes {
-		clear := n.way(true)
+		open := n.way(true)
 		encrypted := n.way(false)
 		s := &n.spec
 		s.Encrypted, s.MTU, s.Other, s.Remotes = mv.toClear, 1430, nil, nil
@@ -77,7 +77,7 @@ func (mv *move) apply(nodes ...*node) {
 			inClear := mv.moved[[2]*node{n, o}] == mv.toClear
 			to := &encrypted
 			if inClear {
-				to = &clear
+				to = &open
 			}
 			vtep := o.way(inClear).Local
 			to.Flood = append(to.Flood, vtep)
@@ -85,7 +85,7 @@ func (mv *move) apply(nodes ...*node) {
 				MAC: mv.ends[i].Endpoint.MAC, Addrs: mv.ends[i].Remote.Addrs, VTEP: vtep, Other: inClear == s.Encrypted,
 			})
 		}
-		main, other := &encrypted, &clear
+		main, other := &encrypted, &open
 		if !s.Encrypted {
 			main, other = other, main
 		}
