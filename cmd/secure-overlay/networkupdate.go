@@ -38,8 +38,8 @@ which one has followed and the other has not; when the command returns, no node 
 be reached has the network in the former way.
 --migrate: every node has the network both ways until each sends to each in the new one.
 No packet is lost. Packets are readable until then. Where the MTU has to become smaller,
-packets larger than the new one are lost for a moment: set it before, with an mtu that
-fits both.
+packets larger than the new one are lost for a moment, unless the network was created
+with an --mtu that fits both.
 
 Encrypting takes an issuer key on this node. Taking encryption away takes the root key:
 no node, and no issuer, can do that. UDP 4789 must be open between the nodes then, and
