@@ -17,7 +17,8 @@ import (
 
 // noteApplied notes which forms of each network the kernel has after a round, and
 // reports whether that has changed. What failed is taken for what it was before: a
-// device that could not be deleted may still carry frames.
+// device that could not be deleted may still carry frames. What it was before this
+// agent nobody knows; then it may be one in clear.
 func (l *loop) noteApplied() bool {
 	now := map[string]Forms{}
 	for _, s := range l.out.Networks {
@@ -25,7 +26,7 @@ func (l *loop) noteApplied() bool {
 		if l.failed(s.Network, "") != nil || f.Encrypted && l.guardFailed {
 			was, ok := l.forms[s.Network]
 			if !ok {
-				continue
+				was = Forms{Encrypted: f.Encrypted, Clear: true}
 			}
 			f, f.Old = was, true
 		}

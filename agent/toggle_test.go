@@ -216,6 +216,22 @@ func TestToggleWaitsForTheKernel(t *testing.T) {
 	})
 }
 
+// TestStrictAfterRestart: an agent that was away while its network was encrypted, and
+// cannot take the old device away, does not say that it has followed.
+func TestStrictAfterRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newToggling(t, 2, true)
+		away := g.nodes[1]
+		away.kill()
+		g.update(api.NetworkUpdate{Encrypted: true})
+		away.overlay.fail(&vxlan.Error{Network: "green", Err: errors.New("device is busy")})
+		away.start()
+		g.watch("it is waited for", 10*time.Second, func() bool { return g.change(g.nodes[0]) != nil })
+		away.overlay.fail(nil)
+		g.within(30*time.Second, "it has followed", func() bool { return g.change(g.nodes[0]) == nil && !g.clear() })
+	})
+}
+
 // TestMigrateWaitsForTheKernel: nobody sends to a node by a device that it could not
 // make.
 func TestMigrateWaitsForTheKernel(t *testing.T) {
