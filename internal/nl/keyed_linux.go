@@ -7,7 +7,6 @@ import (
 	"os"
 	"syscall"
 
-	rtnl "github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -183,7 +182,7 @@ func keyedVerdict(data []byte, flags uint16) error {
 		if err == nil {
 			for _, a := range attrs {
 				if a.Attr.Type == unix.NLMSGERR_ATTR_MSG {
-					return fmt.Errorf("%w (%s)", syscall.Errno(errno), rtnl.BytesToString(a.Value))
+					return fmt.Errorf("%w (%s)", syscall.Errno(errno), unix.ByteSliceToString(a.Value))
 				}
 			}
 		}
