@@ -125,9 +125,6 @@ func checkWanted(in Input, n config.Network, a netip.Addr, used map[netip.Addr]s
 	return subnet, nil
 }
 
-// maxIfname is how long the name of a link may be (IFNAMSIZ, with a final zero).
-const maxIfname = 15
-
 // ifname checks the wanted interface name, or finds the first free ethN.
 func (l *loop) ifname(p *pendingAttach) (string, error) {
 	links, err := p.ns.Links()
@@ -151,7 +148,7 @@ func (l *loop) ifname(p *pendingAttach) (string, error) {
 	}
 	if p.req.Host {
 		name := "so-" + p.req.Network
-		name = name[:min(len(name), maxIfname)]
+		name = name[:min(len(name), api.MaxIfname)]
 		if taken[name] {
 			return "", typed(api.CodeRefused, vxlan.ErrNameTaken, fmt.Sprintf("the host has a link %s already", name), "give another name with --ifname")
 		}

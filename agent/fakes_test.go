@@ -258,8 +258,8 @@ func (g *fakeGossip) CreateNetwork(_ context.Context, n item.Network) (item.Netw
 	return n, nil
 }
 
-// ChangeNetwork implements definer.
-func (g *fakeGossip) ChangeNetwork(_ context.Context, name string, change func(item.Network) (item.Network, error)) (item.Network, error) {
+// mine is a network that this node may change.
+func (g *fakeGossip) mine(name string) (item.Network, error) {
 	n, ok := clusterNetwork(g.Snapshot(), name)
 	switch {
 	case g.board.noRevoker:
@@ -267,8 +267,17 @@ func (g *fakeGossip) ChangeNetwork(_ context.Context, name string, change func(i
 	case !ok:
 		return n, membership.ErrNoNetwork
 	}
+	return n, nil
+}
+
+// ChangeNetwork implements definer.
+func (g *fakeGossip) ChangeNetwork(_ context.Context, name string, change func(item.Network) (item.Network, error)) (item.Network, error) {
+	n, err := g.mine(name)
+	if err != nil {
+		return n, err
+	}
 	was := n
-	n, err := change(n)
+	n, err = change(n)
 	if err == nil && !was.Clear() && n.Clear() {
 		err = item.ErrWeakens
 	}
@@ -302,12 +311,9 @@ func (g *fakeGossip) put(n item.Network) {
 
 // RemoveNetwork implements definer.
 func (g *fakeGossip) RemoveNetwork(_ context.Context, name string) (item.Network, error) {
-	n, ok := clusterNetwork(g.Snapshot(), name)
-	switch {
-	case g.board.noRevoker:
-		return n, membership.ErrNotIssuer
-	case !ok:
-		return n, membership.ErrNoNetwork
+	n, err := g.mine(name)
+	if err != nil {
+		return n, err
 	}
 	g.board.set(func() {
 		g.board.networks = slices.DeleteFunc(slices.Clone(g.board.networks), func(n item.Network) bool { return n.Name == name })

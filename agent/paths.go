@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -29,13 +30,9 @@ type watchedPath struct {
 // by way of the record (Underlay.Limits).
 func (l *loop) watchPaths(ctx context.Context) {
 	now := l.now()
-	for id := range l.paths {
-		if l.gone(id) {
-			delete(l.paths, id)
-		}
-	}
+	l.dropPaths()
 	for _, v := range l.out.View.Peers {
-		device, have, ok := l.pathDevice(v)
+		have, ok := l.pathDevice(v)
 		if !ok {
 			continue
 		}
@@ -48,22 +45,28 @@ func (l *loop) watchPaths(ctx context.Context) {
 			Small: smallProbe, Want: min(v.Frame, have.MTU), Top: max(v.Frame, min(v.Top, have.MTU)), Overhead: tunnel.Overhead(p.to),
 		})
 		if due {
-			l.tryPath(ctx, v.ID, p, device, size)
+			l.tryPath(ctx, v.ID, p, have.Name, size)
 		}
 	}
 }
 
+// dropPaths forgets the ways to nodes with which no network is shared any more. After a
+// restart not all of those that are may be known yet.
+func (l *loop) dropPaths() {
+	if !l.holdUntil.IsZero() {
+		return
+	}
+	maps.DeleteFunc(l.paths, func(id ids.NodeID, _ *watchedPath) bool {
+		return !slices.ContainsFunc(l.out.View.Peers, func(v PeerView) bool { return v.ID == id && v.Tunnel })
+	})
+}
+
 // pathDevice returns the device that carries a peer's packets, if large ones can be
 // tried on it now (see largeProbe).
-func (l *loop) pathDevice(v PeerView) (name string, d OwnDevice, ok bool) {
+func (l *loop) pathDevice(v PeerView) (OwnDevice, bool) {
 	have, d, ok := l.peerState(v.ID)
-	switch {
-	case !ok || !v.Tunnel || v.Frame == 0 || l.rot.prober == nil:
-		return "", d, false
-	case d.Forms && have.InUDP && !l.narrowed():
-		return "", d, false
-	}
-	return d.Name, d, true
+	waits := d.Forms && have.InUDP && !l.narrowed()
+	return d, ok && v.Tunnel && v.Frame > 0 && l.rot.prober != nil && !waits
 }
 
 // tryPath sends one size and hands what became of it to the path.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -52,7 +53,7 @@ func TestNarrowPath(t *testing.T) {
 		b.kill()
 		a.start()
 		b.start()
-		w.watch("it stays over a restart", 2*pathmtu.Check, every(1450))
+		w.watch("it stays over a restart", 30*time.Second, every(1450))
 		w.narrows(a, b, 0)
 		w.within(pathmtu.Raise+time.Minute, "the MTU of the links again", every(1500))
 		w.until("nobody warns", func() bool { return !a.warns("narrow-path") && !b.warns("narrow-path") })
@@ -72,5 +73,27 @@ func TestOutageIsNoNarrowPath(t *testing.T) {
 		w.watch("the MTU stays", 3*time.Minute, func() bool { return a.mtuOf("blue") == was && b.mtuOf("blue") == was })
 		w.narrows(a, b, 0)
 		w.watch("the MTU stays", time.Minute, func() bool { return a.mtuOf("blue") == was })
+	})
+}
+
+// TestNarrowPathEnds: with the last network that is shared goes the warning about the
+// way there.
+func TestNarrowPathEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a, b := w.machine(1), w.machine(2)
+		a.start()
+		b.start()
+		if _, err := a.create(api.NetworkRequest{Name: "green", Subnets: []string{"10.99.0.0/16"}}); err != nil {
+			t.Fatal(err)
+		}
+		at := a.mustAttach("green", "/ns/1")
+		b.mustAttach("green", "/ns/1")
+		w.narrows(a, b, 1450-60)
+		w.within(time.Minute, "a warning", func() bool { return a.warns("narrow-path") || b.warns("narrow-path") })
+		if err := a.agent.Detach(context.Background(), at.ID); err != nil {
+			t.Fatal(err)
+		}
+		w.until("no warning", func() bool { return !a.warns("narrow-path") && !b.warns("narrow-path") })
 	})
 }

@@ -74,8 +74,8 @@ func (q AttachRequest) check() error {
 		return NewError(CodeInvalid, fmt.Sprintf("the namespace path %q is not absolute", q.Netns), "")
 	case q.PID < 0:
 		return NewError(CodeInvalid, fmt.Sprintf("%d is no process ID", q.PID), "")
-	case len(q.Ifname) > maxIfname:
-		return NewError(CodeInvalid, fmt.Sprintf("the interface name %q has %d characters, %d fit", q.Ifname, len(q.Ifname), maxIfname), "")
+	case len(q.Ifname) > MaxIfname:
+		return NewError(CodeInvalid, fmt.Sprintf("the interface name %q has %d characters, %d fit", q.Ifname, len(q.Ifname), MaxIfname), "")
 	}
 	for _, c := range []byte(q.Ifname) {
 		if c <= ' ' || c >= 0x7f || c == '/' || c == ':' || c == '%' {
@@ -95,8 +95,8 @@ func (q AttachRequest) check() error {
 	return nil
 }
 
-// maxIfname is IFNAMSIZ - 1.
-const maxIfname = 15
+// MaxIfname is how many characters the name of a link may have (IFNAMSIZ - 1).
+const MaxIfname = 15
 
 func (s *Server) detach(r *http.Request) (any, error) {
 	if err := s.mayChange(r); err != nil {
