@@ -9,6 +9,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/nearest"
+	"github.com/secure-overlay/secure-overlay/internal/netdef"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 	"github.com/secure-overlay/secure-overlay/vxlan"
 )
@@ -54,7 +55,7 @@ func (l *loop) addresses(in Input, view NetworkView, n config.Network, wanted []
 		if have[subnet] {
 			continue
 		}
-		a, ok := pickAddr(subnet, settled, taken)
+		a, ok := pickAddr(n.Options, subnet, settled, taken)
 		if !ok {
 			if !slices.Contains(view.Full, subnet) {
 				// There is a block that is not settled, or the next round
@@ -99,10 +100,11 @@ func usedOn(in Input, n config.Network) map[netip.Addr]string {
 func checkWanted(in Input, n config.Network, a netip.Addr, used map[netip.Addr]string) (netip.Prefix, error) {
 	subnet, ok := subnetOf(n.Subnets, a)
 	if !ok {
-		return subnet, api.NewError(api.CodeInvalid, fmt.Sprintf("address %s is not in a subnet of network %s (%s)", a, n.Name, prefixes(n.Subnets)), "")
+		return subnet, api.NewError(api.CodeInvalid, fmt.Sprintf("address %s is not in a subnet of network %s (%s)", a, n.Name, netdef.Text(n.Subnets)), "")
 	}
-	if reserved(subnet, a) {
-		return subnet, api.NewError(api.CodeRefused, fmt.Sprintf("address %s of subnet %s is reserved (network, gateway or broadcast)", a, subnet), "")
+	if n.Withheld(subnet, a) {
+		return subnet, api.NewError(api.CodeRefused, fmt.Sprintf("address %s of subnet %s is reserved (network, gateway, broadcast, or by --reserve)", a, subnet),
+			"leave out --ip, or give another address")
 	}
 	if who, ok := used[a]; ok {
 		return subnet, api.NewError(api.CodeRefused, fmt.Sprintf("address %s belongs to %s", a, who), "secure-overlay endpoint ls")

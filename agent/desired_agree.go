@@ -1,14 +1,14 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
+	"github.com/secure-overlay/secure-overlay/internal/netdef"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
 
@@ -65,11 +65,14 @@ func differences(own config.Network, port uint16, their record.Network) []api.Co
 		}
 	}
 	add("vni", own.VNI.String(), their.VNI.String())
-	add("subnets", prefixes(own.Subnets), prefixes(their.Subnets))
+	add("subnets", netdef.Text(netdef.Prefixes(own.Subnets)), netdef.Text(netdef.Prefixes(their.Subnets)))
 	if !(own.Tunnelled() && tunnelled(their)) && !(own.Clear() && clearOf(their)) {
 		add(fieldEncrypted, strconv.FormatBool(own.Encrypted), strconv.FormatBool(their.Encrypted))
 	}
 	add("vxlan_port", strconv.Itoa(int(port)), strconv.Itoa(int(their.VTEPPort)))
+	for _, d := range own.Options.Differences(their.Options) {
+		add(d.Field, cmp.Or(d.Here, "none"), cmp.Or(d.There, "none"))
+	}
 	return out
 }
 
@@ -88,24 +91,6 @@ func theirs(n *network, p *peer) record.Network {
 		return record.Network{}
 	}
 	return p.Record.Networks[i]
-}
-
-// prefixes is the text of a set of prefixes, whatever their order.
-func prefixes(in []netip.Prefix) string {
-	sorted := slices.Clone(in)
-	slices.SortFunc(sorted, comparePrefix)
-	text := make([]string, len(sorted))
-	for i, p := range sorted {
-		text[i] = p.Masked().String()
-	}
-	return strings.Join(text, ", ")
-}
-
-func comparePrefix(a, b netip.Prefix) int {
-	if c := a.Addr().Compare(b.Addr()); c != 0 {
-		return c
-	}
-	return a.Bits() - b.Bits()
 }
 
 func (b *build) disagreement(n *network, p *peer, c api.Conflict) {

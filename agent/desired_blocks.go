@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/netdef"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
 
@@ -32,7 +33,7 @@ func (b *build) claimBlocks() {
 		for block := range mine {
 			n.blocks = append(n.blocks, block)
 		}
-		slices.SortFunc(n.blocks, comparePrefix)
+		slices.SortFunc(n.blocks, netdef.ComparePrefix)
 	}
 }
 
@@ -46,7 +47,7 @@ func (b *build) claimMore(n *network, subnet netip.Prefix, mine map[netip.Prefix
 	count := func(block netip.Prefix) {
 		have++
 		excluded[block] = true
-		for _, a := range addressesOf(subnet, block) {
+		for _, a := range addressesOf(n.Options, subnet, block) {
 			if _, ok := used[a]; !ok {
 				free++
 			}
@@ -59,7 +60,7 @@ func (b *build) claimMore(n *network, subnet netip.Prefix, mine map[netip.Prefix
 	}
 	limit := record.MaxBlocks / len(n.Subnets)
 	for free < lowWater(subnet) && have < limit {
-		block, ok := pickBlock(b.in.Self.ID, subnet, excluded)
+		block, ok := pickBlock(b.in.Self.ID, n.Options, subnet, excluded)
 		if !ok {
 			break
 		}
@@ -81,14 +82,15 @@ const fillingAt = 80
 // noteFilling looks how much of a subnet is claimed. What counts are blocks: a node
 // that finds none can hand out no address, however many others do not use.
 func (n *network) noteFilling(subnet netip.Prefix, mine map[netip.Prefix]bool, taken map[netip.Prefix]owner) {
-	f := Filling{Subnet: subnet, Blocks: int(blockCount(subnet))} //nolint:gosec // at most maxBlockIndex
+	rng := n.Range(subnet)
+	f := Filling{Subnet: subnet, Blocks: int(blockCount(subnet, rng))} //nolint:gosec // at most maxBlockIndex
 	for block := range mine {
-		if _, too := taken[block]; !too && isBlock(subnet, block) {
+		if _, too := taken[block]; !too && isBlock(subnet, block) && block.Overlaps(rng) {
 			f.Taken++
 		}
 	}
 	for block := range taken {
-		if isBlock(subnet, block) {
+		if isBlock(subnet, block) && block.Overlaps(rng) {
 			f.Taken++
 		}
 	}

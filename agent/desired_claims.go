@@ -148,7 +148,7 @@ func (b *build) claims(n *network) []claim {
 func usable(n *network, a netip.Addr) bool {
 	for _, s := range n.Subnets {
 		if s.Contains(a) {
-			return !reserved(s, a)
+			return !n.Withheld(s, a)
 		}
 	}
 	return false

@@ -109,7 +109,9 @@ func (b *build) ways(n *network) (vxlan.Spec, bool) {
 	for _, l := range n.links {
 		links[l.peer.ID] = l
 		way := forms[l.tunnel]
-		way.Flood = append(way.Flood, l.vtep())
+		if !n.NoBroadcast {
+			way.Flood = append(way.Flood, l.vtep())
+		}
 	}
 	for _, r := range n.remote {
 		if l, ok := links[r.node]; ok {
@@ -170,6 +172,7 @@ func (b *build) buildRecord() {
 	for _, n := range b.nets {
 		own := record.Network{
 			Name: n.Name, VNI: n.VNI, Subnets: n.Subnets, Blocks: n.blocks, VTEPPort: b.in.Config.Data.VXLANPort,
+			Options: n.Options,
 		}
 		b.announce(n, &own)
 		r.Networks = append(r.Networks, own)

@@ -17,10 +17,10 @@ func TestFillingSubnets(t *testing.T) {
 		n := &network{}
 		mine, taken := map[netip.Prefix]bool{}, map[netip.Prefix]owner{}
 		for i := range c.mine {
-			mine[blockAt(subnet, uint64(i))] = true
+			mine[blockAt(subnet, subnet, uint64(i))] = true
 		}
 		for i := range c.theirs {
-			taken[blockAt(subnet, uint64(c.mine+i))] = owner{}
+			taken[blockAt(subnet, subnet, uint64(c.mine+i))] = owner{}
 		}
 		n.noteFilling(subnet, mine, taken)
 		got := fillingSubnets(View{Networks: []NetworkView{{Name: "blue", Filling: n.fill}}})

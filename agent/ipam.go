@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/netdef"
 )
 
 // Each subnet is cut into blocks, and a node hands out addresses only from
@@ -26,19 +27,23 @@ func blockBits(subnet netip.Prefix) int {
 	return min(all, max(subnet.Bits()+log2MinBlocks, all-blockHostBits))
 }
 
-// blockCount is how many blocks of a subnet are used; a power of two.
-func blockCount(subnet netip.Prefix) uint64 {
-	bits := blockBits(subnet) - subnet.Bits()
-	if bits >= 16 {
+// blockCount is how many blocks of a subnet lie in a range of it and are used; a
+// power of two.
+func blockCount(subnet, rng netip.Prefix) uint64 {
+	bits := blockBits(subnet) - rng.Bits()
+	switch {
+	case bits >= 16:
 		return maxBlockIndex
+	case bits <= 0:
+		return 1 // the one that holds the range
 	}
 	return 1 << bits
 }
 
-// blockAt returns block i of a subnet, i < blockCount.
-func blockAt(subnet netip.Prefix, i uint64) netip.Prefix {
+// blockAt returns block i of those that lie in a range of a subnet, i < blockCount.
+func blockAt(subnet, rng netip.Prefix, i uint64) netip.Prefix {
 	bits := blockBits(subnet)
-	return netip.PrefixFrom(addrAt(subnet, i<<(subnet.Addr().BitLen()-bits)), bits)
+	return netip.PrefixFrom(addrAt(rng, i<<(subnet.Addr().BitLen()-bits)), bits).Masked()
 }
 
 // addrAt returns the address at an offset from the start of a subnet. The
@@ -65,26 +70,13 @@ func isBlock(subnet, p netip.Prefix) bool {
 		p == p.Masked() && subnet.Contains(p.Addr())
 }
 
-// reserved reports whether an address of subnet must not be an endpoint's:
-// the first (network, or subnet-router anycast), the second (the gateway that
-// a container engine expects) and on IPv4 the last (broadcast).
-func reserved(subnet netip.Prefix, a netip.Addr) bool {
-	if a == addrAt(subnet, 0) || a == addrAt(subnet, 0).Next() {
-		return true
-	}
-	if !a.Is4() {
-		return false
-	}
-	host := uint64(1)<<(32-subnet.Bits()) - 1
-	return a == addrAt(subnet, host)
-}
-
-// addressesOf returns the usable addresses of a block, ascending.
-func addressesOf(subnet, block netip.Prefix) []netip.Addr {
+// addressesOf returns the addresses of a block that an endpoint can be given, ascending.
+func addressesOf(o netdef.Options, subnet, block netip.Prefix) []netip.Addr {
 	n := 1 << (block.Addr().BitLen() - block.Bits())
 	out := make([]netip.Addr, 0, n)
+	rng := o.Range(subnet)
 	for a := block.Addr(); len(out) < n && block.Contains(a); a = a.Next() {
-		if !reserved(subnet, a) {
+		if rng.Contains(a) && !o.Withheld(subnet, a) {
 			out = append(out, a)
 		}
 	}
@@ -95,15 +87,16 @@ func addressesOf(subnet, block netip.Prefix) []netip.Addr {
 // first, in an order that differs from node to node, that has a usable
 // address and is not taken. Nodes that join at the same time thus rarely
 // choose the same one.
-func pickBlock(node ids.NodeID, subnet netip.Prefix, taken map[netip.Prefix]bool) (netip.Prefix, bool) {
-	raw, _ := subnet.MarshalBinary()
+func pickBlock(node ids.NodeID, o netdef.Options, subnet netip.Prefix, taken map[netip.Prefix]bool) (netip.Prefix, bool) {
+	rng := o.Range(subnet)
+	raw, _ := rng.MarshalBinary()
 	sum := sha256.Sum256(slices.Concat([]byte("so-block-v1"), node[:], raw))
-	n := blockCount(subnet)
+	n := blockCount(subnet, rng)
 	// An odd step visits each of a power of two of blocks exactly once.
 	at, step := binary.BigEndian.Uint64(sum[:8]), binary.BigEndian.Uint64(sum[8:16])|1
 	for range n {
-		b := blockAt(subnet, at%n)
-		if !taken[b] && len(addressesOf(subnet, b)) > 0 {
+		b := blockAt(subnet, rng, at%n)
+		if !taken[b] && len(addressesOf(o, subnet, b)) > 0 {
 			return b, true
 		}
 		at += step
@@ -113,12 +106,12 @@ func pickBlock(node ids.NodeID, subnet netip.Prefix, taken map[netip.Prefix]bool
 
 // pickAddr returns the lowest usable address of the blocks that lie in subnet
 // and that is not used.
-func pickAddr(subnet netip.Prefix, blocks []netip.Prefix, used func(netip.Addr) bool) (netip.Addr, bool) {
+func pickAddr(o netdef.Options, subnet netip.Prefix, blocks []netip.Prefix, used func(netip.Addr) bool) (netip.Addr, bool) {
 	for _, b := range blocks {
 		if !isBlock(subnet, b) {
 			continue
 		}
-		for _, a := range addressesOf(subnet, b) {
+		for _, a := range addressesOf(o, subnet, b) {
 			if !used(a) {
 				return a, true
 			}

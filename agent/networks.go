@@ -29,6 +29,7 @@ type definer interface {
 func asConfig(n item.Network) config.Network {
 	return config.Network{
 		Name: n.Name, VNI: n.VNI, Subnets: n.Subnets, Encrypted: n.Encrypted, Moving: n.Moving, MTU: int(n.MTU), Driver: n.Driver,
+		Options: n.Options, Labels: n.Labels,
 	}
 }
 
@@ -106,6 +107,7 @@ func (l *loop) unusedNetworks() []api.Network {
 		}
 		a := api.Network{
 			Name: n.Name, VNI: n.VNI, Subnets: n.Subnets, Encrypted: !n.Clear(), MTU: int(n.MTU), State: api.StateUnused, Driver: "-",
+			Options: n.Options, Labels: n.Labels,
 		}
 		l.ofCluster(&a, snap)
 		out = append(out, a)
@@ -117,6 +119,7 @@ func (l *loop) unusedNetworks() []api.Network {
 func (a *Agent) CreateNetwork(ctx context.Context, req api.NetworkRequest) (api.Network, error) {
 	n, err := config.NetworkSpec{
 		Name: req.Name, Subnets: req.Subnets, Plaintext: req.Plaintext, Driver: req.Driver, VNI: int64(req.VNI), MTU: int64(req.MTU),
+		Gateways: req.Gateways, Ranges: req.Ranges, Reserved: req.Reserved, Internal: req.Internal, NoBroadcast: req.NoBroadcast, Labels: req.Labels,
 	}.Network()
 	if err != nil {
 		return api.Network{}, networkSpecError(err)
@@ -130,8 +133,8 @@ func (a *Agent) CreateNetwork(ctx context.Context, req api.NetworkRequest) (api.
 		return api.Network{}, err
 	}
 	made, err := d.CreateNetwork(ctx, item.Network{
-		Network: record.Network{Name: n.Name, VNI: n.VNI, Encrypted: n.Encrypted, Subnets: n.Subnets, VTEPPort: a.opts.Config.Data.VXLANPort},
-		Driver:  n.Driver, MTU: uint16(n.MTU),
+		Network: record.Network{Name: n.Name, VNI: n.VNI, Encrypted: n.Encrypted, Subnets: n.Subnets, VTEPPort: a.opts.Config.Data.VXLANPort, Options: n.Options},
+		Driver:  n.Driver, MTU: uint16(n.MTU), Labels: n.Labels,
 	})
 	if err != nil {
 		return api.Network{}, a.defineError(ctx, req.Name, err)
@@ -210,7 +213,7 @@ func (l *loop) networksKnown() []knownNetwork {
 				continue // it is that one
 			}
 			out = append(out, knownNetwork{
-				config.Network{Name: n.Name, VNI: n.VNI, Subnets: n.Subnets, Encrypted: n.Encrypted, Driver: config.DriverAuto},
+				config.Network{Name: n.Name, VNI: n.VNI, Subnets: n.Subnets, Encrypted: n.Encrypted, Driver: config.DriverAuto, Options: n.Options},
 				false, "on node " + m.Hostname,
 			})
 		}
@@ -275,6 +278,8 @@ func (a *Agent) defineError(ctx context.Context, name string, err error) error {
 			"run the command on a node that has one: "+issuers())
 	case errors.Is(err, item.ErrNameTaken):
 		return typed(api.CodeRefused, err, fmt.Sprintf("there is a network %s already, in the cluster", name), "choose another name; secure-overlay network ls")
+	case errors.Is(err, item.ErrLongNetwork):
+		return typed(api.CodeInvalid, err, err.Error(), "give it fewer subnets, ranges, reserved addresses or labels")
 	case errors.Is(err, item.ErrWeakens):
 		return typed(api.CodeRefused, err, fmt.Sprintf("network %s was encrypted, and only the root key may make a plaintext one of that name", name),
 			"choose another name, or leave --plaintext out")

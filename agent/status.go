@@ -123,7 +123,7 @@ func (l *loop) networks(ctx context.Context) (out []api.Network, wrong []api.Pro
 	snap := l.gossip.Snapshot()
 	for i, n := range l.here.Networks {
 		a := api.Network{
-			Name: n.Name, VNI: n.VNI, Subnets: n.Subnets, Encrypted: n.Encrypted,
+			Name: n.Name, VNI: n.VNI, Subnets: n.Subnets, Encrypted: n.Encrypted, Options: n.Options, Labels: n.Labels,
 			State: api.StateStarting, Driver: api.PlaintextLabel,
 		}
 		_, a.InFile = l.cfg.Network(n.Name)

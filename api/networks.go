@@ -28,6 +28,14 @@ type NetworkRequest struct {
 	Driver    string   `json:"driver,omitempty"` // auto, wireguard, userspace or ipsec; empty: auto
 	VNI       ids.VNI  `json:"vni,omitempty"`    // 0: derived from the name
 	MTU       int      `json:"mtu,omitempty"`    // 0: what the underlay leaves
+
+	// As in netdef.Options, but as the user wrote it.
+	Gateways    []string `json:"gateways,omitempty"`
+	Ranges      []string `json:"ip_ranges,omitempty"`
+	Reserved    []string `json:"reserve,omitempty"`
+	Internal    bool     `json:"internal,omitempty"`
+	NoBroadcast bool     `json:"no_broadcast,omitempty"`
+	Labels      []string `json:"labels,omitempty"`
 }
 
 // NetworkUpdate is what a network is to be. Only what the root has signed (Item)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/netdef"
 )
 
 // Schema is the version of the types in this package. It stands in every
@@ -151,6 +152,8 @@ type Network struct {
 	// Change is there while nodes do not have it yet as the cluster says.
 	Change     *NetworkChange     `json:"change,omitempty"`
 	Definition *NetworkDefinition `json:"definition,omitempty"` // the cluster's
+	netdef.Options
+	Labels []string `json:"labels,omitempty"`
 }
 
 // NetworkChange is how far a change between encrypted and plaintext has come.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/netdef"
 )
 
 // Defaults of the settings. Reference text: testdata/reference.yaml.
@@ -148,6 +149,8 @@ type Network struct {
 	Moving bool
 	MTU    int    // bytes of IP packet; 0: derive from the underlay
 	Driver string // a Driver constant; DriverAuto on a plaintext network
+	netdef.Options
+	Labels []string // for people and their programs, ascending; no part of what nodes agree on
 }
 
 // Network returns the network called name.

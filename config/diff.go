@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/secure-overlay/secure-overlay/internal/netdef"
 )
 
 // Change is a difference between two configurations.
@@ -55,9 +57,5 @@ func (n Network) summary() string {
 	if !n.Encrypted {
 		form = "PLAINTEXT"
 	}
-	subnets := make([]string, len(n.Subnets))
-	for i, p := range n.Subnets {
-		subnets[i] = p.String()
-	}
-	return fmt.Sprintf("%s, %s, VNI %s", strings.Join(subnets, ","), form, n.VNI)
+	return fmt.Sprintf("%s, %s, VNI %s", netdef.Text(n.Subnets), form, n.VNI)
 }

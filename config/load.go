@@ -137,6 +137,13 @@ type rawNetwork struct {
 	Encrypted *bool
 	MTU       *int64
 	Driver    *string
+
+	Gateways    []string
+	Ranges      []string `mapstructure:"ip_ranges"`
+	Reserved    []string `mapstructure:"reserve"`
+	Internal    *bool
+	NoBroadcast *bool `mapstructure:"no_broadcast"`
+	Labels      []string
 }
 
 // delimiter separates the levels of viper's keys. The usual dot would split

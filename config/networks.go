@@ -54,6 +54,8 @@ func (c *checker) network(path string, raw rawNetwork) Network {
 	n.VNI = c.vni(path+".vni", n.Name, raw.VNI)
 	n.Subnets = c.subnets(path, n.Name, raw.Subnets)
 	n.MTU = c.mtu(path+".mtu", raw.MTU, n.Subnets)
+	n.Options = c.options(path, raw, n.Subnets)
+	n.Labels = c.labels(path+".labels", raw.Labels)
 	if raw.Driver != nil {
 		n.Driver = c.choice(path+".driver", *raw.Driver, drivers()...)
 		if !n.Encrypted && n.Driver != DriverAuto && c.usable(path+".driver") && slices.Contains(drivers(), n.Driver) {

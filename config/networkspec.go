@@ -1,11 +1,11 @@
 package config
 
 import (
-	"cmp"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/secure-overlay/secure-overlay/internal/netdef"
 )
 
 // NetworkSpec is a network as a command gives it. The zero value of a field but
@@ -17,13 +17,23 @@ type NetworkSpec struct {
 	Driver    string
 	VNI       int64
 	MTU       int64
+
+	Gateways    []string
+	Ranges      []string
+	Reserved    []string
+	Internal    bool
+	NoBroadcast bool
+	Labels      []string
 }
 
 // Network checks s by the rules of the file. Its error is a *Problems whose keys
 // are those of one network in a file: name, subnets[0], vni, mtu, driver.
 func (s NetworkSpec) Network() (Network, error) {
 	encrypted := !s.Plaintext
-	raw := rawNetwork{Name: &s.Name, Subnets: s.Subnets, Encrypted: &encrypted}
+	raw := rawNetwork{
+		Name: &s.Name, Subnets: s.Subnets, Encrypted: &encrypted,
+		Gateways: s.Gateways, Ranges: s.Ranges, Reserved: s.Reserved, Internal: &s.Internal, NoBroadcast: &s.NoBroadcast, Labels: s.Labels,
+	}
 	if s.Driver != "" {
 		raw.Driver = &s.Driver
 	}
@@ -75,16 +85,11 @@ func (n Network) Differences(o Network) []string {
 	}
 	note("vni", n.VNI != o.VNI)
 	note("encrypted", n.Encrypted != o.Encrypted)
-	note("subnets", !slices.Equal(sorted(n.Subnets), sorted(o.Subnets)))
+	note("subnets", !slices.Equal(netdef.Prefixes(n.Subnets), netdef.Prefixes(o.Subnets)))
 	note("mtu", n.MTU != o.MTU)
 	note("driver", n.Driver != o.Driver)
+	for _, d := range n.Options.Differences(o.Options) {
+		note(d.Field, true)
+	}
 	return out
-}
-
-// sorted is a copy in ascending order: what order a file has them in is no part
-// of a definition.
-func sorted(list []netip.Prefix) []netip.Prefix {
-	return slices.SortedFunc(slices.Values(list), func(a, b netip.Prefix) int {
-		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
-	})
 }

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/secure-overlay/secure-overlay/internal/netdef"
 )
 
 // Setting is one effective value, for `config show`.
@@ -35,18 +37,17 @@ func (c Config) Settings() []Setting {
 		out = append(out, Setting{Key: l.path, Value: values[l.path], Origin: c.Origin(l.path)})
 	}
 	for i, n := range c.Networks {
-		subnets := make([]string, len(n.Subnets))
-		for k, p := range n.Subnets {
-			subnets[k] = p.String()
-		}
 		mtu := "derived"
 		if n.MTU != 0 {
 			mtu = strconv.Itoa(n.MTU)
 		}
 		for _, s := range []Setting{
 			{Key: "name", Value: n.Name}, {Key: "vni", Value: n.VNI.String()},
-			{Key: "subnets", Value: strings.Join(subnets, ",")}, {Key: "encrypted", Value: strconv.FormatBool(n.Encrypted)},
+			{Key: "subnets", Value: netdef.Text(n.Subnets)}, {Key: "encrypted", Value: strconv.FormatBool(n.Encrypted)},
 			{Key: "mtu", Value: mtu}, {Key: "driver", Value: n.Driver},
+			{Key: "gateways", Value: netdef.Text(n.Gateways)}, {Key: "ip_ranges", Value: netdef.Text(n.Ranges)}, {Key: "reserve", Value: netdef.Text(n.Reserved)},
+			{Key: "internal", Value: strconv.FormatBool(n.Internal)}, {Key: "no_broadcast", Value: strconv.FormatBool(n.NoBroadcast)},
+			{Key: "labels", Value: strings.Join(n.Labels, ",")},
 		} {
 			s.Origin = c.Origin(fmt.Sprintf("networks[%d].%s", i, s.Key))
 			if s.Key == "vni" && s.Origin == OriginDefault {

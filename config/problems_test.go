@@ -128,7 +128,7 @@ c.yaml:10: networks[8].encrypted: the value is empty (give it a value or remove 
 				"c.yaml:12: networks[2].encrypted: a network is left unencrypted only by the literal words (write `encrypted: false` on one line)"},
 		{"merge key", "networks:\n  - &a {name: a, subnets: [10.1.0.0/16]}\n  - {<<: *a, name: b}\n",
 			`c.yaml:2: networks[0]: YAML anchors, aliases and tags are not supported (write the network out)
-c.yaml:3: networks[1].<<: unknown key (known here: driver, encrypted, mtu, name, subnets, vni)
+c.yaml:3: networks[1].<<: unknown key (known here: driver, encrypted, gateways, internal, ip_ranges, labels, mtu, name, no_broadcast, reserve, subnets, vni)
 c.yaml:3: networks[1].subnets: network "b" has no subnets (add subnets: ["10.77.0.0/16"])`},
 		{"mtu", net + "    mtu: 100\n  - {name: b, subnets: [fd00::/64], mtu: 1279}\n  - {name: c, subnets: [10.1.0.0/16], mtu: 1.4e3}\n",
 			`c.yaml:4: networks[0].mtu: MTU 100 is out of range (576 to 65535, or remove the line to derive it)

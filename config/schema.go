@@ -105,6 +105,12 @@ func networkFields() []field {
 		{name: "encrypted", kind: kindEncrypted},
 		{name: "mtu", kind: kindInt},
 		{name: "driver", kind: kindString},
+		{name: "gateways", kind: kindStrings},
+		{name: "ip_ranges", kind: kindStrings},
+		{name: "reserve", kind: kindStrings},
+		{name: "internal", kind: kindBool},
+		{name: "no_broadcast", kind: kindBool},
+		{name: "labels", kind: kindStrings},
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,6 +12,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/internal/cli"
 	"github.com/secure-overlay/secure-overlay/internal/nearest"
+	"github.com/secure-overlay/secure-overlay/internal/netdef"
 )
 
 func (a *app) networkCmd() *cobra.Command {
@@ -46,6 +48,12 @@ func (a *app) networkCreate() *cobra.Command {
 	f.BoolVar(&req.Plaintext, "plaintext", false, "readable by whoever sees the underlay; no encryption")
 	f.Uint32Var((*uint32)(&req.VNI), "vni", 0, "VXLAN network identifier (default: derived from the name)")
 	f.IntVar(&req.MTU, "mtu", 0, "MTU of its endpoints (default: what the underlay leaves)")
+	f.StringSliceVar(&req.Ranges, "ip-range", nil, "part of a subnet from which addresses come that nobody chose")
+	f.StringSliceVar(&req.Gateways, "gateway", nil, "address of each node in a subnet: resolver and way out (default: the second)")
+	f.StringSliceVar(&req.Reserved, "reserve", nil, "address or prefix that no endpoint gets")
+	f.BoolVar(&req.Internal, "internal", false, "no way out of it, and no names but those in it")
+	f.BoolVar(&req.NoBroadcast, "no-broadcast", false, "broadcast and multicast do not leave their node")
+	f.StringSliceVar(&req.Labels, "label", nil, "label for people and their programs, such as team=web")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(req.Subnets) == 0:
@@ -196,6 +204,23 @@ func (a *app) sayChange(c *api.NetworkChange) {
 	}
 }
 
+// sayOptions shows what is not as it is by default.
+func (a *app) sayOptions(n api.Network) {
+	for _, o := range []struct{ what, text string }{
+		{"gateway", netdef.Text(n.Gateways)}, {"ip-range", netdef.Text(n.Ranges)}, {"reserved", netdef.Text(n.Reserved)}, {"labels", strings.Join(n.Labels, ", ")},
+	} {
+		if o.text != "" {
+			a.print("%-11s %s", o.what, cli.Clean(o.text))
+		}
+	}
+	if n.Internal {
+		a.print("internal    yes: no way out of it")
+	}
+	if n.NoBroadcast {
+		a.print("broadcast   no: frames for all stay on their node")
+	}
+}
+
 func (a *app) networkDetail(d api.NetworkDetail) error {
 	enc := encryptionCell(d.Network)
 	a.print("network     %s", cli.Clean(d.Name))
@@ -203,6 +228,7 @@ func (a *app) networkDetail(d api.NetworkDetail) error {
 	a.print("vni         %d", d.VNI)
 	a.print("subnets     %s", join(d.Subnets))
 	a.print("encryption  %s", a.out.Paint(enc.Style, enc.Text))
+	a.sayOptions(d.Network)
 	a.print("defined     %s", definedText(d.Network))
 	a.sayChange(d.Change)
 	if d.MTU != 0 {

@@ -60,6 +60,7 @@ func TestNetworkCreate(t *testing.T) {
 		"network create green --subnet 10.99.0.0/16,fd99::/64 --vni 7":  "network green of 10.99.0.0/16, fd99::/64 is there, encrypted, VNI 7\n",
 		"network create green --subnet 10.99.0.0/16 --encrypted=ipsec":  "network green of 10.99.0.0/16 is there, encrypted, VNI 7\n",
 		"network create green --subnet 10.99.0.0/16 --mtu 1300 -o json": "{",
+		"network create green --subnet 10.99.0.0/16 --ip-range 10.99.4.0/24 --gateway 10.99.0.9 --reserve 10.99.0.10 --internal --no-broadcast --label a=b": "network green",
 	} {
 		if got := against(t, c, strings.Fields(args)...); got.code != 0 || !strings.HasPrefix(got.out, want) {
 			t.Errorf("%s: exit code %d\n%s%s", args, got.code, got.out, got.err)
@@ -67,7 +68,11 @@ func TestNetworkCreate(t *testing.T) {
 	}
 	if !slices.ContainsFunc(d.asked, func(r api.NetworkRequest) bool { return r.Driver == "ipsec" }) ||
 		!slices.ContainsFunc(d.asked, func(r api.NetworkRequest) bool { return r.Plaintext }) ||
-		!slices.ContainsFunc(d.asked, func(r api.NetworkRequest) bool { return r.MTU == 1300 }) {
+		!slices.ContainsFunc(d.asked, func(r api.NetworkRequest) bool { return r.MTU == 1300 }) ||
+		!slices.ContainsFunc(d.asked, func(r api.NetworkRequest) bool {
+			return r.Internal && r.NoBroadcast && slices.Equal(r.Ranges, []string{"10.99.4.0/24"}) && slices.Equal(r.Gateways, []string{"10.99.0.9"}) &&
+				slices.Equal(r.Reserved, []string{"10.99.0.10"}) && slices.Equal(r.Labels, []string{"a=b"})
+		}) {
 		t.Errorf("the agent was asked %+v", d.asked)
 	}
 	for args, code := range map[string]int{

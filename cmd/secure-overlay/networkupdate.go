@@ -177,9 +177,9 @@ func (t *toggle) want(n api.Network, migrate bool) (*item.Network, error) {
 		return nil, nil
 	}
 	w := &item.Network{
-		Network: record.Network{Name: n.Name, VNI: n.VNI, Encrypted: !t.plaintext, Subnets: n.Subnets, VTEPPort: d.VXLANPort},
+		Network: record.Network{Name: n.Name, VNI: n.VNI, Encrypted: !t.plaintext, Subnets: n.Subnets, VTEPPort: d.VXLANPort, Options: n.Options},
 		Driver:  item.DriverAuto, MTU: uint16(min(d.MTU, 1<<16-1)), //nolint:gosec // at most that
-		Moving: migrate,
+		Labels: n.Labels, Moving: migrate,
 	}
 	switch {
 	case d.Encrypted == w.Encrypted:

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/netdef"
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
@@ -25,6 +26,7 @@ type Network struct {
 	record.Network           // without Blocks, which are a node's
 	Driver         string    // DriverAuto and so on; DriverAuto for a plaintext network
 	MTU            uint16    // of IP packets in it; 0: what the underlay leaves
+	Labels         []string  // for people and their programs, ascending
 	Moving         bool      // nodes have it both ways, until all send as Encrypted says
 	Removed        bool      // it is gone; the name and Encrypted stay
 	Edit           uint32    // how often it was changed in its generation, below 2^31
@@ -34,6 +36,9 @@ type Network struct {
 
 // ErrNameTaken: the cluster has a network of that name.
 var ErrNameTaken = errors.New("there is such a network")
+
+// ErrLongNetwork: a definition with its labels has too many bytes.
+var ErrLongNetwork = errors.New("the definition of the network is too long")
 
 // NetworkSlot returns the slot of the network of a name.
 func NetworkSlot(name string) Slot { return Slot{Kind: KindNetwork, Key: name} }
@@ -45,6 +50,10 @@ const (
 	// networkFixed is the length in bytes of a network's body before its
 	// definition: flags u8, edit u32, driver u8, MTU u16.
 	networkFixed = 1 + 4 + 1 + 2
+
+	// maxDefinition bounds a definition with its labels, in bytes, so that an item
+	// of it has room for another one of it, its base.
+	maxDefinition = 400
 
 	// encryptedStep makes every state of a network that allows no cleartext weigh
 	// more than every one of its generation that does.
@@ -89,10 +98,19 @@ func (n Network) body() ([]byte, error) {
 	}
 	b := binary.BigEndian.AppendUint32([]byte{flags}, n.Edit)
 	b = binary.BigEndian.AppendUint16(append(b, driver), n.MTU)
+	n.Options = n.Options.Canonical()
+	n.Labels = slices.Sorted(slices.Values(n.Labels))
 	if err := n.validate(); err != nil {
 		return nil, err
 	}
-	return record.AppendNetwork(b, n.Network), nil
+	b = append(record.AppendNetwork(b, n.Network), uint8(len(n.Labels))) //nolint:gosec // at most MaxLabels
+	for _, l := range n.Labels {
+		b = append(append(b, uint8(len(l))), l...) //nolint:gosec // at most MaxLabel
+	}
+	if size := len(b) - networkFixed; size > maxDefinition {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrLongNetwork, size, maxDefinition)
+	}
+	return b, nil
 }
 
 func (n Network) validate() error {
@@ -110,6 +128,17 @@ func (n Network) validate() error {
 	}
 	if err := n.Network.Validate(); err != nil {
 		return malformed("%v", err)
+	}
+	if len(n.Labels) > netdef.MaxLabels {
+		return malformed("network %q with %d labels, at most %d", n.Name, len(n.Labels), netdef.MaxLabels)
+	}
+	for i, l := range n.Labels {
+		if !netdef.ValidLabel(l) {
+			return malformed("network %q with a label that is none", n.Name)
+		}
+		if i > 0 && n.Labels[i-1] >= l {
+			return malformed("network %q: labels are not in ascending order without duplicates", n.Name)
+		}
 	}
 	return nil
 }
@@ -131,6 +160,17 @@ func parseNetworkBody(body []byte) (Network, []byte, error) {
 	var err error
 	if n.Network, base, err = record.CutNetwork(r.Rest()); err != nil {
 		return Network{}, nil, malformed("%v", err)
+	}
+	r = newReader(base)
+	for range r.Count("labels", int(r.U8()), netdef.MaxLabels, 1+1) {
+		n.Labels = append(n.Labels, string(r.Take(r.Count("bytes of a label", int(r.U8()), netdef.MaxLabel, 1))))
+	}
+	if r.Err() != nil {
+		return Network{}, nil, r.Err()
+	}
+	base = r.Rest()
+	if size := len(body) - networkFixed - len(base); size > maxDefinition {
+		return Network{}, nil, malformed("definition of %d bytes, at most %d", size, maxDefinition)
 	}
 	return n, base, n.validate()
 }

@@ -3,12 +3,16 @@ package item
 import (
 	"errors"
 	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
+	"github.com/secure-overlay/secure-overlay/internal/netdef"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
 
@@ -48,11 +52,15 @@ func TestNetwork(t *testing.T) {
 	b := newBench(t)
 	var s Set
 	want := netOf("blue", true, "10.77.0.0/16", "fd77::/64")
-	want.Driver, want.MTU = DriverIPsec, 1400
+	want.Driver, want.MTU, want.Labels = DriverIPsec, 1400, []string{"team=web", "x"}
+	want.Options = netdef.Options{
+		Gateways: []netip.Addr{netip.MustParseAddr("10.77.0.9")}, Ranges: []netip.Prefix{netip.MustParsePrefix("10.77.4.0/22")},
+		Reserved: []netip.Prefix{netip.MustParsePrefix("fd77::7/128")}, Internal: true, NoBroadcast: true,
+	}
 	first := b.define(&s, "a", want)
 	want.Edit, want.Created = 1, noon
 	got, ok := s.Network("blue")
-	if d := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{})); d != "" || !ok {
+	if d := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})); d != "" || !ok {
 		t.Errorf("%v: %s", ok, d)
 	}
 	if len(s.Networks()) != 1 {
@@ -199,6 +207,10 @@ func TestNetworkRefuses(t *testing.T) {
 		"nine subnets":       func(n *Network) { n.Subnets = make([]netip.Prefix, 9) },
 		"another driver":     func(n *Network) { n.Driver = "pigeon" },
 		"what a node says":   func(n *Network) { n.Both = true },
+		"a label of nothing": func(n *Network) { n.Labels = []string{""} },
+		"a label twice":      func(n *Network) { n.Labels = []string{"a", "a"} },
+		"17 labels":          func(n *Network) { n.Labels = strings.Split("abcdefghijklmnopq", "") },
+		"a range outside":    func(n *Network) { n.Ranges = []netip.Prefix{netip.MustParsePrefix("10.78.0.0/24")} },
 		"plain with driver":  func(n *Network) { n.Encrypted, n.Driver = false, DriverIPsec },
 	} {
 		n := netOf("blue", true, "10.77.0.0/16")
@@ -207,10 +219,18 @@ func TestNetworkRefuses(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	long := netOf("blue", true, "10.77.0.0/16")
+	for i := range 7 {
+		long.Labels = append(long.Labels, strings.Repeat("x", 60)+strconv.Itoa(i))
+	}
+	if _, err := s.SignNetwork(noon, b.Trust, b.issuer("a"), long); !errors.Is(err, ErrLongNetwork) {
+		t.Errorf("a definition of more than %d bytes: %v", maxDefinition, err)
+	}
 	good := b.define(&s, "a", netOf("blue", true, "10.77.0.0/16"))
 	for name, edit := range map[string]func(*Content){
 		"another slot":  func(c *Content) { c.Slot.Key = "green" },
 		"unknown flags": func(c *Content) { c.Body[0] = 0x80 },
+		"half a label":  func(c *Content) { c.Body[len(c.Body)-1] = 1 },
 		"cut":           func(c *Content) { c.Body = c.Body[:networkFixed+3] },
 		"a base":        func(c *Content) { c.Body = append(c.Body, 1) },
 		"no weight":     func(c *Content) { c.Version = 1 },
@@ -300,4 +320,38 @@ func TestNetworksOutliveTheirIssuer(t *testing.T) {
 		t.Errorf("the thief removes it: changed %v, %v", changed, err)
 	}
 	b.define(&s, "b", gone) // another issuer may
+}
+
+// TestLongestNetwork: an issuer's change of a network whose definition has the most
+// bytes fits into an item together with the root's, on which it rests.
+func TestLongestNetwork(t *testing.T) {
+	b := newBench(t)
+	n := netOf(strings.Repeat("n", 63), false, "10.77.0.0/16")
+	for i := 0; ; i++ {
+		longer := n
+		longer.Labels = append(slices.Clone(n.Labels), strings.Repeat("x", 39)+string(rune('a'+i)))
+		if _, err := longer.body(); errors.Is(err, ErrLongNetwork) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		n = longer
+	}
+	for n.MTU = 1; ; n.Labels[0] += "y" {
+		if _, err := n.body(); err != nil {
+			n.Labels[0] = n.Labels[0][:len(n.Labels[0])-1]
+			break
+		}
+	}
+	var s Set
+	encrypted := n
+	encrypted.Encrypted = true
+	b.define(&s, "a", encrypted)
+	if changed, err := s.Insert(b.rootNetwork(1, n)); !changed || err != nil {
+		t.Fatalf("the root's word: changed %v, %v", changed, err)
+	}
+	it := b.define(&s, "a", encrypted)
+	if got, _ := s.Network(n.Name); !got.Encrypted || len(it.Raw) > MaxSize {
+		t.Errorf("%d bytes, encrypted %v", len(it.Raw), got.Encrypted)
+	}
 }

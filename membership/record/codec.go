@@ -6,33 +6,36 @@ import (
 	"net/netip"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/netdef"
 	"github.com/secure-overlay/secure-overlay/keys"
 )
 
 // Domain begins the signed bytes of a record.
 const Domain = "so-rec-v1"
 
-const maxName = 63 // bytes of a network name
+const maxName = 63 // bytes of the name of a network, an endpoint or a service
 
 // Sizes of the format (PROTOCOL.md): the smallest encoding of each list
 // element, which bounds allocations, and of the largest record.
 const (
 	minUnderlay = 1 + 4 + 2 + 2
 	tunnelSize  = 4 + 1 + 4 + 1 + 32 + 2
-	minNetwork  = 4 + 1 + 1 + 1 + 2 + 1 + 1
+	minNetwork  = 4 + 1 + 1 + 1 + 2 + 1 + 1 + 1 + 1 + 1
 	minPrefix   = 1 + 4 + 1
-	minAttached = 4 + 6 + 1
+	minAttached = 4 + 6 + 1 + 1 + 1
 	minAddr     = 1 + 4
 
 	maxAddr   = 1 + 16
 	maxPrefix = maxAddr + 1
 
-	// MaxSize is the length in bytes of the largest record: 953,467.
+	maxOptions = 1 + MaxSubnets*maxAddr + 1 + MaxSubnets*maxPrefix + 1 + netdef.MaxReserved*maxPrefix
+
+	// MaxSize is the length in bytes of the largest record: 1,202,043.
 	MaxSize = len(Domain) + 16 + 8 +
 		1 + MaxEndpoints*(maxAddr+2+2) +
 		1 + MaxTunnels*tunnelSize +
-		2 + MaxNetworks*(4+1+maxName+1+2+1+MaxSubnets*maxPrefix+1+MaxBlocks*maxPrefix) +
-		2 + MaxAttached*(4+6+1+MaxAddrs*maxAddr) +
+		2 + MaxNetworks*(4+1+maxName+1+2+1+MaxSubnets*maxPrefix+1+MaxBlocks*maxPrefix+maxOptions) +
+		2 + MaxAttached*(4+6+1+MaxAddrs*maxAddr+1+1) + MaxNames +
 		keys.SignatureSize
 )
 
@@ -41,6 +44,10 @@ const (
 	flagEncrypted = 0x01
 	flagBoth      = 0x02
 	flagMoved     = 0x04
+	flagInternal  = 0x08
+	flagQuiet     = 0x10 // no broadcast
+
+	networkFlags = flagEncrypted | flagBoth | flagMoved | flagInternal | flagQuiet
 )
 
 // Encode returns the bytes of a record without its signature: the domain and
@@ -77,9 +84,11 @@ func encode(n Node) []byte {
 	for _, a := range n.Attached {
 		w.u32(uint32(a.VNI))
 		w.bytes(a.MAC[:])
-		w.u8(uint8(len(a.Addrs)))
-		for _, ip := range a.Addrs {
-			w.addr(ip)
+		w.addrs(a.Addrs)
+		w.name(a.Name)
+		w.u8(uint8(len(a.Services)))
+		for _, s := range a.Services {
+			w.name(s)
 		}
 	}
 	return w.b
@@ -87,28 +96,26 @@ func encode(n Node) []byte {
 
 func (w *writer) network(n Network) {
 	w.u32(uint32(n.VNI))
-	w.u8(uint8(len(n.Name)))
-	w.bytes([]byte(n.Name))
-	var flags uint8
-	if n.Encrypted {
-		flags |= flagEncrypted
-	}
-	if n.Both {
-		flags |= flagBoth
-	}
-	if n.Moved {
-		flags |= flagMoved
-	}
-	w.u8(flags)
+	w.name(n.Name)
+	w.u8(n.flags())
 	w.u16(n.VTEPPort)
-	w.u8(uint8(len(n.Subnets)))
-	for _, p := range n.Subnets {
-		w.prefix(p)
+	w.prefixes(n.Subnets)
+	w.prefixes(n.Blocks)
+	w.addrs(n.Gateways)
+	w.prefixes(n.Ranges)
+	w.prefixes(n.Reserved)
+}
+
+func (n Network) flags() uint8 {
+	var out uint8
+	for flag, set := range map[uint8]bool{
+		flagEncrypted: n.Encrypted, flagBoth: n.Both, flagMoved: n.Moved, flagInternal: n.Internal, flagQuiet: n.NoBroadcast,
+	} {
+		if set {
+			out |= flag
+		}
 	}
-	w.u8(uint8(len(n.Blocks)))
-	for _, p := range n.Blocks {
-		w.prefix(p)
-	}
+	return out
 }
 
 // Sign returns the complete record of n. The error says what no record can
@@ -201,15 +208,19 @@ func (r reader) networks(n *Node) {
 
 func (r reader) network() Network {
 	w := Network{VNI: ids.VNI(r.U32())}
-	w.Name = string(r.Take(r.Count("bytes of a network name", int(r.U8()), maxName, 1)))
+	w.Name = r.name("network")
 	flags := r.U8()
-	if flags&^(flagEncrypted|flagBoth|flagMoved) != 0 {
+	if flags&^networkFlags != 0 {
 		r.Fail("network flags %#x", flags)
 	}
 	w.Encrypted, w.Both, w.Moved = flags&flagEncrypted != 0, flags&flagBoth != 0, flags&flagMoved != 0
+	w.Internal, w.NoBroadcast = flags&flagInternal != 0, flags&flagQuiet != 0
 	w.VTEPPort = r.U16()
 	w.Subnets = r.prefixes("subnets", MaxSubnets)
 	w.Blocks = r.prefixes("blocks", MaxBlocks)
+	w.Gateways = r.addrs("gateways", MaxSubnets)
+	w.Ranges = r.prefixes("address ranges", MaxSubnets)
+	w.Reserved = r.prefixes("reserved prefixes", netdef.MaxReserved)
 	return w
 }
 
@@ -235,6 +246,22 @@ func CutNetwork(b []byte) (Network, []byte, error) {
 	return n, r.Rest(), nil
 }
 
+func (r reader) name(of string) string {
+	return string(r.Take(r.Count("bytes of the name of a "+of, int(r.U8()), maxName, 1)))
+}
+
+func (r reader) addrs(what string, limit int) []netip.Addr {
+	k := r.Count(what, int(r.U8()), limit, minAddr)
+	if k == 0 {
+		return nil
+	}
+	out := make([]netip.Addr, k)
+	for i := range out {
+		out[i] = r.addr()
+	}
+	return out
+}
+
 func (r reader) prefixes(what string, limit int) []netip.Prefix {
 	k := r.Count(what, int(r.U8()), limit, minPrefix)
 	if k == 0 {
@@ -255,12 +282,10 @@ func (r reader) attached(n *Node) {
 	for range k {
 		a := Attached{VNI: ids.VNI(r.U32())}
 		r.Fill(a.MAC[:])
-		m := r.Count("addresses of an endpoint", int(r.U8()), MaxAddrs, minAddr)
-		if m > 0 {
-			a.Addrs = make([]netip.Addr, m)
-		}
-		for i := range a.Addrs {
-			a.Addrs[i] = r.addr()
+		a.Addrs = r.addrs("addresses of an endpoint", MaxAddrs)
+		a.Name = r.name("endpoint")
+		for range r.Count("services of an endpoint", int(r.U8()), MaxServices, 1+1) {
+			a.Services = append(a.Services, r.name("service"))
 		}
 		if r.Err() != nil {
 			return

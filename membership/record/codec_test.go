@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -54,7 +55,7 @@ func TestLargestRecordHasMaxSize(t *testing.T) {
 	if got := len(sign(t, largest(id.ID), id.Node)); got != MaxSize {
 		t.Errorf("largest record has %d bytes, MaxSize is %d", got, MaxSize)
 	}
-	if MaxSize != 953467 {
+	if MaxSize != 1202043 {
 		t.Errorf("MaxSize is %d: correct its comment, DESIGN.md and PROTOCOL.md", MaxSize)
 	}
 }
@@ -87,6 +88,9 @@ func TestCanonicalSharesNothing(t *testing.T) {
 	c.Networks[0].Subnets[0] = netip.Prefix{}
 	c.Networks[0].Blocks[0] = netip.Prefix{}
 	c.Attached[0].Addrs[0] = netip.Addr{}
+	c.Networks[0].Gateways[0] = netip.Addr{}
+	c.Networks[0].Ranges[0], c.Networks[0].Reserved[0] = netip.Prefix{}, netip.Prefix{}
+	c.Attached[1].Services[0] = ""
 	if diff := cmp.Diff(example(ids.NodeID{1}, 1), n, nodeEqual...); diff != "" {
 		t.Errorf("writing to the canonical copy changed the original:\n%s", diff)
 	}
@@ -127,12 +131,35 @@ func TestValidateRefuses(t *testing.T) {
 		"subnet IPv4 in IPv6":      func(n *Node) { n.Networks[0].Subnets[1] = prefix("::ffff:10.0.0.0/104") },
 		"block outside":            func(n *Node) { n.Networks[0].Blocks[0] = prefix("10.2.0.0/24") },
 		"block wider":              func(n *Node) { n.Networks[0].Blocks[0] = prefix("10.0.0.0/8") },
-		"endpoint elsewhere":       func(n *Node) { n.Attached[0].VNI = 1 },
-		"endpoint MAC zero":        func(n *Node) { n.Attached[0].MAC = ids.MAC{} },
-		"endpoint group MAC":       func(n *Node) { n.Attached[1].MAC = ids.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff} },
-		"endpoint twice":           func(n *Node) { n.Attached[1].MAC = n.Attached[0].MAC },
-		"endpoint multicast":       func(n *Node) { n.Attached[0].Addrs[1] = addr("ff02::1") },
-		"endpoint address twice":   func(n *Node) { n.Attached[0].Addrs[1] = n.Attached[0].Addrs[0] },
+		"gateway outside":          func(n *Node) { n.Networks[0].Gateways[0] = addr("10.2.0.1") },
+		"gateway invalid":          func(n *Node) { n.Networks[0].Gateways[0] = netip.Addr{} },
+		"gateway twice":            func(n *Node) { n.Networks[0].Gateways = append(n.Networks[0].Gateways, n.Networks[0].Gateways[0]) },
+		"range outside":            func(n *Node) { n.Networks[0].Ranges[0] = prefix("10.0.0.0/8") },
+		"range with host bits":     func(n *Node) { n.Networks[0].Ranges[0] = prefix("10.1.0.1/17") },
+		"reserved outside":         func(n *Node) { n.Networks[1].Reserved = []netip.Prefix{prefix("10.1.0.0/24")} },
+		"9 reserved": func(n *Node) {
+			for i := range 7 {
+				n.Networks[0].Reserved = append(n.Networks[0].Reserved, prefix(fmt.Sprintf("fd00:1::1:%x/128", i)))
+			}
+		},
+		"endpoint name upper case": func(n *Node) { n.Attached[0].Name = "Web" },
+		"endpoint name with dot":   func(n *Node) { n.Attached[0].Name = "web.blue" },
+		"endpoint name too long":   func(n *Node) { n.Attached[0].Name = strings.Repeat("x", 64) },
+		"service empty":            func(n *Node) { n.Attached[1].Services[0] = "" },
+		"service twice":            func(n *Node) { n.Attached[1].Services[0] = n.Attached[1].Services[1] },
+		"too many services": func(n *Node) {
+			n.Attached[1].Services = []string{"a", "b", "c", "d", "e", "f", "g", "h", "i"}
+		},
+		"too long names": func(n *Node) {
+			*n = largest(n.ID).Canonical()
+			n.Attached[0].Name += "x"
+		},
+		"endpoint elsewhere":     func(n *Node) { n.Attached[0].VNI = 1 },
+		"endpoint MAC zero":      func(n *Node) { n.Attached[0].MAC = ids.MAC{} },
+		"endpoint group MAC":     func(n *Node) { n.Attached[1].MAC = ids.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff} },
+		"endpoint twice":         func(n *Node) { n.Attached[1].MAC = n.Attached[0].MAC },
+		"endpoint multicast":     func(n *Node) { n.Attached[0].Addrs[1] = addr("ff02::1") },
+		"endpoint address twice": func(n *Node) { n.Attached[0].Addrs[1] = n.Attached[0].Addrs[0] },
 		"endpoint 9 addresses": func(n *Node) {
 			n.Attached[0].Addrs = append(largest(n.ID).Attached[0].Addrs, addr("fd00:2::9"))
 		},
@@ -177,6 +204,14 @@ func TestParseRefusesOtherOrders(t *testing.T) {
 		"networks": func(n *Node) { n.Networks[0], n.Networks[1] = n.Networks[1], n.Networks[0] },
 		"subnets": func(n *Node) {
 			s := n.Networks[0].Subnets
+			s[0], s[1] = s[1], s[0]
+		},
+		"reserved": func(n *Node) {
+			s := n.Networks[0].Reserved
+			s[0], s[1] = s[1], s[0]
+		},
+		"services": func(n *Node) {
+			s := n.Attached[1].Services
 			s[0], s[1] = s[1], s[0]
 		},
 		"endpoints": func(n *Node) { n.Attached[0], n.Attached[1] = n.Attached[1], n.Attached[0] },

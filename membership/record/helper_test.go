@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/netdef"
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/membership/membertest"
@@ -58,12 +59,17 @@ func example(id ids.NodeID, seq uint64) Node {
 				Name: "blue", VNI: 4242, Encrypted: true, VTEPPort: 4789,
 				Subnets: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:1::/64")},
 				Blocks:  []netip.Prefix{netip.MustParsePrefix("10.1.3.0/24")},
+				Options: netdef.Options{
+					Gateways: []netip.Addr{netip.MustParseAddr("10.1.255.1")},
+					Ranges:   []netip.Prefix{netip.MustParsePrefix("10.1.0.0/17")},
+					Reserved: []netip.Prefix{netip.MustParsePrefix("10.1.0.16/28"), netip.MustParsePrefix("fd00:1::7/128")},
+				},
 			},
-			{Name: "Red.Team", VNI: 9000, VTEPPort: 4790},
+			{Name: "Red.Team", VNI: 9000, VTEPPort: 4790, Options: netdef.Options{Internal: true, NoBroadcast: true}},
 		},
 		Attached: []Attached{
 			{VNI: 4242, MAC: ids.MAC{2, 0, 0, 0, 0, 1}, Addrs: []netip.Addr{netip.MustParseAddr("10.1.3.5"), netip.MustParseAddr("fd00:1::5")}},
-			{VNI: 4242, MAC: ids.MAC{2, 0, 0, 0, 0, 2}},
+			{VNI: 4242, MAC: ids.MAC{2, 0, 0, 0, 0, 2}, Name: "web-1", Services: []string{"shop", "web"}},
 		},
 	}
 }
@@ -82,7 +88,11 @@ func largest(id ids.NodeID) Node {
 	for i := range MaxNetworks {
 		w := Network{Name: fmt.Sprintf("%063d", i), VNI: ids.VNI(i + 1), Encrypted: true, VTEPPort: 4789}
 		for s := range MaxSubnets {
-			w.Subnets = append(w.Subnets, netip.MustParsePrefix(fmt.Sprintf("fd00:%x::/32", s+1)))
+			subnet := netip.MustParsePrefix(fmt.Sprintf("fd00:%x::/32", s+1))
+			w.Subnets = append(w.Subnets, subnet)
+			w.Gateways = append(w.Gateways, subnet.Addr().Next())
+			w.Ranges = append(w.Ranges, netip.PrefixFrom(subnet.Addr(), 48))
+			w.Reserved = append(w.Reserved, netip.PrefixFrom(subnet.Addr(), 64))
 		}
 		for b := range MaxBlocks {
 			w.Blocks = append(w.Blocks, netip.MustParsePrefix(fmt.Sprintf("fd00:1:%x::/48", b)))
@@ -90,7 +100,11 @@ func largest(id ids.NodeID) Node {
 		n.Networks = append(n.Networks, w)
 	}
 	for i := range MaxAttached {
-		a := Attached{VNI: ids.VNI(i%MaxNetworks + 1), MAC: ids.MAC{2, 0, 0, 0, byte(i >> 8), byte(i)}}
+		// 32 bytes each: MaxNames.
+		a := Attached{
+			VNI: ids.VNI(i%MaxNetworks + 1), MAC: ids.MAC{2, 0, 0, 0, byte(i >> 8), byte(i)},
+			Name: fmt.Sprintf("%016d", i), Services: []string{fmt.Sprintf("%015d", i)},
+		}
 		for k := range MaxAddrs {
 			a.Addrs = append(a.Addrs, netip.MustParseAddr(fmt.Sprintf("fd00:1::%x:%x", i, k+1)))
 		}

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/netdef"
 	"github.com/secure-overlay/secure-overlay/keys"
 )
 
@@ -16,6 +17,11 @@ const (
 	MaxBlocks    = 64   // address blocks claimed in a network
 	MaxAttached  = 4096 // endpoints on the node
 	MaxAddrs     = 8    // addresses of an endpoint
+	MaxServices  = 8    // services of an endpoint
+
+	// MaxNames bounds the names and services of all endpoints together, in bytes,
+	// and one more for each service.
+	MaxNames = 1 << 17
 )
 
 // Node is the content of a node's record. The complete state of the node is
@@ -76,11 +82,14 @@ type Network struct {
 	Subnets  []netip.Prefix
 	Blocks   []netip.Prefix // parts of the subnets that the node claims
 	VTEPPort uint16         // VXLAN UDP port
+	netdef.Options
 }
 
 // Attached is an endpoint on the node.
 type Attached struct {
-	VNI   ids.VNI
-	MAC   ids.MAC
-	Addrs []netip.Addr
+	VNI      ids.VNI
+	MAC      ids.MAC
+	Addrs    []netip.Addr
+	Name     string   // a label of a domain name (ValidLabel); empty: it has none
+	Services []string // labels, too; several endpoints may share one
 }

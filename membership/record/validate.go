@@ -5,8 +5,10 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/netdef"
 )
 
 // Validate reports whether a record with this content can exist: all limits,
@@ -40,8 +42,9 @@ func (n Node) Canonical() Node {
 	slices.SortFunc(n.Tunnels, compareTunnel)
 	n.Networks = slices.Clone(n.Networks)
 	for i := range n.Networks {
-		n.Networks[i].Subnets = canonicalPrefixes(n.Networks[i].Subnets)
-		n.Networks[i].Blocks = canonicalPrefixes(n.Networks[i].Blocks)
+		n.Networks[i].Subnets = netdef.Prefixes(n.Networks[i].Subnets)
+		n.Networks[i].Blocks = netdef.Prefixes(n.Networks[i].Blocks)
+		n.Networks[i].Options = n.Networks[i].Options.Canonical()
 	}
 	slices.SortFunc(n.Networks, func(a, b Network) int { return cmp.Compare(a.VNI, b.VNI) })
 	n.Attached = slices.Clone(n.Attached)
@@ -52,18 +55,10 @@ func (n Node) Canonical() Node {
 		}
 		slices.SortFunc(addrs, netip.Addr.Compare)
 		n.Attached[i].Addrs = addrs
+		n.Attached[i].Services = slices.Sorted(slices.Values(n.Attached[i].Services))
 	}
 	slices.SortFunc(n.Attached, compareAttached)
 	return n
-}
-
-func canonicalPrefixes(in []netip.Prefix) []netip.Prefix {
-	out := slices.Clone(in)
-	for i := range out {
-		out[i] = out[i].Masked()
-	}
-	slices.SortFunc(out, comparePrefix)
-	return out
 }
 
 func compareTunnel(a, b Tunnel) int {
@@ -72,10 +67,6 @@ func compareTunnel(a, b Tunnel) int {
 
 func compareAttached(a, b Attached) int {
 	return cmp.Or(cmp.Compare(a.VNI, b.VNI), bytes.Compare(a.MAC[:], b.MAC[:]))
-}
-
-func comparePrefix(a, b netip.Prefix) int {
-	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
 
 // ascending fails unless every element is above the one before it: sorted and
@@ -163,20 +154,39 @@ func (w Network) Validate() error {
 		return malformed("network %q with %d subnets and %d blocks, at most %d and %d",
 			w.Name, len(w.Subnets), len(w.Blocks), MaxSubnets, MaxBlocks)
 	}
-	for _, p := range slices.Concat(w.Subnets, w.Blocks) {
+	if len(w.Gateways) > MaxSubnets || len(w.Ranges) > MaxSubnets || len(w.Reserved) > netdef.MaxReserved {
+		return malformed("network %q with %d gateways, %d address ranges and %d reserved prefixes, at most %d, %d and %d",
+			w.Name, len(w.Gateways), len(w.Ranges), len(w.Reserved), MaxSubnets, MaxSubnets, netdef.MaxReserved)
+	}
+	for _, p := range w.Subnets {
 		if !p.IsValid() || p.Addr().Is4In6() || p != p.Masked() || p.Addr().IsMulticast() {
 			return malformed("network %q with prefix %s", w.Name, p)
 		}
 	}
-	for _, b := range w.Blocks {
-		if !slices.ContainsFunc(w.Subnets, func(s netip.Prefix) bool { return s.Bits() <= b.Bits() && s.Contains(b.Addr()) }) {
-			return malformed("network %q with block %s outside its subnets", w.Name, b)
+	for _, list := range []struct {
+		what string
+		have []netip.Prefix
+	}{{"subnet", w.Subnets}, {"block", w.Blocks}, {"address range", w.Ranges}, {"reserved prefix", w.Reserved}} {
+		for _, p := range list.have {
+			if !p.IsValid() || p != p.Masked() || !within(w.Subnets, p) {
+				return malformed("network %q with %s %s outside its subnets", w.Name, list.what, p)
+			}
+		}
+		if err := ascending(list.what+"s", list.have, netdef.ComparePrefix); err != nil {
+			return err
 		}
 	}
-	if err := ascending("subnets", w.Subnets, comparePrefix); err != nil {
-		return err
+	for _, g := range w.Gateways {
+		if !host(g) || !within(w.Subnets, netip.PrefixFrom(g, g.BitLen())) {
+			return malformed("network %q with gateway %s outside its subnets", w.Name, g)
+		}
 	}
-	return ascending("blocks", w.Blocks, comparePrefix)
+	return ascending("gateways", w.Gateways, netip.Addr.Compare)
+}
+
+// within reports whether a prefix is a part of one of the subnets.
+func within(subnets []netip.Prefix, p netip.Prefix) bool {
+	return slices.ContainsFunc(subnets, func(s netip.Prefix) bool { return s.Bits() <= p.Bits() && s.Contains(p.Addr()) })
 }
 
 // validName keeps control characters and spaces out of what ends up in
@@ -197,6 +207,7 @@ func (n Node) validAttached() error {
 	if len(n.Attached) > MaxAttached {
 		return malformed("%d endpoints, at most %d", len(n.Attached), MaxAttached)
 	}
+	names := 0
 	joined := make(map[ids.VNI]bool, len(n.Networks))
 	for _, w := range n.Networks {
 		joined[w.VNI] = true
@@ -217,6 +228,49 @@ func (n Node) validAttached() error {
 		if err := ascending("addresses of an endpoint", a.Addrs, netip.Addr.Compare); err != nil {
 			return err
 		}
+		if err := a.validNames(); err != nil {
+			return err
+		}
+		if names += a.NameSize(); names > MaxNames {
+			return malformed("names of endpoints of more than %d bytes", MaxNames)
+		}
 	}
 	return ascending("endpoints", n.Attached, compareAttached)
+}
+
+// NameSize is what an endpoint takes of MaxNames.
+func (a Attached) NameSize() int {
+	n := len(a.Name)
+	for _, s := range a.Services {
+		n += len(s) + 1
+	}
+	return n
+}
+
+func (a Attached) validNames() error {
+	if a.Name != "" && !ValidLabel(a.Name) {
+		return malformed("endpoint %s with a name that is no label of a domain name", a.MAC)
+	}
+	if len(a.Services) > MaxServices {
+		return malformed("endpoint %s with %d services, at most %d", a.MAC, len(a.Services), MaxServices)
+	}
+	if i := slices.IndexFunc(a.Services, func(s string) bool { return !ValidLabel(s) }); i >= 0 {
+		return malformed("endpoint %s with a service whose name is no label of a domain name", a.MAC)
+	}
+	return ascending("services of an endpoint", a.Services, strings.Compare)
+}
+
+// ValidLabel reports whether s can be a label of a domain name here: 1 to 63 of a-z
+// 0-9 and -, which does not stand at the ends (RFC 1123 section 2.1, in lower case,
+// so that one name has one spelling).
+func ValidLabel(s string) bool {
+	if len(s) < 1 || len(s) > maxName || s[0] == '-' || s[len(s)-1] == '-' {
+		return false
+	}
+	for i := range len(s) {
+		if b := s[i]; (b < 'a' || b > 'z') && (b < '0' || b > '9') && b != '-' {
+			return false
+		}
+	}
+	return true
 }

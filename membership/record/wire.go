@@ -48,6 +48,25 @@ func (w *writer) prefix(p netip.Prefix) {
 	w.u8(uint8(p.Bits()))
 }
 
+func (w *writer) name(s string) {
+	w.u8(uint8(len(s)))
+	w.bytes([]byte(s))
+}
+
+func (w *writer) addrs(list []netip.Addr) {
+	w.u8(uint8(len(list)))
+	for _, a := range list {
+		w.addr(a)
+	}
+}
+
+func (w *writer) prefixes(list []netip.Prefix) {
+	w.u8(uint8(len(list)))
+	for _, p := range list {
+		w.prefix(p)
+	}
+}
+
 // reader reads what records are made of.
 type reader struct{ *wire.Reader }
 
