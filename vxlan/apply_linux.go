@@ -95,7 +95,7 @@ func (r *run) entries(ops []Op) int {
 // about none.
 func endOf(op Op) string {
 	switch op.Kind {
-	case OpAddPort, OpSetPort, OpDelPort, OpSetInner, OpAddAddr, OpDelAddr:
+	case OpAddPort, OpSetPort, OpDelPort, OpSetInner, OpAddAddr, OpDelAddr, OpAddWay, OpDelWay:
 		return portName(op.Endpoint.ID)
 	case OpSetStation:
 		if !isDevice(op.Link) {
@@ -144,7 +144,7 @@ func (p *Programmer) do(ctx context.Context, op Op) error {
 	case OpAddPort:
 		return p.addPort(r, op)
 	case OpSetPort:
-		return r.setPort(portName(op.Endpoint.ID), op.MTU, p.endpointMark(op.Endpoint.ID), wantedFlags())
+		return r.setPort(portName(op.Endpoint.ID), op.MTU, p.endpointMark(op.Endpoint.ID), wantedFlags(op.Endpoint))
 	case OpDelPort:
 		return r.delLink(portName(op.Endpoint.ID))
 	case OpReleasePort:
@@ -153,6 +153,8 @@ func (p *Programmer) do(ctx context.Context, op Op) error {
 		return p.setInner(r, op)
 	case OpAddAddr, OpDelAddr:
 		return p.changeAddr(ctx, r, op)
+	case OpAddWay, OpDelWay:
+		return p.changeWay(r, op)
 	}
 	return fmt.Errorf("unknown operation %q", op.Kind)
 }

@@ -228,7 +228,7 @@ func (v *view) readPort(l netlink.Link, id string) (Port, error) {
 		return port, err
 	}
 	port.Where = InnerThere
-	port.Inner, err = v.readInner(h, inner, id)
+	port.Inner, err = v.readInner(h, inner, v.want.Endpoints[i])
 	if nl.IsNotExist(err) {
 		port.Where = InnerLost // went away between two requests
 		return port, nil
@@ -278,9 +278,9 @@ func openEndpoint(e Endpoint) (*nl.Namespace, error) {
 	return ns, nil
 }
 
-func (v *view) readInner(h *nl.Handle, l netlink.Link, id string) (Inner, error) {
+func (v *view) readInner(h *nl.Handle, l netlink.Link, want Endpoint) (Inner, error) {
 	a := l.Attrs()
-	in := Inner{MTU: a.MTU, Up: isUp(a), Marked: a.Alias == v.p.endpointMark(id)}
+	in := Inner{MTU: a.MTU, Up: isUp(a), Marked: a.Alias == v.p.endpointMark(want.ID)}
 	copy(in.MAC[:], a.HardwareAddr)
 	addrs, err := h.AddrList(l, unix.AF_UNSPEC)
 	if err != nil {
@@ -297,7 +297,10 @@ func (v *view) readInner(h *nl.Handle, l netlink.Link, id string) (Inner, error)
 	}
 	slices.SortFunc(in.Addrs, netip.Prefix.Compare)
 	slices.SortFunc(in.Ours, netip.Prefix.Compare)
-	return in, nil
+	if len(want.Ways) > 0 { // they never change, so where none are wanted none are looked for
+		in.Ways, err = waysOf(h, l)
+	}
+	return in, err
 }
 
 // entries reads both FDBs in one dump, and the bridge's neighbours.

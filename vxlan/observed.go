@@ -124,6 +124,7 @@ type Inner struct {
 	Marked bool
 	Addrs  []netip.Prefix // all, sorted
 	Ours   []netip.Prefix // those that we added (ifa_proto), sorted
+	Ways   []netip.Addr   // gateways of the default routes that we added, sorted
 }
 
 // Forward is an FDB entry of a VXLAN device: frames to MAC go to VTEP. The

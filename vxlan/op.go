@@ -30,6 +30,8 @@ const (
 	OpSetInner      OpKind = "set endpoint"
 	OpAddAddr       OpKind = "add address"
 	OpDelAddr       OpKind = "delete address"
+	OpAddWay        OpKind = "add default route"
+	OpDelWay        OpKind = "delete default route"
 	OpAddFlood      OpKind = "add flood"
 	OpDelFlood      OpKind = "delete flood"
 	OpSetForward    OpKind = "set forward"
@@ -58,7 +60,7 @@ type Op struct {
 	MAC      ids.MAC      // for forwards, stations, neighbours
 	VTEP     netip.Addr   // for flood and forwards
 	VLAN     int          // for OpDelStation
-	Addr     netip.Addr   // for neighbours
+	Addr     netip.Addr   // for neighbours, and the gateway of a default route
 	Prefix   netip.Prefix // for addresses
 	// Why says what is wrong, for the log: not part of the change.
 	Why string
@@ -107,6 +109,8 @@ func (o Op) detail() string {
 		return fmt.Sprintf("%s mac %s mtu %d", o.Endpoint.ID, o.Endpoint.MAC, o.MTU)
 	case OpAddAddr, OpDelAddr:
 		return fmt.Sprintf("%s of %s", o.Prefix, o.Endpoint.ID)
+	case OpAddWay, OpDelWay:
+		return fmt.Sprintf("by %s of %s", o.Addr, o.Endpoint.ID)
 	case OpDelPort:
 		return o.Endpoint.ID
 	case OpReleasePort, OpDelDevice:

@@ -185,7 +185,9 @@ func (p *planner) bridge() {
 // wantedFlags of a port: nothing is learned and nothing goes to an unknown
 // MAC, so that signed records alone decide where frames go; and a frame from
 // a MAC that no record places behind the port is dropped.
-func wantedFlags() PortFlags { return PortFlags{Lock: true, Open: true} }
+func wantedFlags(e Endpoint) PortFlags {
+	return PortFlags{Lock: true, Isolated: e.Apart, Open: true}
+}
 
 // deviceFlags are those of a VXLAN device. It does not get ARP and ND requests that
 // the bridge can answer, and what comes in by one form of a network does not go out
@@ -317,6 +319,9 @@ func (p *planner) newPort(e Endpoint) {
 	for _, a := range e.Addrs {
 		p.add(Op{Kind: OpAddAddr, Endpoint: e, Prefix: a})
 	}
+	for _, w := range e.Ways {
+		p.add(Op{Kind: OpAddWay, Endpoint: e, Addr: w})
+	}
 }
 
 func (p *planner) oldPort(e Endpoint, port Port) {
@@ -328,7 +333,7 @@ func (p *planner) oldPort(e Endpoint, port Port) {
 		is(!port.Marked, "no mark"), is(!port.InBridge, "not in bridge"),
 	}
 	if port.InBridge {
-		faults = append(faults, flagFaults(port.Flags, wantedFlags())...)
+		faults = append(faults, flagFaults(port.Flags, wantedFlags(e))...)
 	} else {
 		p.forgetStations(portName(port.ID))
 	}
@@ -349,7 +354,12 @@ func (p *planner) inner(e Endpoint, in Inner) {
 	); why != "" {
 		p.add(Op{Kind: OpSetInner, Endpoint: e, MTU: p.want.MTU, Why: why})
 		if in.MTU < minIPv6MTU && p.want.MTU >= minIPv6MTU || !in.Up {
-			in.Addrs = nil // IPv6 addresses went when IPv6 did
+			in.Addrs, in.Ways = nil, nil // IPv6 addresses went when IPv6 did, routes when the link was down
+		}
+	}
+	for _, w := range in.Ways {
+		if !slices.Contains(e.Ways, w) {
+			p.add(Op{Kind: OpDelWay, Endpoint: e, Addr: w})
 		}
 	}
 	// An IPv4 address that goes takes with it the later ones of its subnet, so
@@ -366,6 +376,11 @@ func (p *planner) inner(e Endpoint, in Inner) {
 	for _, a := range e.Addrs {
 		if !slices.Contains(in.Addrs, a) {
 			p.add(Op{Kind: OpAddAddr, Endpoint: e, Prefix: a})
+		}
+	}
+	for _, w := range e.Ways {
+		if !slices.Contains(in.Ways, w) {
+			p.add(Op{Kind: OpAddWay, Endpoint: e, Addr: w})
 		}
 	}
 }

@@ -85,7 +85,7 @@ func made(s Spec) Network {
 	}
 	for _, e := range s.Endpoints {
 		n.Ports = append(n.Ports, Port{ID: e.ID, MTU: s.MTU, Up: true, Marked: true, InBridge: true,
-			Flags: wantedFlags(), Where: InnerThere,
+			Flags: wantedFlags(Endpoint{}), Where: InnerThere,
 			Inner: Inner{MAC: e.MAC, MTU: s.MTU, Up: true, Marked: true, Addrs: e.Addrs, Ours: e.Addrs}})
 		n.Stations = append(n.Stations, Station{MAC: e.MAC, Port: portName(e.ID)})
 		for _, a := range e.Addrs {

@@ -49,6 +49,12 @@ type Endpoint struct {
 	Netns  string         // path of the endpoint's namespace
 	NsID   nl.ID          // identity of that namespace when it was attached
 	Ifname string         // name of the link inside it
+	// Ways are the gateways of its default routes, at most one of a family. A default
+	// route that its namespace has already is not touched.
+	Ways []netip.Addr
+	// Apart: frames pass between it and endpoints of this node, and none between it
+	// and other nodes. So every node can have one of the same MAC and addresses.
+	Apart bool
 }
 
 // Way returns a form of the network, nil if it has it not.

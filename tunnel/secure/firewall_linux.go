@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/nft"
 )
 
 const (
@@ -65,70 +66,36 @@ func nftSet() *nftables.Set {
 	}
 }
 
-// chainSpec is one base chain and its rules.
-type chainSpec struct {
-	name  string
-	hook  *nftables.ChainHook
-	rules [][]expr.Any
-}
-
 // chains is the whole ruleset for a VXLAN port; 0 accepts no VXLAN. Every
 // chain drops what no rule accepts.
-func chains(port uint16) []chainSpec {
+func chains(port uint16) []nft.Chain {
 	input := [][]expr.Any{
-		join(ifname(expr.MetaKeyIIFNAME, "lo\x00"), accept()),
+		nft.Join(nft.Ifname(expr.MetaKeyIIFNAME, "lo\x00"), nft.Accept()),
 		// Second layer to the links check: nothing enters but through links
 		// that are named as tunnel devices.
-		join(notIfname(expr.MetaKeyIIFNAME, namePrefix), drop()),
+		nft.Join(nft.NotIfname(expr.MetaKeyIIFNAME, namePrefix), nft.Drop()),
 	}
 	if port != 0 {
-		input = append(input, join(vxlanFromMember(port), counted(), accept()))
+		input = append(input, nft.Join(vxlanFromMember(port), nft.Counted(), nft.Accept()))
 	}
 	// Echo, for probes through a device, and no ICMPv6 errors: every peer is one
 	// hop away and the MTU is derived, so nobody can have a true one to tell.
 	// The kernel would believe a peer's "packet too big" about another peer,
 	// and fragment, and fragments are dropped: one member could cut off two.
-	input = append(input, join(icmp6(128, 129), accept()), drop())
-	return []chainSpec{
-		{"input", nftables.ChainHookInput, input},
-		{"forward", nftables.ChainHookForward, [][]expr.Any{drop()}},
-		{"output", nftables.ChainHookOutput, [][]expr.Any{
-			join(ifname(expr.MetaKeyOIFNAME, "lo\x00"), accept()),
-			join(ifname(expr.MetaKeyOIFNAME, namePrefix), accept()),
-			drop(),
-		}},
+	input = append(input, nft.Join(nft.Types(unix.IPPROTO_ICMPV6, 128, 129), nft.Accept()), nft.Drop())
+	chain := func(name string, hook *nftables.ChainHook, rules [][]expr.Any) nft.Chain {
+		return nft.Chain{
+			Name: name, Type: nftables.ChainTypeFilter, Hook: hook, Priority: nftables.ChainPriorityFilter, Policy: nftables.ChainPolicyDrop, Rules: rules,
+		}
 	}
-}
-
-func join(parts ...[]expr.Any) []expr.Any { return slices.Concat(parts...) }
-
-func accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
-
-func counted() []expr.Any { return []expr.Any{&expr.Counter{}} }
-
-func drop() []expr.Any {
-	return []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop}}
-}
-
-// ifname matches a link name; without a trailing NUL, a prefix of it.
-func ifname(key expr.MetaKey, name string) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: key, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(name)},
-	}
-}
-
-func notIfname(key expr.MetaKey, name string) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: key, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte(name)},
-	}
-}
-
-func is(key expr.MetaKey, value byte) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: key, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{value}},
+	return []nft.Chain{
+		chain("input", nftables.ChainHookInput, input),
+		chain("forward", nftables.ChainHookForward, [][]expr.Any{nft.Drop()}),
+		chain("output", nftables.ChainHookOutput, [][]expr.Any{
+			nft.Join(nft.Ifname(expr.MetaKeyOIFNAME, "lo\x00"), nft.Accept()),
+			nft.Join(nft.Ifname(expr.MetaKeyOIFNAME, namePrefix), nft.Accept()),
+			nft.Drop(),
+		}),
 	}
 }
 
@@ -137,23 +104,15 @@ func is(key expr.MetaKey, value byte) []expr.Any {
 // 24 reserved bits; RFC 7348 section 5). The kernel finds no transport header
 // in any but the first fragment, so a fragmented packet never gets whole.
 func vxlanFromMember(port uint16) []expr.Any {
-	return join(
-		is(expr.MetaKeyNFPROTO, unix.NFPROTO_IPV6),
-		is(expr.MetaKeyL4PROTO, unix.IPPROTO_UDP),
+	return nft.Join(
+		nft.Is(expr.MetaKeyNFPROTO, unix.NFPROTO_IPV6),
+		nft.Is(expr.MetaKeyL4PROTO, unix.IPPROTO_UDP),
+		nft.Dport(port),
 		[]expr.Any{
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.BigEndian.AppendUint16(nil, port)},
 			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 8, Len: 16},
 			&expr.Payload{DestRegister: 2, Base: expr.PayloadBaseTransportHeader, Offset: 12, Len: 3},
 			&expr.Lookup{SourceRegister: 1, SetName: membersSet, SetID: 1},
 		})
-}
-
-func icmp6(from, to byte) []expr.Any {
-	return join(is(expr.MetaKeyL4PROTO, unix.IPPROTO_ICMPV6), []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
-		&expr.Range{Op: expr.CmpOpEq, Register: 1, FromData: []byte{from}, ToData: []byte{to}},
-	})
 }
 
 // element is a member as the set holds it.
@@ -230,15 +189,6 @@ func (t *table) rebuild(c *nftables.Conn, set *nftables.Set, port uint16) error 
 	if err := c.AddSet(set, nil); err != nil {
 		return err
 	}
-	policy := nftables.ChainPolicyDrop
-	for _, spec := range chains(port) {
-		chain := c.AddChain(&nftables.Chain{
-			Name: spec.name, Table: tab, Type: nftables.ChainTypeFilter,
-			Hooknum: spec.hook, Priority: nftables.ChainPriorityFilter, Policy: &policy,
-		})
-		for _, exprs := range spec.rules {
-			c.AddRule(&nftables.Rule{Table: tab, Chain: chain, Exprs: exprs})
-		}
-	}
+	nft.Add(c, tab, chains(port))
 	return nil
 }

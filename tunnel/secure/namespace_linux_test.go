@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/nft"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/tunnel"
 )
@@ -279,7 +280,7 @@ func TestRepairs(t *testing.T) {
 		"add member": func(t *testing.T) {
 			ok(t, conn.SetAddElements(nftSet(), []nftables.SetElement{element(Member{rogue, 42})}))
 		},
-		"leading accept": func(t *testing.T) { conn.InsertRule(&nftables.Rule{Table: nftTable(), Chain: chain, Exprs: accept()}) },
+		"leading accept": func(t *testing.T) { conn.InsertRule(&nftables.Rule{Table: nftTable(), Chain: chain, Exprs: nft.Accept()}) },
 		"accepting policy": func(t *testing.T) {
 			conn.AddChain(&nftables.Chain{Name: "input", Table: nftTable(), Policy: &accepting})
 		},

@@ -4,12 +4,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/secure-overlay/secure-overlay/internal/nft"
 )
 
 // read compares the kernel's table with the ruleset this package would
@@ -32,22 +33,16 @@ func (t *table) read() (tableState, error) {
 }
 
 func read(c *nftables.Conn) (tableState, error) {
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
-	if err != nil {
+	if there, err := nft.Has(c, nftTable()); !there || err != nil {
 		return tableState{}, err
 	}
-	i := slices.IndexFunc(tables, func(t *nftables.Table) bool { return t.Name == tableName })
-	// A dormant table (flag 1) is there, but its chains are not hooked up.
-	if i < 0 || tables[i].Flags != 0 {
-		return tableState{}, nil
-	}
-	have, err := readChains(c)
+	have, err := nft.Read(c, nftTable())
 	if err != nil {
 		return tableState{}, err
 	}
 	var state tableState
 	state.port = portOf(have)
-	state.intact = matches(have, chains(state.port))
+	state.intact = nft.Matches(have, chains(state.port))
 	state.accepted, state.dropped = counters(have)
 	set, err := c.GetSetByName(nftTable(), membersSet)
 	if err != nil {
@@ -66,88 +61,11 @@ func read(c *nftables.Conn) (tableState, error) {
 	return state, nil
 }
 
-// readChain is a chain with the expressions of its rules.
-type readChain struct {
-	chain *nftables.Chain
-	rules [][]expr.Any
-}
-
-func readChains(c *nftables.Conn) ([]readChain, error) {
-	all, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return nil, err
-	}
-	var out []readChain
-	for _, chain := range all {
-		if chain.Table.Name != tableName {
-			continue
-		}
-		rules, err := c.GetRules(nftTable(), chain)
-		if err != nil {
-			return nil, err
-		}
-		rc := readChain{chain: chain}
-		for _, r := range rules {
-			rc.rules = append(rc.rules, r.Exprs)
-		}
-		out = append(out, rc)
-	}
-	return out, nil
-}
-
-func matches(have []readChain, want []chainSpec) bool {
-	if len(have) != len(want) {
-		return false
-	}
-	for _, w := range want {
-		i := slices.IndexFunc(have, func(h readChain) bool { return h.chain.Name == w.name })
-		if i < 0 {
-			return false
-		}
-		h := have[i]
-		if !hooked(h.chain, w.hook) || len(h.rules) != len(w.rules) {
-			return false
-		}
-		for j := range w.rules {
-			if !reflect.DeepEqual(plain(h.rules[j]), plain(w.rules[j])) {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-func hooked(c *nftables.Chain, hook *nftables.ChainHook) bool {
-	return c.Type == nftables.ChainTypeFilter &&
-		c.Hooknum != nil && *c.Hooknum == *hook &&
-		c.Priority != nil && *c.Priority == *nftables.ChainPriorityFilter &&
-		c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop
-}
-
-// plain returns expressions without what differs between writing and reading:
-// the values of counters, and the transaction's number of a set.
-func plain(exprs []expr.Any) []expr.Any {
-	out := make([]expr.Any, len(exprs))
-	for i, e := range exprs {
-		switch e := e.(type) {
-		case *expr.Counter:
-			out[i] = &expr.Counter{}
-		case *expr.Lookup:
-			l := *e
-			l.SetID = 0
-			out[i] = &l
-		default:
-			out[i] = e
-		}
-	}
-	return out
-}
-
 // portOf finds the port in the rule that looks members up, 0 if there is no
 // such rule. Whether the rule is right otherwise is for matches to say.
-func portOf(have []readChain) uint16 {
+func portOf(have []nft.Found) uint16 {
 	for _, c := range have {
-		for _, rule := range c.rules {
+		for _, rule := range c.Rules {
 			if !slices.ContainsFunc(rule, isLookup) {
 				continue
 			}
@@ -164,9 +82,9 @@ func portOf(have []readChain) uint16 {
 func isLookup(e expr.Any) bool { _, ok := e.(*expr.Lookup); return ok }
 
 // counters sums the packets of accepting and of dropping rules.
-func counters(have []readChain) (accepted, dropped uint64) {
+func counters(have []nft.Found) (accepted, dropped uint64) {
 	for _, c := range have {
-		for _, rule := range c.rules {
+		for _, rule := range c.Rules {
 			var packets uint64
 			for _, e := range rule {
 				switch e := e.(type) {
