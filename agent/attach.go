@@ -201,7 +201,13 @@ func (l *loop) prepare(in Input, out Output, p *pendingAttach) (Attachment, erro
 	if err != nil {
 		return Attachment{}, err
 	}
-	at := Attachment{ID: newID(), Network: n.Name, Netns: p.path, NsID: p.ns.ID(), Addrs: addrs, Ifname: ifname}
+	at := Attachment{
+		ID: newID(), Network: n.Name, Netns: p.path, NsID: p.ns.ID(), Addrs: addrs, Ifname: ifname,
+		MAC: p.req.MAC, Name: p.req.Name, Services: slices.Sorted(slices.Values(p.req.Services)),
+	}
+	if err := l.complete(in, n, p, &at); err != nil {
+		return Attachment{}, err
+	}
 	l.attachments = append(slices.Clone(l.attachments), at)
 	// On disk before in the kernel: a crash in between leaves an attachment
 	// that the next agent makes, not a link that nobody knows.
@@ -249,7 +255,9 @@ func (l *loop) repeated(n config.Network, p *pendingAttach) (Attachment, error) 
 		return Attachment{}, nil
 	}
 	at := l.attachments[i]
-	differs := p.req.Ifname != "" && p.req.Ifname != at.Ifname
+	differs := p.req.Ifname != "" && p.req.Ifname != at.Ifname || p.req.Name != "" && p.req.Name != at.Name ||
+		p.req.MAC != (ids.MAC{}) && p.req.MAC != macOf(n, at) || p.req.DefaultRoute && len(at.Ways) == 0 ||
+		len(p.req.Services) > 0 && !slices.Equal(slices.Sorted(slices.Values(p.req.Services)), at.Services)
 	for _, a := range p.req.Addresses {
 		differs = differs || !slices.ContainsFunc(at.Addrs, func(have netip.Prefix) bool { return have.Addr() == a })
 	}
@@ -286,6 +294,8 @@ func (l *loop) answer() {
 			l.settle(p, l.endpoint(at), nil)
 		case errors.Is(err, vxlan.ErrNameTaken):
 			l.undo(p, typed(api.CodeRefused, err, fmt.Sprintf("the namespace has a link %s already", at.Ifname), "give another name with --ifname"))
+		case errors.Is(err, vxlan.ErrRouteTaken):
+			l.undo(p, typed(api.CodeRefused, err, vxlan.ErrRouteTaken.Error()+" already", "leave out --default-route, or delete that route first"))
 		case err != nil:
 			p.last = err // perhaps the next round can
 		}
@@ -360,9 +370,15 @@ func (l *loop) endpoint(at Attachment) api.Endpoint {
 	e := api.Endpoint{
 		ID: at.ID, Network: at.Network, Local: true, Node: l.self(),
 		Addresses: at.Addrs, Netns: at.Netns, Ifname: at.Ifname, State: api.StateOK,
+		Name: at.Name, Services: at.Services, DefaultRoutes: at.Ways,
 	}
-	if n, ok := l.here.Network(at.Network); ok && len(at.Addrs) > 0 {
-		e.MAC = ids.EndpointMAC(n.VNI, at.Addrs[0].Addr())
+	if n, ok := l.here.Network(at.Network); ok {
+		e.MAC = macOf(n, at)
+		if l.exits.ns != nil {
+			for _, s := range n.Subnets {
+				e.Resolvers = append(e.Resolvers, n.Gateway(s))
+			}
+		}
 	}
 	for _, s := range l.out.Networks {
 		if s.Network == at.Network {

@@ -27,6 +27,7 @@ func Desired(in Input) Output {
 	b.buildTunnels()
 	b.buildSecure()
 	b.buildNetworks()
+	b.buildGateway()
 	b.buildRecord()
 	b.finishView()
 	return b.out

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 )
 
@@ -21,6 +22,7 @@ type remoteEndpoint struct {
 	node  ids.NodeID
 	mac   ids.MAC
 	addrs []netip.Addr
+	names []string // its own first, then its services
 }
 
 // claim is an endpoint before it is known who wins.
@@ -28,6 +30,7 @@ type claim struct {
 	owner
 	mac   ids.MAC
 	addrs []netip.Addr
+	names []string
 	own   *Attachment // nil for another node's
 }
 
@@ -61,7 +64,7 @@ func (b *build) settleAddresses() {
 			if c.own != nil {
 				n.local = append(n.local, ownEndpoint{Attachment: *c.own, mac: c.mac})
 			} else {
-				n.remote = append(n.remote, remoteEndpoint{node: c.node, mac: c.mac, addrs: c.addrs})
+				n.remote = append(n.remote, remoteEndpoint{node: c.node, mac: c.mac, addrs: c.addrs, names: c.names})
 			}
 		}
 		lost.report(b, n)
@@ -113,7 +116,7 @@ func (b *build) claims(n *network) []claim {
 		if len(c.addrs) < len(a.Addrs) || len(c.addrs) == 0 {
 			continue
 		}
-		c.mac = ids.EndpointMAC(n.VNI, c.addrs[0])
+		c.mac = macOf(n.Network, *a)
 		out = append(out, c)
 	}
 	for _, p := range n.alike {
@@ -122,7 +125,7 @@ func (b *build) claims(n *network) []claim {
 			if a.VNI != n.VNI {
 				continue
 			}
-			c := claim{owner: p.rank(), mac: a.MAC}
+			c := claim{owner: p.rank(), mac: a.MAC, names: append([]string{a.Name}, a.Services...)}
 			for _, addr := range a.Addrs {
 				if usable(n, addr) {
 					c.addrs = append(c.addrs, addr)
@@ -142,6 +145,14 @@ func (b *build) claims(n *network) []claim {
 		}
 	}
 	return out
+}
+
+// macOf is the MAC of an endpoint of this node.
+func macOf(n config.Network, a Attachment) ids.MAC {
+	if a.MAC != (ids.MAC{}) || len(a.Addrs) == 0 {
+		return a.MAC
+	}
+	return ids.EndpointMAC(n.VNI, a.Addrs[0].Addr())
 }
 
 // usable reports whether an endpoint of the network may have the address.

@@ -76,8 +76,11 @@ func (b *build) buildNetworks() {
 		}
 		for _, e := range n.local {
 			s.Endpoints = append(s.Endpoints, vxlan.Endpoint{
-				ID: e.ID, MAC: e.mac, Addrs: e.Addrs, Netns: e.Netns, NsID: e.NsID, Ifname: e.Ifname,
+				ID: e.ID, MAC: e.mac, Addrs: e.Addrs, Netns: e.Netns, NsID: e.NsID, Ifname: e.Ifname, Ways: e.Ways,
 			})
+		}
+		if e, ok := b.gatewayOf(n); ok {
+			s.Endpoints = append(s.Endpoints, e)
 		}
 		slices.SortFunc(s.Remotes, func(x, y vxlan.Remote) int { return bytes.Compare(x.MAC[:], y.MAC[:]) })
 		slices.SortFunc(s.Endpoints, func(x, y vxlan.Endpoint) int { return cmp.Compare(x.ID, y.ID) })
@@ -181,7 +184,7 @@ func (b *build) buildRecord() {
 		}
 		for _, e := range n.local {
 			if e.Ready {
-				a := record.Attached{VNI: n.VNI, MAC: e.mac}
+				a := record.Attached{VNI: n.VNI, MAC: e.mac, Name: e.Name, Services: e.Services}
 				for _, p := range e.Addrs {
 					a.Addrs = append(a.Addrs, p.Addr())
 				}

@@ -19,6 +19,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/tunnel"
 	"github.com/secure-overlay/secure-overlay/tunnel/secure"
 	"github.com/secure-overlay/secure-overlay/vxlan"
+	"github.com/secure-overlay/secure-overlay/vxlan/gateway"
 )
 
 // farewell is how long Down waits for others to hear that this node's
@@ -45,7 +46,7 @@ func (l *loop) takeDown(ctx context.Context, tell func()) (removed []string, err
 		l.settle(p, api.Endpoint{}, errStopped())
 	}
 	tell()
-	removed, err = removeAll(ctx, removal{overlay: l.overlay, drivers: l.tunnels.all(), guard: l.guard, files: l.files})
+	removed, err = removeAll(ctx, removal{overlay: l.overlay, exit: l.exits.ns, drivers: l.tunnels.all(), guard: l.guard, files: l.files})
 	l.downError = err
 	l.log.Info("everything is removed", logkey.Count, len(removed))
 	return removed, err
@@ -89,6 +90,7 @@ func (l *loop) heard(snap membership.Snapshot) bool {
 // removal is what there is to remove. Any part may be missing.
 type removal struct {
 	overlay overlay
+	exit    exit
 	drivers []tunnel.Driver
 	guard   guard
 	files   files
@@ -108,6 +110,13 @@ func removeAll(ctx context.Context, r removal) (removed []string, err error) {
 			for _, n := range seen.Networks {
 				removed = append(removed, "network "+n.Name+": namespace, bridge, VXLAN device, ports")
 			}
+		}
+	}
+	if r.exit != nil {
+		if err := r.exit.Remove(); err != nil {
+			errs = append(errs, fmt.Errorf("remove gateway namespace: %w", err))
+		} else {
+			removed = append(removed, "gateway namespace "+r.files.gatewayPath())
 		}
 	}
 	for _, d := range r.drivers {
@@ -182,6 +191,14 @@ func Teardown(ctx context.Context, cfg config.Config, kinds []tunnel.Kind, log *
 			defer func() { _ = d.Close() }()
 			r.drivers = append(r.drivers, d)
 		}
+	}
+	if ns, err := nl.OpenNamespace(dir.gatewayPath()); err == nil {
+		_ = ns.Close()
+		g, err := gateway.Ensure(dir.gatewayPath(), node, hostNS)
+		if err != nil {
+			return result, err
+		}
+		r.exit = g
 	}
 	programmer := vxlan.NewProgrammer(vxlan.Options{Node: node, Host: hostNS, Secure: secureNS, Dir: dir.path(netnsDir), Log: log})
 	defer func() { _ = programmer.Close() }()

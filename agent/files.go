@@ -29,6 +29,7 @@ const (
 	appliedFile     = "applied.json"
 	netnsDir        = "netns"
 	secureNetns     = "secure"
+	gatewayNetns    = "gateway"
 )
 
 // Versions of the two JSON files. A file of another version is from another
@@ -45,6 +46,8 @@ type files struct{ dir string }
 func (f files) path(name string) string { return filepath.Join(f.dir, name) }
 
 func (f files) securePath() string { return filepath.Join(f.dir, netnsDir, secureNetns) }
+
+func (f files) gatewayPath() string { return filepath.Join(f.dir, netnsDir, gatewayNetns) }
 
 // prepare makes the directory. Others may not look into it: the socket's
 // group access is by the directory's group.

@@ -14,6 +14,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/tunnel"
 	"github.com/secure-overlay/secure-overlay/tunnel/secure"
 	"github.com/secure-overlay/secure-overlay/vxlan"
+	"github.com/secure-overlay/secure-overlay/vxlan/gateway"
 )
 
 // lane is the one lane of this version: places that name a device carry its
@@ -29,6 +30,7 @@ type Input struct {
 	Attachments []Attachment // of this node, in any order
 	Tunnels     TunnelFacts
 	Underlay    Underlay
+	Gateway     GatewayFacts
 	// Forms are those that the kernel has of networks, by name, as far as this
 	// agent has brought it there.
 	Forms map[string]Forms
@@ -65,6 +67,11 @@ type Attachment struct {
 	NsID    nl.ID          `json:"ns_id"` // what the path named then
 	Addrs   []netip.Prefix `json:"addrs"` // with the subnet's length
 	Ifname  string         `json:"ifname"`
+	// MAC is a chosen one; zero: it follows from network and address.
+	MAC      ids.MAC      `json:"mac,omitzero"`
+	Name     string       `json:"name,omitempty"` // label of a domain name
+	Services []string     `json:"services,omitempty"`
+	Ways     []netip.Addr `json:"ways,omitempty"` // gateways of its default routes
 	// Ready says that the kernel has it: only then do other nodes learn it.
 	Ready bool `json:"ready"`
 }
@@ -158,7 +165,8 @@ type Output struct {
 	Pairs    []rotate.Peer
 	Secure   secure.Spec
 	Networks []vxlan.Spec // sorted by name
-	Record   record.Node  // content to publish; ID set, Seq not
+	Gateway  gateway.Spec
+	Record   record.Node // content to publish; ID set, Seq not
 	View     View
 }
 

@@ -67,7 +67,7 @@ func (l *loop) endpoints() []api.Endpoint {
 				if at.VNI != n.VNI {
 					continue
 				}
-				e := api.Endpoint{Network: n.Name, Node: vteps[id.InnerAddr()], MAC: at.MAC, State: api.StateOK}
+				e := api.Endpoint{Network: n.Name, Node: vteps[id.InnerAddr()], MAC: at.MAC, State: api.StateOK, Name: at.Name, Services: at.Services}
 				if !slices.Contains(v.Connected, id) {
 					e.State, e.Problem = api.StateFailed, "this node has no way to node "+cmp.Or(e.Node.Name, id.Short())
 				}

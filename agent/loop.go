@@ -88,6 +88,7 @@ type loop struct {
 	departs    departer
 	guard      guard
 	overlay    overlay
+	exits      exits
 	host       host
 	tunnels    *drivers
 	facts      TunnelFacts  // as the last look at the drivers found them

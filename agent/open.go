@@ -26,6 +26,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/tunnel"
 	"github.com/secure-overlay/secure-overlay/tunnel/secure"
 	"github.com/secure-overlay/secure-overlay/vxlan"
+	"github.com/secure-overlay/secure-overlay/vxlan/gateway"
 )
 
 // Names of the steps of the start.
@@ -185,6 +186,13 @@ func (a *Agent) openPlane(ctx context.Context, l *loop, hostNS *nl.Namespace) er
 		Node: l.identity.ID, Host: hostNS, Secure: sec.NS(), Dir: l.files.path(netnsDir), Log: l.log,
 	})
 	l.closers = append(l.closers, l.overlay.Close)
+	l.exits.open = func() (exit, error) { return gateway.Ensure(l.files.gatewayPath(), l.identity.ID, hostNS) }
+	l.exits.forwards = func(v6 bool) error { return gateway.Forwards(hostNS, v6) }
+	l.closers = append(l.closers, l.exits.close)
+	if at, err := nl.OpenNamespace(l.files.gatewayPath()); err == nil { // a predecessor's, which Down is to find
+		_ = at.Close()
+		_, l.exits.failed = l.exits.facts()
+	}
 	return nil
 }
 

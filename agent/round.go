@@ -50,6 +50,7 @@ func (l *loop) turn(ctx context.Context) time.Duration {
 	}
 	l.applyGuard(ctx)
 	l.applyOverlay(ctx)
+	l.applyGateway(ctx)
 	ready, formed := l.markReady(&in), l.noteApplied()
 	if in.Forms = l.forms; ready || formed {
 		// Only now may others learn of new endpoints and forms, and none may
@@ -132,6 +133,7 @@ func (l *loop) input(ctx context.Context, snap membership.Snapshot) Input {
 	l.readTunnels(ctx)
 	l.chooseDriver(ctx)
 	in.Tunnels = l.facts
+	in.Gateway = l.gatewayFacts()
 	return in
 }
 

@@ -4,6 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"net/http"
+	"slices"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/netdef"
 )
 
 func (s *Server) status(r *http.Request) (any, error) {
@@ -85,12 +89,36 @@ func (q AttachRequest) check() error {
 	if q.Ifname == "." || q.Ifname == ".." {
 		return NewError(CodeInvalid, fmt.Sprintf("the kernel does not accept the interface name %q", q.Ifname), "")
 	}
+	if err := q.checkNames(); err != nil {
+		return err
+	}
 	seen := map[string]bool{}
 	for _, a := range q.Addresses {
 		if !a.IsValid() || a.Zone() != "" || a.Is4In6() || seen[a.String()] {
 			return NewError(CodeInvalid, fmt.Sprintf("%v is not a usable address, or stands twice", a), "")
 		}
 		seen[a.String()] = true
+	}
+	return nil
+}
+
+// checkNames applies the rules for names, MAC and default route.
+func (q AttachRequest) checkNames() error {
+	const label = "1 to 63 of a-z 0-9 -, the latter not at the ends"
+	switch {
+	case q.Name != "" && !netdef.IsDNSLabel(q.Name):
+		return NewError(CodeInvalid, fmt.Sprintf("%q is not a name of an endpoint", q.Name), label)
+	case len(q.Services) > netdef.MaxServices:
+		return NewError(CodeInvalid, fmt.Sprintf("%d services, at most %d", len(q.Services), netdef.MaxServices), "")
+	case q.MAC != (ids.MAC{}) && q.MAC[0]&1 != 0:
+		return NewError(CodeInvalid, fmt.Sprintf("%s is the address of a group, not of one endpoint", q.MAC), "a MAC whose first byte is even, such as 02:00:00:00:00:01")
+	case q.Host && q.DefaultRoute:
+		return NewError(CodeInvalid, "the host has ways of its own out", "leave out --default-route")
+	}
+	for i, s := range q.Services {
+		if !netdef.IsDNSLabel(s) || slices.Contains(q.Services[:i], s) {
+			return NewError(CodeInvalid, fmt.Sprintf("%q is not the name of a service, or stands twice", s), label)
+		}
 	}
 	return nil
 }

@@ -253,6 +253,11 @@ type Endpoint struct {
 	MTU       int            `json:"mtu,omitempty"`
 	State     State          `json:"state"`
 	Problem   string         `json:"problem,omitempty"`
+	// Name and Services are labels in the domain NETWORK.overlay.
+	Name          string       `json:"name,omitempty"`
+	Services      []string     `json:"services,omitempty"`
+	DefaultRoutes []netip.Addr `json:"default_routes,omitempty"` // gateways
+	Resolvers     []netip.Addr `json:"resolvers,omitempty"`      // that know these names
 }
 
 // AttachRequest plugs a network namespace into a network. Exactly one of
@@ -265,6 +270,12 @@ type AttachRequest struct {
 	Host      bool         `json:"host,omitempty"`  // the host itself, instead of Netns and PID
 	Addresses []netip.Addr `json:"addresses,omitempty"`
 	Ifname    string       `json:"ifname,omitempty"` // default: eth0, or the next free ethN; of the host so- and the network's name
+	MAC       ids.MAC      `json:"mac,omitzero"`     // default: it follows from network and address
+	// Name and Services are labels in the domain NETWORK.overlay. The name's default is
+	// that of the namespace in /run/netns, the node's of the host, else the ID.
+	Name         string   `json:"name,omitempty"`
+	Services     []string `json:"services,omitempty"`
+	DefaultRoute bool     `json:"default_route,omitempty"` // to beyond the overlay, by this node
 }
 
 // Token is a join token as the issuer remembers it. ID is public; the secret

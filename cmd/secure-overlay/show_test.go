@@ -216,7 +216,7 @@ problem  blue: db-1 defines another VNI
 func TestNetworkInspect(t *testing.T) {
 	r := against(t, degraded(time.Now()), "network", "inspect", "blue")
 	for _, part := range []string{
-		"subnets     10.77.0.0/16, fd77::/64\n", "conflict    with db-1\ufffd[2J: vni is 4097 here and 4098 there", "0123456789ab  blue     web-1", "problem  0123456789ab: its namespace is gone",
+		"subnets     10.77.0.0/16, fd77::/64\n", "conflict    with db-1\ufffd[2J: vni is 4097 here and 4098 there", "0123456789ab  -     blue     web-1", "problem  0123456789ab: its namespace is gone",
 	} {
 		if !strings.Contains(r.out, part) {
 			t.Errorf("no %q in:\n%s", part, r.out)

@@ -17,7 +17,7 @@ const (
 	MaxBlocks    = 64   // address blocks claimed in a network
 	MaxAttached  = 4096 // endpoints on the node
 	MaxAddrs     = 8    // addresses of an endpoint
-	MaxServices  = 8    // services of an endpoint
+	MaxServices  = netdef.MaxServices
 
 	// MaxNames bounds the names and services of all endpoints together, in bytes,
 	// and one more for each service.
@@ -90,6 +90,6 @@ type Attached struct {
 	VNI      ids.VNI
 	MAC      ids.MAC
 	Addrs    []netip.Addr
-	Name     string   // a label of a domain name (ValidLabel); empty: it has none
+	Name     string   // a label of a domain name (netdef.IsDNSLabel); empty: it has none
 	Services []string // labels, too; several endpoints may share one
 }

@@ -248,29 +248,14 @@ func (a Attached) NameSize() int {
 }
 
 func (a Attached) validNames() error {
-	if a.Name != "" && !ValidLabel(a.Name) {
+	if a.Name != "" && !netdef.IsDNSLabel(a.Name) {
 		return malformed("endpoint %s with a name that is no label of a domain name", a.MAC)
 	}
 	if len(a.Services) > MaxServices {
 		return malformed("endpoint %s with %d services, at most %d", a.MAC, len(a.Services), MaxServices)
 	}
-	if i := slices.IndexFunc(a.Services, func(s string) bool { return !ValidLabel(s) }); i >= 0 {
+	if i := slices.IndexFunc(a.Services, func(s string) bool { return !netdef.IsDNSLabel(s) }); i >= 0 {
 		return malformed("endpoint %s with a service whose name is no label of a domain name", a.MAC)
 	}
 	return ascending("services of an endpoint", a.Services, strings.Compare)
-}
-
-// ValidLabel reports whether s can be a label of a domain name here: 1 to 63 of a-z
-// 0-9 and -, which does not stand at the ends (RFC 1123 section 2.1, in lower case,
-// so that one name has one spelling).
-func ValidLabel(s string) bool {
-	if len(s) < 1 || len(s) > maxName || s[0] == '-' || s[len(s)-1] == '-' {
-		return false
-	}
-	for i := range len(s) {
-		if b := s[i]; (b < 'a' || b > 'z') && (b < '0' || b > '9') && b != '-' {
-			return false
-		}
-	}
-	return true
 }
