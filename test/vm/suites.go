@@ -36,6 +36,7 @@ func Suites() []Suite {
 		{Package: "tunnel/wgkernel"},
 		{Package: "tunnel/ipsec", Seconds: 480},
 		{Package: "vxlan"},
+		{Package: "vxlan/gateway"},
 	}
 	return append(suites, endToEnd()...)
 }
@@ -55,7 +56,7 @@ const attacks = "^Test(Rogue|HandshakeFloodFrom|Partition|SecondIssuer|RevokeIss
 
 // living picks the tests in which networks change while they are used. They depend on
 // the kernel's VXLAN and bridge, which the host has, too; drivers differ little there.
-const living = "^Test(Churn|Toggle|MTUMatrix|AddressChanges|NarrowPath|Reload|AttachHost)"
+const living = "^Test(Churn|Toggle|MTUMatrix|AddressChanges|NarrowPath|Reload|AttachHost|WayOut|NetworkOptions|Names)"
 
 // endToEnd returns the suites of test/e2e. What takes long in emulation runs if
 // a number of rotations was asked for, not in a run of everything.
@@ -85,7 +86,7 @@ func endToEnd() []Suite {
 		e2e("issuers", 360, run("^Test(SecondIssuer|RevokeIssuer|NetworkByCommand)")),
 		e2e("partition", stretched(240), run("^TestPartition$")),
 		e2e("toggle", stretched(300), run("^TestToggle")),
-		e2e("living", stretched(900), run("^Test(Churn|MTUMatrix|AddressChanges|NarrowPath|Reload|AttachHost)")),
+		e2e("living", stretched(900), run("^Test(Churn|MTUMatrix|AddressChanges|NarrowPath|Reload|AttachHost|WayOut|NetworkOptions|Names)")),
 		e2e("flood", stretched(240), run("^TestHandshakeFloodFrom")),
 		e2e("secrets", stretched(240), run("^Test(Replay|OldKeys|LiveSecrets)")),
 		Suite{Package: "test/bench", Part: "rotate", Product: true, Seconds: 600, Args: []string{run("^TestRotateBench$")}},
@@ -150,7 +151,7 @@ func wantedModules() []string {
 		// links
 		"tun", "veth", "bridge", "vxlan", "dummy", "wireguard",
 		// nftables
-		"nf_tables", "nft_ct", "nft_limit", "nft_log", "nft_reject_inet", "nft_fib_inet", "nft_meta_bridge",
+		"nf_tables", "nft_ct", "nft_limit", "nft_log", "nft_reject_inet", "nft_fib_inet", "nft_meta_bridge", "nft_chain_nat", "nft_masq",
 		// ESP
 		"esp4", "esp6", "xfrm_interface", "xfrm_user", "gcm", "ctr", "seqiv", "echainiv",
 		"ghash_generic", "aesni_intel", "ghash_clmulni_intel", "authenc", "authencesn",

@@ -109,6 +109,13 @@ func insideChains(spec Spec) []nft.Chain {
 		nft.Join(nft.Types(unix.IPPROTO_ICMPV6, 135, 136), nft.Accept()), // neighbours
 		nft.Drop(),
 	}
+	if len(spec.Out) == 0 {
+		// Of this every kernel is capable that has nftables at all.
+		return []nft.Chain{
+			filterChain("input", nftables.ChainHookInput, nftables.ChainPolicyDrop, input...),
+			filterChain("forward", nftables.ChainHookForward, nftables.ChainPolicyDrop, nft.Drop()),
+		}
+	}
 	forward := [][]expr.Any{
 		clampMSS(),
 		nft.Join(in(exactly(inside)), out(linkPrefix), answers(), nft.Accept()),
