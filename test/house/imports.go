@@ -27,6 +27,7 @@ var importRules = []importRule{
 	{"vxlan", []string{"vxlan", "internal"}, "vxlan does not know tunnel"},
 	{"api", []string{"api", "internal"}, "the api is what others see: it knows no domain package"},
 	{"plugin", []string{"plugin", "api", "internal"}, "a plugin is a client of the api"},
+	{"agent/resolver", []string{"internal"}, "the resolver is told its names: it knows no domain package"},
 	{"agent", []string{"agent", "api", "config", "keys", "membership", "tunnel", "vxlan", "internal"}, "the agent is wired by cmd"},
 }
 
@@ -88,6 +89,7 @@ var confinements = []struct {
 	{"github.com/hashicorp/memberlist", []string{"membership"}},
 	{"github.com/flynn/noise", []string{"membership/noisenet"}},
 	{"github.com/vishvananda/netlink", []string{"internal/nl", "tunnel", "vxlan", "test/netlab"}},
+	{"github.com/miekg/dns", []string{"agent/resolver"}},
 	{"github.com/spf13/cobra", []string{"cmd"}},
 	{"github.com/prometheus", []string{"api/metrics"}},
 	{"testing", []string{"tunnel/tunneltest", "test"}},
