@@ -38,6 +38,21 @@ func code(rcode int) dns.HandlerFunc {
 	return func(w dns.ResponseWriter, r *dns.Msg) { w.WriteMsg(new(dns.Msg).SetRcode(r, rcode)) }
 }
 
+// cutting leaves everything to TCP.
+func cutting(tcp dns.HandlerFunc) dns.HandlerFunc {
+	return func(w dns.ResponseWriter, r *dns.Msg) {
+		if w.RemoteAddr().Network() == "tcp" {
+			tcp(w, r)
+			return
+		}
+		m := new(dns.Msg).SetReply(r)
+		m.Truncated = true
+		w.WriteMsg(m)
+	}
+}
+
+func hangUp(w dns.ResponseWriter, _ *dns.Msg) { w.Close() }
+
 // silent never answers.
 func silent(dns.ResponseWriter, *dns.Msg) {}
 
@@ -90,7 +105,9 @@ func TestForward(t *testing.T) {
 	}{
 		{name: "UDP", up: []dns.HandlerFunc{replies(2)}, network: "udp", answers: 2, asked: []string{"udp"}},
 		{name: "TCP is asked over TCP", up: []dns.HandlerFunc{replies(2)}, network: "tcp", answers: 2, asked: []string{"tcp"}},
-		{name: "cut, and whole over TCP", up: []dns.HandlerFunc{replies(60)}, network: "udp", edns: 1232, answers: 60, asked: []string{"udp"}},
+		{name: "all over UDP", up: []dns.HandlerFunc{replies(60)}, network: "udp", edns: 1232, answers: 60, asked: []string{"udp"}},
+		{name: "cut, and whole over TCP", up: []dns.HandlerFunc{cutting(replies(20))}, network: "udp", answers: 20, asked: []string{"udp", "tcp"}},
+		{name: "cut, and no TCP", up: []dns.HandlerFunc{cutting(hangUp)}, network: "udp", cut: true, asked: []string{"udp", "tcp"}},
 		{name: "whole over TCP, too large for the client", up: []dns.HandlerFunc{replies(100)}, network: "udp", edns: 1000, answers: 30, cut: true, asked: []string{"udp", "tcp"}},
 		{name: "without EDNS", up: []dns.HandlerFunc{replies(100)}, network: "udp", answers: 10, cut: true, asked: []string{"udp", "tcp"}},
 		{name: "large over TCP", up: []dns.HandlerFunc{replies(200)}, network: "tcp", answers: 200, asked: []string{"tcp"}},
@@ -125,7 +142,7 @@ func TestForward(t *testing.T) {
 			if len(r.Question) != 1 || r.Question[0] != m.Question[0] || (r.IsEdns0() != nil) != (tt.edns != 0) {
 				t.Errorf("answer %v", r)
 			}
-			if r.AuthenticatedData != (tt.answers > 0) || !r.RecursionDesired {
+			if r.AuthenticatedData != (len(r.Answer) > 0) || !r.RecursionDesired {
 				t.Errorf("flags %s", r.MsgHdr.String())
 			}
 			var want []string

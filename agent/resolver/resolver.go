@@ -21,7 +21,7 @@ type Zone struct {
 	Network  string                  // of the configuration, as it is written there
 	Listen   []netip.Addr            // gateway addresses; each gets port 53, UDP and TCP
 	Subnets  []netip.Prefix          // of the network: whose sources are answered, and whose reverse names stay here
-	Names    map[string][]netip.Addr // label, lower case -> addresses, of endpoints and services alike
+	Names    map[string][]netip.Addr // label, lower case, dots allowed -> addresses, of endpoints and services alike
 	Reverse  map[netip.Addr]string   // address in Subnets -> label
 	Internal bool                    // nothing is forwarded
 }
