@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -12,8 +14,41 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
+	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/vxlan"
 )
+
+// TestEndpointNames: an endpoint is called as the request says, or as its namespace is,
+// and others learn it with its record.
+func TestEndpointNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.machine(1, lab()).start()
+		b := w.machine(2, lab()).start()
+		mac := ids.MAC{2, 0, 0, 0, 0, 9}
+		for path, c := range map[string]struct {
+			req  api.AttachRequest
+			want string
+		}{
+			"/run/netns/Web": {api.AttachRequest{Services: []string{"z", "b"}, MAC: mac}, "web"},
+			"/run/netns/c_1": {api.AttachRequest{}, ""}, // its ID
+			"/run/netns/c2":  {api.AttachRequest{Name: "other"}, "other"},
+			"/srv/netns/c3":  {api.AttachRequest{}, ""},
+		} {
+			c.req.Network, c.req.Netns = "lab", path
+			e, err := a.agent.Attach(context.Background(), c.req)
+			if want := cmp.Or(c.want, e.ID); err != nil || e.Name != want {
+				t.Errorf("%s is called %q, want %q (%v)", path, e.Name, want, err)
+			}
+		}
+		w.until("the names", func() bool {
+			list, err := b.agent.Endpoints(context.Background())
+			return err == nil && slices.ContainsFunc(list, func(e api.Endpoint) bool {
+				return e.Name == "web" && e.MAC == mac && slices.Equal(e.Services, []string{"b", "z"})
+			})
+		})
+	})
+}
 
 // TestAttachRefusals checks what is refused, how it is said and that nothing
 // is left of it.
@@ -46,6 +81,11 @@ func TestAttachRefusals(t *testing.T) {
 			"taken here":        {withAddr("lab", "10.78.0.99"), api.CodeRefused, "this node"},
 			"other's block":     {withAddr("lab", inBlock.String()), api.CodeRefused, "web-2"},
 			"link exists":       {api.AttachRequest{Network: "lab", Netns: "/run/netns/c1", Ifname: "taken0"}, api.CodeRefused, "--ifname"},
+			"MAC there":         {api.AttachRequest{Network: "lab", Netns: "/run/netns/c1", MAC: other.MAC}, api.CodeRefused, "web-2"},
+			"MAC of gateway":    {api.AttachRequest{Network: "lab", Netns: "/run/netns/c1", MAC: gatewayMAC(lab())}, api.CodeRefused, "gateway"},
+			"no gateway":        {api.AttachRequest{Network: "lab", Netns: "/run/netns/c1", DefaultRoute: true}, api.CodeRefused, "no gateway namespace"},
+			"another name":      {api.AttachRequest{Network: "lab", Netns: "/run/netns/c0", Name: "web"}, api.CodeRefused, "detach"},
+			"another service":   {api.AttachRequest{Network: "lab", Netns: "/run/netns/c0", Services: []string{"web"}}, api.CodeRefused, "detach"},
 			"contradiction":     {api.AttachRequest{Network: "lab", Netns: "/run/netns/c0", Ifname: "eth7"}, api.CodeRefused, "detach"},
 		} {
 			_, err := a.agent.Attach(context.Background(), c.req)

@@ -28,6 +28,7 @@ func Desired(in Input) Output {
 	b.buildSecure()
 	b.buildNetworks()
 	b.buildGateway()
+	b.buildNames()
 	b.buildRecord()
 	b.finishView()
 	return b.out

@@ -3,6 +3,7 @@ package agent
 import (
 	"encoding/json"
 	"flag"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
+	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/membership/record"
@@ -68,6 +70,24 @@ func scenarios() map[string]func() *sim {
 			s.attach(2, "blue", "10.77.2.6/16")
 			s.attach(2, "lab", "10.78.0.20/24")
 			s.attach(1, "lab", "10.78.0.40/24").Ready = false
+			return s
+		},
+		"gateway": func() *sim {
+			// 1 and 2 share blue, of which 1 has a way out, and lab, which is internal; what
+			// 2 has there claims the name of another, and an endpoint that is not ready has none.
+			closed := lab()
+			closed.Internal = true
+			s := newSim(2, blue(), closed)
+			for i, n := range s.nodes {
+				n.in.Gateway = GatewayFacts{Netns: "/run/gateway", Closed: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/16")}}
+				n.in.Config.Networks[0].Gateways = []netip.Addr{netip.MustParseAddr("10.77.255.254")}
+				at := s.attach(i+1, "blue", fmt.Sprintf("10.77.%d.5/16", i+1))
+				at.Name, at.Services, at.MAC = "web", []string{"shop"}, ids.MAC{2, 0, 0, 0, 0, byte(i + 1)}
+			}
+			s.nodes[0].in.Attachments[0].Ways = []netip.Addr{netip.MustParseAddr("10.77.255.254")}
+			s.attach(1, "lab", "10.78.0.40/24").Ways = []netip.Addr{netip.MustParseAddr("10.78.0.1")}
+			s.attach(2, "lab", "10.78.0.20/24").Name = "late"
+			s.nodes[1].in.Attachments[1].Ready = false
 			return s
 		},
 		"three-nodes-mixed": func() *sim {

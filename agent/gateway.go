@@ -29,6 +29,7 @@ type exits struct {
 	forwards func(v6 bool) error  // whether the host lets packets of a family through
 	ns       exit                 // nil: not needed yet, or not to be had
 	made     made[gateway.Spec]   // what it was made to be last
+	names    namer                // nil: there is none here
 	failed   error                // why it could not be made
 }
 
@@ -69,6 +70,12 @@ func (x *exits) facts() (GatewayFacts, error) {
 		_ = x.ns.Close()
 		x.ns = nil
 	}
+	if x.names != nil {
+		// Its sockets stay in the namespace that they were opened in.
+		if err := x.names.Set(nil); err != nil {
+			return GatewayFacts{}, err
+		}
+	}
 	ns, err := x.open()
 	if err != nil {
 		return GatewayFacts{}, err
@@ -78,12 +85,16 @@ func (x *exits) facts() (GatewayFacts, error) {
 	return x.look()
 }
 
-// close lets go of the namespace, which stays.
+// close ends the resolvers and lets go of the namespace, which stays.
 func (x *exits) close() error {
-	if x.ns == nil {
-		return nil
+	var err error
+	if x.names != nil {
+		err = x.names.Close()
 	}
-	return x.ns.Close()
+	if x.ns == nil {
+		return err
+	}
+	return errors.Join(err, x.ns.Close())
 }
 
 // look returns the namespace as its path shows it.

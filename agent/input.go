@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/secure-overlay/secure-overlay/agent/resolver"
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
@@ -166,7 +167,8 @@ type Output struct {
 	Secure   secure.Spec
 	Networks []vxlan.Spec // sorted by name
 	Gateway  gateway.Spec
-	Record   record.Node // content to publish; ID set, Seq not
+	Names    []resolver.Zone // of the networks that have the gateway here
+	Record   record.Node     // content to publish; ID set, Seq not
 	View     View
 }
 

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/secure-overlay/secure-overlay/agent/resolver"
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
@@ -187,6 +188,10 @@ func (a *Agent) openPlane(ctx context.Context, l *loop, hostNS *nl.Namespace) er
 	})
 	l.closers = append(l.closers, l.overlay.Close)
 	l.exits.open = func() (exit, error) { return gateway.Ensure(l.files.gatewayPath(), l.identity.ID, hostNS) }
+	l.exits.names = resolver.New(resolver.Options{
+		Listen:    func(at netip.AddrPort) (net.PacketConn, net.Listener, error) { return listen(l.exits.ns.NS(), at) },
+		Upstreams: resolver.FromFile(resolver.HostFile), Log: l.log,
+	})
 	l.exits.forwards = func(v6 bool) error { return gateway.Forwards(hostNS, v6) }
 	l.closers = append(l.closers, l.exits.close)
 	if at, err := nl.OpenNamespace(l.files.gatewayPath()); err == nil { // a predecessor's, which Down is to find

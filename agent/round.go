@@ -57,6 +57,7 @@ func (l *loop) turn(ctx context.Context) time.Duration {
 		// learn of those that turned out to be gone.
 		l.out = l.desire(in)
 	}
+	l.applyNames()
 	l.publish()
 	l.save()
 	l.report()
