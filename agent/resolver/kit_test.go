@@ -48,7 +48,7 @@ func redTeam() Zone {
 		},
 		Reverse: map[netip.Addr]string{
 			addr("10.20.0.5"): "web-1", addr("fd20::5"): "web-1", addr("10.20.0.8"): "a.b.c",
-			addr("192.0.2.1"): "outside", // of the subnets
+			addr("192.0.2.1"): "outside", addr("10.30.7.7"): "other", // network's
 		},
 	}
 }
@@ -221,10 +221,15 @@ func query(t *testing.T, k *sockets, network string, m *dns.Msg) *dns.Msg {
 	return r
 }
 
-// upstream runs a resolver on loopback.
+// upstream runs a resolver on loopback, outside of all networks.
 func upstream(t *testing.T, h dns.HandlerFunc) netip.AddrPort {
 	t.Helper()
-	pc, l, err := pair(netip.MustParseAddrPort("127.0.0.1:0"))
+	return upstreamAt(t, addr("127.0.0.1"), h)
+}
+
+func upstreamAt(t *testing.T, a netip.Addr, h dns.HandlerFunc) netip.AddrPort {
+	t.Helper()
+	pc, l, err := pair(netip.AddrPortFrom(a, 0))
 	if err != nil {
 		t.Fatal(err)
 	}

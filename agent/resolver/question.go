@@ -84,8 +84,8 @@ func (q *question) pack(m *dns.Msg) []byte {
 	if err == nil && len(out) <= q.size {
 		return out
 	}
-	// A record that came from a resolver and cannot be written again, or is of a
-	// kind that is not truncated.
+	// A record that came from a resolver and cannot be written again, or is longer
+	// than Truncate thought.
 	short := q.reply(dns.RcodeServerFailure)
 	if err == nil {
 		short.Rcode, short.Truncated = dns.RcodeSuccess, true

@@ -187,6 +187,29 @@ func TestOtherNetworksAreHidden(t *testing.T) {
 	}
 }
 
+// TestResolversInNetworks wants a resolver with an address of an overlay network, this
+// one's or another's, not to be asked, though it would answer.
+func TestResolversInNetworks(t *testing.T) {
+	var log seen
+	var ups []netip.AddrPort
+	for _, a := range addrs("127.0.1.2", "127.0.3.2") {
+		up := upstreamAt(t, a, log.wrap(replies(1)))
+		ups = append(ups, up, netip.AddrPortFrom(netip.AddrFrom16(a.As16()), up.Port()))
+	}
+	ups = append(ups, netip.AddrPort{})
+	s, k := start(t, ups, nil)
+	ask := func() *dns.Msg { return query(t, k, "udp", new(dns.Msg).SetQuestion("example.com.", dns.TypeA)) }
+	if r := ask(); r.Rcode != dns.RcodeSuccess || len(log.all()) != 1 {
+		t.Errorf("with a resolver in no network: %v, asked %v", r, log.all())
+	}
+	if err := s.Set([]Zone{home(), away()}); err != nil {
+		t.Fatal(err)
+	}
+	if r := ask(); r.Rcode != dns.RcodeServerFailure || len(log.all()) != 1 {
+		t.Errorf("with resolvers only in networks: %v, asked %v", r, log.all())
+	}
+}
+
 // BenchmarkSetSame is what the agent does each second with nothing new: 10
 // networks of 1000 endpoints.
 func BenchmarkSetSame(b *testing.B) {

@@ -35,11 +35,12 @@ func TestServe(t *testing.T) {
 
 // TestStrangers asks from an address outside of the network.
 func TestStrangers(t *testing.T) {
-	_, k := start(t, nil, nil)
+	s, k := start(t, nil, nil)
 	c := dial(t, k, "tcp", addr("127.0.2.1"))
-	c.WriteMsg(new(dns.Msg).SetQuestion("web.", dns.TypeA))
-	if r, err := c.ReadMsg(); err == nil {
-		t.Errorf("over TCP a stranger gets %v", r)
+	// At once, before it has asked, so that it keeps no place of an endpoint's.
+	c.SetReadDeadline(time.Now().Add(idleTimeout / 2))
+	if _, err := c.Conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("a stranger's connection: %v", err)
 	}
 	// Packets to one socket are answered in order, so the stranger's would have been
 	// answered before the endpoint's.
@@ -51,6 +52,18 @@ func TestStrangers(t *testing.T) {
 	c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 	if r, err := c.ReadMsg(); err == nil {
 		t.Errorf("over UDP a stranger gets %v", r)
+	}
+	// Who becomes one loses its connection with the next question.
+	c = dial(t, k, "tcp", endpoint())
+	eventually(t, "the connection is served", func() bool { return len(s.networks["home"].streams) > 0 })
+	z := home()
+	z.Subnets = prefixes("127.0.2.0/24")
+	if err := s.Set([]Zone{z}); err != nil {
+		t.Fatal(err)
+	}
+	c.WriteMsg(new(dns.Msg).SetQuestion("web.", dns.TypeA))
+	if r, err := c.ReadMsg(); err == nil {
+		t.Errorf("on an old connection a stranger gets %v", r)
 	}
 }
 
