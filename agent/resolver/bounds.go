@@ -27,7 +27,8 @@ const (
 
 	// An attempt that is lost is made again, with the next resolver if there is one.
 	// All together end before a client's own timeout of 5 s (resolv.conf(5)),
-	// so that it hears of the failure.
+	// so that it hears of the failure. An attempt whose UDP answer was cut has as long
+	// again for TCP: three of those end later.
 	attempts       = 3
 	attemptTimeout = 1500 * time.Millisecond
 )
