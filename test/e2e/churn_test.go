@@ -322,6 +322,10 @@ func (c *churn) expect(want entries, node *fleet.Node, n *churnNet) {
 		return
 	}
 	want["network "+n.name] = true
+	gateways := n.ends[0].Endpoint.Resolvers // every node has the network's own
+	for _, g := range gateways {
+		want[fmt.Sprintf("%s has %s at %s", n.name, g, ids.EndpointMAC(ids.DeriveVNI(n.name), gateways[0]))] = true
+	}
 	for _, e := range n.ends {
 		mac := e.Endpoint.MAC
 		for _, a := range e.Endpoint.Addresses {
