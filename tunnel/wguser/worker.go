@@ -11,7 +11,6 @@ import (
 	"os/signal"
 
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/ipc"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
@@ -98,7 +97,7 @@ func startWorker(args []string) (*server, error) {
 	}
 	// The sockets are opened by this process's ordinary threads, which are in
 	// the host namespace: only the TUN is in the secure one.
-	dev := device.NewDevice(link, conn.NewDefaultBind(), logger(a.device))
+	dev := device.NewDevice(link, newBind(), logger(a.device))
 	w := &server{dev: dev}
 	if err := w.open(a); err != nil {
 		dev.Close()
