@@ -120,7 +120,7 @@ func peerCertificates(snap membership.Snapshot, at moment) (out []api.Problem) {
 	of := map[standing][]membership.Member{}
 	for _, m := range snap.Members {
 		s := standingOf(m.Cert, at)
-		if m.ID != snap.Self && (s != ended || m.State == membership.StateAlive) {
+		if m.ID != snap.Self && (s != ended || m.State.Live()) {
 			of[s] = append(of[s], m)
 		}
 	}

@@ -23,6 +23,7 @@ func Desired(in Input) Output {
 	b.settleAddresses()
 	b.connectPeers()
 	b.connectPlaintext()
+	b.nameApart()
 	b.measure()
 	b.buildTunnels()
 	b.buildSecure()
@@ -62,7 +63,7 @@ type network struct {
 	fill   []Filling        // subnets that are nearly full
 	local  []ownEndpoint    // attachments that are plugged in
 	remote []remoteEndpoint // accepted endpoints of agreed nodes
-	vtep   netip.Addr       // where its plaintext form sends from
+	vteps  []netip.Addr     // where its plaintext form sends from: IPv4, IPv6 or both, in this order
 	mtu    int
 	fits   int // what the underlay leaves for it; mtu unless the configuration wants less
 	from   string

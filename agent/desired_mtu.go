@@ -148,9 +148,11 @@ func (b *build) narrowest(n *network) (mtu int, who string, is4 bool) {
 	first := func(is4 bool) func(width) bool { return func(w width) bool { return w.is4[0] != is4 } }
 	only := func(width, int) bool { return true } // mixed: any address may be used
 	switch {
-	case !n.Tunnelled() && n.vtep.IsValid():
-		is4 = n.vtep.Is4()
-		only = func(w width, i int) bool { return w.is4[i] == is4 }
+	case !n.Tunnelled():
+		// Each pair uses IPv4 if both nodes have it. What is for all of them fits
+		// every way that some pair uses.
+		is4 = !slices.ContainsFunc(nodes, func(w width) bool { return !slices.Contains(w.is4, true) })
+		only = func(w width, i int) bool { return w.is4[i] || !is4 }
 	case len(nodes) > 0 && !slices.ContainsFunc(nodes, first(true)):
 		is4 = true
 		only = func(_ width, i int) bool { return i == 0 }

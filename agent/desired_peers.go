@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -49,9 +50,7 @@ func (b *build) connectPeer(p *peer, holders map[keys.TunnelPublic]owner) {
 	}
 	l, ok := b.pairUp(p)
 	if !ok {
-		refuse("no-common-family", "the two nodes have no underlay address of the same family",
-			"give one of them an address of the other's family (control.advertise)")
-		return
+		return // see nameApart
 	}
 	if len(theirTunnels(p.Record)) == 0 {
 		refuse("peer-incompatible", "it has no tunnel device that this node can talk to", "see secure-overlay doctor on node "+p.title())
@@ -195,12 +194,64 @@ func (b *build) pairUp(p *peer) (link, bool) {
 	return link{}, false
 }
 
+// nameApart says of each node that shares networks with this one, but no family of the
+// underlay, that nothing connects the two: once, and on both of them. It is a
+// problem of this pair alone. What is of the cluster reaches both by way of others.
+func (b *build) nameApart() {
+	if len(b.in.Underlay.Own) == 0 {
+		return // reported
+	}
+	own := make([]netip.Addr, len(b.in.Underlay.Own))
+	for i, o := range b.in.Underlay.Own {
+		own[i] = o.Control.Addr()
+	}
+	for _, p := range b.peers {
+		if !b.apart(p) {
+			continue
+		}
+		var shared []string
+		for _, n := range b.nets {
+			if n.wanted && slices.Contains(n.agreed, p) {
+				shared = append(shared, n.Name)
+			}
+		}
+		if len(shared) == 0 {
+			continue
+		}
+		var their []netip.Addr
+		for _, u := range p.Record.Underlay {
+			their = append(their, u.Control.Addr())
+		}
+		b.problem("no-common-family", p.ID.String(),
+			fmt.Sprintf("nothing connects this node with node %s on %s: the two have no underlay address of one family; this node has %s, it has %s",
+				p.title(), strings.Join(shared, ", "), families(own), families(their)),
+			"give one of the two nodes an address of the other's family; where control.advertise or control.bind names one address, that is the only one other nodes know")
+	}
+}
+
+// families names those of some addresses, for people.
+func families(list []netip.Addr) string {
+	v6 := slices.ContainsFunc(list, netip.Addr.Is6)
+	switch {
+	case len(list) == 0:
+		return "no address"
+	case !v6:
+		return "IPv4 only"
+	case slices.ContainsFunc(list, netip.Addr.Is4):
+		return "both"
+	}
+	return "IPv6 only"
+}
+
+// apart reports whether this node and a peer have no family of the underlay in common,
+// so that nothing can go from one to the other. Both say so by their records.
+func (b *build) apart(p *peer) bool {
+	_, ok := b.pairUp(p)
+	return !ok
+}
+
 // connectPlaintext finds the way to the other nodes of each network without
-// encryption, and of each that changes it. Such a network has one VXLAN socket, so one family for all of
-// its nodes: IPv4 if each has it, else IPv6 if each has that. All nodes of
-// the network see the same records and so choose the same. Where they have no
-// family in common, a node that has IPv4 uses it, and those that do not
-// cannot meet it.
+// encryption, and of each that changes it.
 func (b *build) connectPlaintext() {
 	for _, n := range b.nets {
 		if !n.Clear() || !n.wanted {
@@ -218,23 +269,36 @@ func (b *build) connectPlaintext() {
 	}
 }
 
-// clearLinks finds the ways to the nodes of a network that receive it in clear.
+// clearLinks finds the ways to the nodes of a network that receive it in clear, and
+// where this node sends from: IPv4 between two nodes that both have it, else IPv6.
+// A pair decides that by its own two records, so both choose the same, and a
+// node of another kind that joins changes nothing between those that were there.
+// A VXLAN device has one family; where a node needs both, it has two.
 func (b *build) clearLinks(n *network) map[*peer]link {
+	own := func(is4 bool) int {
+		return slices.IndexFunc(b.in.Underlay.Own, func(o OwnAddr) bool { return o.Control.Addr().Is4() == is4 })
+	}
 	out := map[*peer]link{}
-	own, common := b.plaintextAddr(n)
-	n.vtep = b.in.Underlay.Own[own].Control.Addr()
+	used := map[bool]bool{} // families, by whether they are IPv4
 	for _, p := range n.agreed {
-		i := slices.IndexFunc(p.Record.Underlay, func(u record.Underlay) bool { return isV4(u) == n.vtep.Is4() })
 		if !clearOf(theirs(n, p)) {
 			continue
 		}
-		if i < 0 || !common && !n.vtep.Is4() && slices.ContainsFunc(p.Record.Underlay, isV4) {
-			b.problem("no-common-family", n.Name,
-				fmt.Sprintf("network %s is not connected with node %s: not all nodes of the network have underlay addresses of one family, and %s is not of the family it uses", n.Name, p.title(), n.vtep),
-				"give all nodes of the network an underlay address of one family (control.advertise)")
-			continue
+		for _, is4 := range []bool{true, false} {
+			i, k := own(is4), slices.IndexFunc(p.Record.Underlay, func(u record.Underlay) bool { return isV4(u) == is4 })
+			if i >= 0 && k >= 0 {
+				out[p], used[is4] = link{peer: p, own: i, to: p.Record.Underlay[k]}, true
+				break
+			}
 		}
-		out[p] = link{peer: p, own: own, to: p.Record.Underlay[i]}
+	}
+	if len(used) == 0 {
+		used[own(true) >= 0] = true // nobody is there yet
+	}
+	for _, is4 := range []bool{true, false} {
+		if used[is4] {
+			n.vteps = append(n.vteps, b.in.Underlay.Own[own(is4)].Control.Addr())
+		}
 	}
 	return out
 }
@@ -265,21 +329,3 @@ func (b *build) proved(p *peer) bool {
 }
 
 func isV4(u record.Underlay) bool { return u.Control.Addr().Is4() }
-
-// plaintextAddr returns which own address carries a plaintext network, and
-// whether all nodes of the network have one of its family.
-func (b *build) plaintextAddr(n *network) (own int, common bool) {
-	first := func(is4 bool) int {
-		return slices.IndexFunc(b.in.Underlay.Own, func(o OwnAddr) bool { return o.Control.Addr().Is4() == is4 })
-	}
-	for _, is4 := range []bool{true, false} {
-		all := first(is4) >= 0
-		for _, p := range n.agreed {
-			all = all && slices.ContainsFunc(p.Record.Underlay, func(u record.Underlay) bool { return isV4(u) == is4 })
-		}
-		if all {
-			return first(is4), true
-		}
-	}
-	return max(first(true), 0), false
-}

@@ -98,8 +98,11 @@ func (b *build) ways(n *network) (vxlan.Spec, bool) {
 	if n.has(true) {
 		forms[true] = &vxlan.Way{Local: b.in.Self.ID.InnerAddr()}
 	}
-	if n.has(false) && n.vtep.IsValid() {
-		forms[false] = &vxlan.Way{Local: n.vtep}
+	if n.has(false) && len(n.vteps) > 0 {
+		forms[false] = &vxlan.Way{Local: n.vteps[0]}
+		if len(n.vteps) > 1 {
+			forms[false].Also = n.vteps[1]
+		}
 	}
 	if forms[s.Encrypted] == nil {
 		s.Encrypted = !s.Encrypted
@@ -125,7 +128,8 @@ func (b *build) ways(n *network) (vxlan.Spec, bool) {
 		slices.SortFunc(way.Flood, netip.Addr.Compare)
 		way.Flood = slices.Compact(way.Flood)
 	}
-	s.Local, s.Flood, s.Other = main.Local, main.Flood, forms[!s.Encrypted]
+	s = s.With(s.Encrypted, *main)
+	s.Other = forms[!s.Encrypted]
 	return s, true
 }
 
@@ -150,7 +154,9 @@ func (b *build) announce(n *network, r *record.Network) {
 	case !ok || !n.wanted:
 	case f.Encrypted && f.Clear:
 		r.Encrypted, r.Both = n.Encrypted, true
-		r.Moved = n.Moving && !f.Old && len(n.links) == len(n.agreed) && len(n.agreed) == len(n.alike) &&
+		// Between nodes without a common family nothing goes in either form.
+		apart := len(slices.DeleteFunc(slices.Clone(n.agreed), func(p *peer) bool { return !b.apart(p) }))
+		r.Moved = n.Moving && !f.Old && len(n.links)+apart == len(n.agreed) && len(n.agreed) == len(n.alike) &&
 			!slices.ContainsFunc(n.links, func(l link) bool { return l.tunnel != n.Encrypted })
 	default:
 		r.Encrypted = f.Encrypted

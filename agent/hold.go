@@ -77,23 +77,34 @@ func holdSecure(now secure.Spec, last applied, networks []vxlan.Spec) secure.Spe
 	return now
 }
 
-// holdNetwork keeps what is behind the devices that a network had and still has.
+// holdNetwork keeps what is behind the devices that a network had and still has, and
+// those of a further family, which is needed for nodes that are not known yet.
 func holdNetwork(now, last vxlan.Spec) vxlan.Spec {
-	kept := map[bool]bool{} // forms, by whether they are encrypted
+	kept := map[bool][]netip.Addr{} // what forms sent from, by whether they are encrypted
 	for _, encrypted := range []bool{true, false} {
 		is, was := now.Way(encrypted), last.Way(encrypted)
-		if is == nil || was == nil || is.Local != was.Local {
+		if is == nil || was == nil {
 			continue
 		}
-		kept[encrypted] = true
-		flood := slices.Clone(is.Flood)
-		for _, v := range was.Flood {
-			if !slices.Contains(flood, v) {
-				flood = append(flood, v)
+		held := *is
+		held.Flood = slices.Clone(is.Flood)
+		for _, local := range was.Locals() {
+			same := func(a netip.Addr) bool { return a.Is4() == local.Is4() }
+			switch {
+			case !slices.ContainsFunc(held.Locals(), same) && !encrypted:
+				held.Also = local
+			case !slices.Contains(held.Locals(), local):
+				continue
+			}
+			kept[encrypted] = append(kept[encrypted], local)
+			for _, v := range was.Flood {
+				if same(v) && !slices.Contains(held.Flood, v) {
+					held.Flood = append(held.Flood, v)
+				}
 			}
 		}
-		slices.SortFunc(flood, netip.Addr.Compare)
-		now = now.WithFlood(encrypted, flood)
+		slices.SortFunc(held.Flood, netip.Addr.Compare)
+		now = now.With(encrypted, held)
 	}
 	if len(kept) == 0 {
 		return now
@@ -119,7 +130,7 @@ func holdNetwork(now, last vxlan.Spec) vxlan.Spec {
 			continue // it has moved
 		}
 		encrypted := last.Encrypted != r.Other
-		if !kept[encrypted] {
+		if !slices.ContainsFunc(kept[encrypted], func(a netip.Addr) bool { return a.Is4() == r.VTEP.Is4() }) {
 			continue
 		}
 		r.Other = encrypted != now.Encrypted

@@ -67,8 +67,13 @@ func checkHeld(t *rapid.T, now, got Output, last applied) {
 			}
 		}
 		for _, l := range last.Networks {
-			if l.Network != g.Network || l.VNI != g.VNI || l.Encrypted != g.Encrypted || l.Local != g.Local {
+			if l.Network != g.Network || l.VNI != g.VNI || l.Encrypted != g.Encrypted {
 				continue
+			}
+			for _, a := range l.Way(l.Encrypted).Locals() {
+				if !slices.Contains(g.Way(l.Encrypted).Locals(), a) {
+					t.Fatalf("network %s: the device that sends from %s was not held", g.Network, a)
+				}
 			}
 			for _, v := range l.Flood {
 				if !slices.Contains(g.Flood, v) {

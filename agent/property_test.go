@@ -95,8 +95,11 @@ func checkPair(t *rapid.T, a, b *node) {
 			if ab != ba {
 				t.Fatalf("network %s: %s -> %s %v, back %v", x.Network, a.name, b.name, ab, ba)
 			}
-			if ab && !slices.Contains(x.Flood, y.Local) {
-				t.Fatalf("network %s: %s sends to %v, %s listens on %s", x.Network, a.name, x.Flood, b.name, y.Local)
+			if locals := y.Way(y.Encrypted).Locals(); ab && !slices.ContainsFunc(locals, func(a netip.Addr) bool { return slices.Contains(x.Flood, a) }) {
+				t.Fatalf("network %s: %s sends to %v, %s listens on %s", x.Network, a.name, x.Flood, b.name, locals)
+			}
+			if want := x.Encrypted == y.Encrypted && commonFamily(a, b); ab != want {
+				t.Fatalf("network %s: %s and %s are connected: %v, want %v", x.Network, a.name, b.name, ab, want)
 			}
 			if ab && (x.Encrypted != y.Encrypted || x.VNI != y.VNI) {
 				t.Fatalf("network %s connected with two definitions", x.Network)
@@ -106,6 +109,13 @@ func checkPair(t *rapid.T, a, b *node) {
 			}
 		}
 	}
+}
+
+// commonFamily reports whether some underlay address of each node is of one family.
+func commonFamily(a, b *node) bool {
+	return slices.ContainsFunc(a.in.Underlay.Own, func(x OwnAddr) bool {
+		return slices.ContainsFunc(b.in.Underlay.Own, func(y OwnAddr) bool { return x.Control.Addr().Is4() == y.Control.Addr().Is4() })
+	})
 }
 
 // floods reports whether a spec sends to a node at any of its addresses.

@@ -170,7 +170,7 @@ func (l *loop) planRotation(ctx context.Context, req api.RotateRequest) (api.Rot
 		}
 	}
 	for _, m := range l.gossip.Snapshot().Members {
-		if m.State != membership.StateAlive && m.ID != l.identity.ID && len(m.Record.Tunnels) > 0 {
+		if !m.State.Live() && m.ID != l.identity.ID && len(m.Record.Tunnels) > 0 {
 			r.Effects = append(r.Effects, fmt.Sprintf("node %s is %s: it keeps its present epoch until it is back", l.shown(m.ID), m.State))
 		}
 	}

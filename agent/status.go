@@ -67,7 +67,7 @@ func (l *loop) status(ctx context.Context) api.Status {
 	s.Expires, s.Clock = l.ownCert(snap).NotAfter, l.clockStatus(snap)
 	for _, m := range snap.Members {
 		s.Members.Total++
-		if m.State == membership.StateAlive || m.ID == l.identity.ID {
+		if m.State.Live() || m.ID == l.identity.ID {
 			s.Members.OK++
 		}
 	}

@@ -10,7 +10,7 @@ import (
 type Issuer struct {
 	NodeRef        // the node that has it; zero if no member shows it any more
 	Self    bool   `json:"self"`
-	State   string `json:"state"` // of the node: alive, suspect, dead, unknown
+	State   string `json:"state"` // of the node: alive, indirect, suspect, dead, unknown
 
 	Key         string `json:"key"`         // so-issuer-pub: and 64 hexadecimal digits
 	Fingerprint string `json:"fingerprint"` // 8 characters, for tables

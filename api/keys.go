@@ -97,7 +97,7 @@ type KeyNode struct {
 	NodeRef
 	Self   bool        `json:"self"`
 	Epochs []ids.Epoch `json:"epochs"` // that it has devices of, ascending
-	State  string      `json:"state"`  // of gossip: alive, suspect, dead, unknown
+	State  string      `json:"state"`  // of gossip: alive, indirect, suspect, dead, unknown
 }
 
 // KeyCounts count since the agent started.

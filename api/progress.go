@@ -46,7 +46,7 @@ func (k KeyStatus) Progress(to ids.Epoch) Progress {
 	w := waitingList{index: map[ids.NodeID]int{}}
 	lost := map[ids.NodeID]bool{}
 	for _, n := range k.Nodes {
-		lost[n.ID] = !n.Self && n.State != "alive" && n.State != "suspect"
+		lost[n.ID] = !n.Self && n.State != "alive" && n.State != "suspect" && n.State != "indirect"
 	}
 	for _, n := range k.Nodes {
 		p.Prepared.Total++
@@ -126,7 +126,7 @@ func (k KeyStatus) unprepared(n KeyNode, to ids.Epoch) string {
 	switch {
 	case n.Self && k.Blocked != "":
 		return k.Blocked
-	case !n.Self && n.State != "alive":
+	case !n.Self && n.State != "alive" && n.State != "indirect":
 		return "not reachable (" + n.State + ")"
 	}
 	return fmt.Sprintf("has no device of epoch %d yet", to)

@@ -26,7 +26,7 @@ type Revocation struct {
 // know that another has left.
 type RevocationWait struct {
 	NodeRef
-	State string `json:"state"` // of gossip: alive, suspect, dead, unknown
+	State string `json:"state"` // of gossip: alive, indirect, suspect, dead, unknown
 }
 
 // RevocationAnswer is the answer of POST /v1/revocations.

@@ -193,7 +193,7 @@ type Conflict struct {
 // Peer is another node with which this one shares a network or the cluster.
 type Peer struct {
 	NodeRef
-	// Gossip is what membership believes: alive, suspect, dead, unknown. It
+	// Gossip is what membership believes: alive, indirect, suspect, dead, unknown. It
 	// is advice: keys and forwarding do not depend on it.
 	Gossip   string         `json:"gossip"`
 	Underlay netip.AddrPort `json:"underlay,omitzero"` // address in use
@@ -222,7 +222,7 @@ const (
 type Member struct {
 	NodeRef
 	Self     bool             `json:"self"`
-	State    string           `json:"state"`  // alive, suspect, dead, unknown: advisory; left: it has signed that
+	State    string           `json:"state"`  // alive, indirect, suspect, dead, unknown: advisory; left: it has signed that
 	Synced   bool             `json:"synced"` // its last digest equals ours
 	Addr     netip.AddrPort   `json:"addr,omitzero"`
 	Underlay []netip.AddrPort `json:"underlay,omitempty"` // from its signed record

@@ -66,7 +66,7 @@ func (l *loop) giveItems(list []*item.Item) {
 		if left == 0 {
 			return
 		}
-		if p.inGossip {
+		if p.inGossip && p.state != StateIndirect {
 			left--
 			p.give = append(p.give, list...)
 			p.give = p.give[max(0, len(p.give)-maxGive):]

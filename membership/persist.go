@@ -104,8 +104,8 @@ func (s *saver) ok(err error) bool {
 	return err == nil
 }
 
-// learnedSeeds picks up to maxLearned addresses of members, live ones first.
-// Each node prefers others, by a hash, so that not all lean on the same five.
+// learnedSeeds picks up to maxLearned addresses of members, live ones first, of those
+// that this node can call. Each node prefers others, by a hash, so that not all lean on the same five.
 func learnedSeeds(s Snapshot) []netip.AddrPort {
 	type candidate struct {
 		dead bool
@@ -113,11 +113,14 @@ func learnedSeeds(s Snapshot) []netip.AddrPort {
 		addr netip.AddrPort
 	}
 	var all []candidate
+	own, known := s.Member(s.Self)
+	known = known && len(own.Record.Underlay) > 0
 	for _, m := range s.Members {
-		if m.ID == s.Self || len(m.Record.Underlay) == 0 {
+		i := slices.IndexFunc(m.Record.Underlay, func(u record.Underlay) bool { return !known || hasFamily(own.Record, u) })
+		if m.ID == s.Self || i < 0 {
 			continue
 		}
-		all = append(all, candidate{m.State != StateAlive, rank(s.Self, m.ID), m.Record.Underlay[0].Control})
+		all = append(all, candidate{m.State != StateAlive, rank(s.Self, m.ID), m.Record.Underlay[i].Control})
 	}
 	slices.SortFunc(all, func(a, b candidate) int {
 		if a.dead != b.dead {

@@ -139,7 +139,7 @@ func (l *loop) pushOwn() {
 		left = len(l.peers)
 	}
 	for _, p := range l.peers { // in random order
-		p.pushDue = p.inGossip && left > 0
+		p.pushDue = p.inGossip && p.state != StateIndirect && left > 0
 		if p.pushDue {
 			left--
 		}

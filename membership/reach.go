@@ -5,11 +5,13 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
 	"github.com/secure-overlay/secure-overlay/membership/noisenet"
+	"github.com/secure-overlay/secure-overlay/membership/record"
 )
 
 // seed is an address to begin with. Who answers there is not known before.
@@ -91,7 +93,7 @@ func (l *loop) readGossip(now time.Time) {
 			p.retryAt = now.Add(l.c.prof.retryMin + l.wait(id))
 		}
 		was := p.state
-		p.update(now, patience)
+		p.update(now, patience, l.apart(id))
 		if p.state == was {
 			continue
 		}
@@ -264,11 +266,27 @@ func (l *loop) syncAny(ctx context.Context) {
 	}
 }
 
-// anyMember picks a random member that gossip counts and that is not busy.
+// apart reports whether this node and another have no underlay address of one family,
+// as their records say, so that neither can call the other. What one of them
+// knows comes to the other by way of nodes that have both.
+func (l *loop) apart(id ids.NodeID) bool {
+	own, other := l.set.Get(l.c.self), l.set.Get(id)
+	if own == nil || other == nil || len(own.Node.Underlay) == 0 || len(other.Node.Underlay) == 0 {
+		return false
+	}
+	return !slices.ContainsFunc(other.Node.Underlay, func(u record.Underlay) bool { return hasFamily(own.Node, u) })
+}
+
+// hasFamily reports whether a node has an address of the family of another's.
+func hasFamily(n record.Node, of record.Underlay) bool {
+	return slices.ContainsFunc(n.Underlay, func(u record.Underlay) bool { return u.Control.Addr().Is4() == of.Control.Addr().Is4() })
+}
+
+// anyMember picks a random member that gossip counts, that can be called and that is not busy.
 func (l *loop) anyMember() (ids.NodeID, bool) {
 	var idle []ids.NodeID
 	for id, p := range l.peers {
-		if p.inGossip && !p.busy {
+		if p.inGossip && !p.busy && p.state != StateIndirect {
 			idle = append(idle, id)
 		}
 	}

@@ -21,9 +21,15 @@ const (
 	StateAlive                // gossip counts it, and it answers
 	StateSuspect              // gossip counts it, but it has not answered this node for a while
 	StateDead                 // it failed, or its agent ended
+	// StateIndirect: gossip counts it, and this node cannot hear it itself, because the
+	// two have no underlay address of one family. Others ask for this node.
+	StateIndirect
 )
 
-var stateText = [...]string{"unknown", "alive", "suspect", "dead"}
+var stateText = [...]string{"unknown", "alive", "suspect", "dead", "indirect"}
+
+// Live reports whether a node is there as far as this one can know.
+func (s State) Live() bool { return s == StateAlive || s == StateIndirect }
 
 // String returns the lower-case word for s.
 func (s State) String() string {

@@ -169,7 +169,7 @@ func TestServeIsBounded(t *testing.T) {
 }
 
 func TestStateText(t *testing.T) {
-	for s, want := range map[State]string{StateUnknown: "unknown", StateAlive: "alive", StateSuspect: "suspect", StateDead: "dead", 9: "invalid"} {
+	for s, want := range map[State]string{StateUnknown: "unknown", StateAlive: "alive", StateSuspect: "suspect", StateDead: "dead", StateIndirect: "indirect", 9: "invalid"} {
 		if got, err := s.MarshalText(); err != nil || string(got) != want {
 			t.Errorf("state %d is %q, want %q", s, got, want)
 		}
@@ -181,17 +181,23 @@ func TestPeerState(t *testing.T) {
 	now := time.Now()
 	const patience = 10 * time.Second
 	for name, c := range map[string]struct {
-		p    peer
-		want State
+		p     peer
+		want  State
+		apart bool
 	}{
-		"never in gossip": {peer{}, StateUnknown},
-		"only contacted":  {peer{lastSeen: now}, StateUnknown},
-		"just joined":     {peer{inGossip: true, since: now}, StateAlive},
-		"answers":         {peer{inGossip: true, since: now.Add(-time.Hour), lastSeen: now.Add(-time.Second)}, StateAlive},
-		"silent":          {peer{inGossip: true, since: now.Add(-time.Hour), lastSeen: now.Add(-time.Minute)}, StateSuspect},
-		"gone":            {peer{since: now.Add(-time.Hour), lastSeen: now}, StateDead},
+		"never in gossip":    {peer{}, StateUnknown, false},
+		"only contacted":     {peer{lastSeen: now}, StateUnknown, false},
+		"just joined":        {peer{inGossip: true, since: now}, StateAlive, false},
+		"answers":            {peer{inGossip: true, since: now.Add(-time.Hour), lastSeen: now.Add(-time.Second)}, StateAlive, false},
+		"silent":             {peer{inGossip: true, since: now.Add(-time.Hour), lastSeen: now.Add(-time.Minute)}, StateSuspect, false},
+		"gone":               {peer{since: now.Add(-time.Hour), lastSeen: now}, StateDead, false},
+		"just joined, apart": {peer{inGossip: true, since: now}, StateIndirect, true},
+		"silent, apart":      {peer{inGossip: true, since: now.Add(-time.Hour), lastSeen: now.Add(-time.Minute)}, StateIndirect, true},
+		"apart by record":    {peer{inGossip: true, since: now.Add(-time.Hour), lastSeen: now}, StateAlive, true},
+		"gone, apart":        {peer{since: now.Add(-time.Hour)}, StateDead, true},
+		"unknown, apart":     {peer{}, StateUnknown, true},
 	} {
-		if c.p.update(now, patience); c.p.state != c.want {
+		if c.p.update(now, patience, c.apart); c.p.state != c.want {
 			t.Errorf("%s: %s, want %s", name, c.p.state, c.want)
 		}
 	}

@@ -178,13 +178,16 @@ func (p *peer) synced(ours [32]byte) bool {
 
 // update derives the state to show. memberlist does not tell whom it
 // suspects; silence for longer than two rounds of its probing is what this
-// node can see itself.
-func (p *peer) update(now time.Time, patience time.Duration) {
+// node can see itself. Of a node that is apart it expects no answer, and holds
+// silence against it only when gossip does.
+func (p *peer) update(now time.Time, patience time.Duration, apart bool) {
 	last := p.lastSeen
-	if p.since.After(last) {
+	if p.since.After(last) && !apart {
 		last = p.since
 	}
 	switch {
+	case p.inGossip && apart && now.Sub(last) > patience:
+		p.state = StateIndirect
 	case p.inGossip && now.Sub(last) <= patience:
 		p.state = StateAlive
 	case p.inGossip:

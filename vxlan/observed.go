@@ -60,7 +60,7 @@ const (
 	BornUnknown Birthplace = "unknown" // anywhere else, or not provable
 )
 
-// Device is a link named vx0 or vx1.
+// Device is a link named vx0, vx1 or vx2.
 type Device struct {
 	Name   string
 	Kind   string // link kind; anything but "vxlan" is in the way

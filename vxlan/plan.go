@@ -11,21 +11,28 @@ import (
 const (
 	bridgeName = "br0"
 	deviceName = "vx0" // of an encrypted network
-	clearName  = "vx1" // of a plaintext network
+	clearName4 = "vx1" // of a plaintext network, on an IPv4 underlay
+	clearName6 = "vx2" // the same, on IPv6
 	portPrefix = "p"   // and the endpoint's ID
 )
 
-// nameOf is the name of the device of a form. A network that changes its form has
-// one of each, and none of them is renamed.
-func nameOf(b Birthplace) string {
-	if b == BornSecure {
+// nameOf is the name of the device that is born in a place and sends from an address. A
+// network that changes its form, or has both families, has several, and none of
+// them is renamed.
+func nameOf(b Birthplace, local netip.Addr) string {
+	switch {
+	case b == BornSecure:
 		return deviceName
+	case local.Is4():
+		return clearName4
 	}
-	return clearName
+	return clearName6
 }
 
 // isDevice reports whether a link is one of ours by its name.
-func isDevice(name string) bool { return name == deviceName || name == clearName }
+func isDevice(name string) bool {
+	return name == deviceName || name == clearName4 || name == clearName6
+}
 
 // minIPv6MTU is the least MTU with which a link has IPv6 at all (RFC 8200
 // section 5); below it the kernel has no IPv6 neighbours on it either.
@@ -92,7 +99,7 @@ func (p *planner) add(op Op) {
 }
 
 func (p *planner) deviceSpec(w way) DeviceSpec {
-	return DeviceSpec{VNI: p.want.VNI, Birth: w.birth, Local: w.Local, Port: p.want.Port}
+	return DeviceSpec{VNI: p.want.VNI, Birth: w.birth, Local: w.local, Port: p.want.Port}
 }
 
 // clear deletes what only a new thing can replace, and the device of a form that
@@ -121,7 +128,7 @@ func (p *planner) clear() {
 // a device that is not proved to be of the right one is never kept.
 func (p *planner) misborn(d Device) string {
 	ways := p.want.ways()
-	i := slices.IndexFunc(ways, func(w way) bool { return nameOf(w.birth) == d.Name })
+	i := slices.IndexFunc(ways, func(w way) bool { return w.name == d.Name })
 	if i < 0 {
 		return "not wanted"
 	}
@@ -191,8 +198,9 @@ func wantedFlags(e Endpoint) PortFlags {
 
 // deviceFlags are those of a VXLAN device. It does not get ARP and ND requests that
 // the bridge can answer, and what comes in by one form of a network does not go out
-// by the other. While there are two, a station may be heard behind either, whichever
-// way frames to it go; then nothing can be locked.
+// by the other, nor what comes in by one family by the other. While there are two forms, a station may
+// be heard behind either, whichever way frames to it go; then nothing can be locked.
+// Which family two nodes use both of them know.
 func deviceFlags(lock bool) PortFlags {
 	return PortFlags{Lock: lock, Suppress: true, Isolated: true, Open: true}
 }
@@ -240,25 +248,24 @@ func (p *planner) links() {
 // before there is another.
 func (p *planner) devices() {
 	ways := p.want.ways()
-	there := func(w way) bool { return p.have.device(nameOf(w.birth)) != nil }
+	there := func(w way) bool { return p.have.device(w.name) != nil }
 	for _, w := range ways {
 		if there(w) {
-			p.device(w, len(ways) == 1)
+			p.device(w, p.want.Other == nil)
 		}
 	}
 	for _, w := range ways {
 		if !there(w) {
-			p.device(w, len(ways) == 1)
+			p.device(w, p.want.Other == nil)
 		}
 	}
 }
 
 func (p *planner) device(w way, lock bool) {
-	name := nameOf(w.birth)
-	set := Op{Kind: OpSetDevice, Link: name, MTU: p.want.MTU, Device: p.deviceSpec(w), Lock: lock}
-	have := p.have.device(name)
+	set := Op{Kind: OpSetDevice, Link: w.name, MTU: p.want.MTU, Device: p.deviceSpec(w), Lock: lock}
+	have := p.have.device(w.name)
 	if have == nil {
-		p.add(Op{Kind: OpAddDevice, Link: name, Device: p.deviceSpec(w), MTU: p.want.MTU})
+		p.add(Op{Kind: OpAddDevice, Link: w.name, Device: p.deviceSpec(w), MTU: p.want.MTU})
 		p.add(set)
 		return
 	}
@@ -277,7 +284,7 @@ func (p *planner) device(w way, lock bool) {
 		p.add(set)
 	}
 	if !d.InBridge {
-		p.forgetStations(name)
+		p.forgetStations(w.name)
 	}
 }
 

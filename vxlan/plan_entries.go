@@ -61,11 +61,11 @@ func (p *planner) wanted() table {
 	}
 	ways := p.want.ways()
 	for _, r := range p.want.Remotes {
-		i := slices.IndexFunc(ways, func(w way) bool { return w.remote(r) })
+		i := slices.IndexFunc(ways, func(w way) bool { return w.carries(r) })
 		if _, taken := w.stations[r.MAC]; taken || unusable(r.MAC) || i < 0 {
 			continue
 		}
-		name := nameOf(ways[i].birth)
+		name := ways[i].name
 		w.stations[r.MAC] = name
 		w.forwards[r.MAC] = forward{name, r.VTEP}
 		for _, a := range r.Addrs {
@@ -73,8 +73,8 @@ func (p *planner) wanted() table {
 		}
 	}
 	for _, way := range ways {
-		for _, v := range way.Flood {
-			w.flood[flood{nameOf(way.birth), v}] = true
+		for _, v := range way.flood {
+			w.flood[flood{way.name, v}] = true
 		}
 	}
 	return w

@@ -47,6 +47,16 @@ func plain() Spec {
 	return s
 }
 
+// families is plain with a further node that has IPv6 only.
+func families() Spec {
+	s := plain()
+	s.Also = netip.MustParseAddr("2001:db8::1")
+	v := netip.MustParseAddr("2001:db8::4")
+	s.Flood = append(s.Flood, v)
+	s.Remotes = append(s.Remotes, Remote{MAC: mac(13), Addrs: []netip.Addr{v4(13)}, VTEP: v})
+	return s
+}
+
 // moving is blue on its way to plaintext, sending to the first n nodes so already.
 func moving(n int) Spec {
 	s, b := plain(), blue()
@@ -65,18 +75,14 @@ func made(s Spec) Network {
 	}
 	ways := s.ways()
 	for _, w := range ways {
-		name := nameOf(w.birth)
-		n.Devices = append(n.Devices, Device{Name: name, Kind: "vxlan", Birth: w.birth, VNI: s.VNI, Local: w.Local, Port: s.Port, MTU: s.MTU,
-			Up: true, Marked: true, Plain: true, InBridge: true, Flags: deviceFlags(len(ways) == 1)})
-		for _, v := range w.Flood {
-			n.Forwards = append(n.Forwards, Forward{Device: name, VTEP: v})
+		n.Devices = append(n.Devices, Device{Name: w.name, Kind: "vxlan", Birth: w.birth, VNI: s.VNI, Local: w.local, Port: s.Port, MTU: s.MTU,
+			Up: true, Marked: true, Plain: true, InBridge: true, Flags: deviceFlags(s.Other == nil)})
+		for _, v := range w.flood {
+			n.Forwards = append(n.Forwards, Forward{Device: w.name, VTEP: v})
 		}
 	}
 	for _, r := range s.Remotes {
-		name := nameOf(ways[0].birth)
-		if r.Other {
-			name = nameOf(ways[1].birth)
-		}
+		name := ways[slices.IndexFunc(ways, func(w way) bool { return w.carries(r) })].name
 		n.Forwards = append(n.Forwards, Forward{Device: name, MAC: r.MAC, VTEP: r.VTEP})
 		n.Stations = append(n.Stations, Station{MAC: r.MAC, Port: name})
 		for _, a := range r.Addrs {
@@ -108,7 +114,7 @@ func TestPlan(t *testing.T) {
 		},
 		"unread": func(_ *[]Spec, h *[]Network) { *h = []Network{{Name: "blue", Unread: true}} },
 		"plaintext": func(w *[]Spec, h *[]Network) {
-			(*w)[0].Encrypted, (*w)[0].Local, *h = false, netip.MustParseAddr("192.0.2.1"), nil
+			*w, *h = []Spec{plain()}, nil
 		},
 		"mtu-larger":     func(w *[]Spec, _ *[]Network) { (*w)[0].MTU = 1400 },
 		"mtu-smaller":    func(w *[]Spec, _ *[]Network) { (*w)[0].MTU = 1300 },
@@ -144,8 +150,19 @@ func TestPlan(t *testing.T) {
 		},
 		"wrong-birthplace":   func(_ *[]Spec, h *[]Network) { (*h)[0].Devices[0].Birth = BornHost },
 		"unknown-birthplace": func(_ *[]Spec, h *[]Network) { (*h)[0].Devices[0].Birth = BornUnknown },
-		"encryption-off": func(w *[]Spec, _ *[]Network) {
-			(*w)[0].Encrypted, (*w)[0].Local = false, netip.MustParseAddr("192.0.2.1")
+		"encryption-off":     func(w *[]Spec, _ *[]Network) { *w = []Spec{plain()} },
+		// Nodes of both families: one more device, and nothing that is there is touched.
+		"family-added":   func(w *[]Spec, h *[]Network) { *w, *h = []Spec{families()}, []Network{made(plain())} },
+		"family-removed": func(w *[]Spec, h *[]Network) { *w, *h = []Spec{plain()}, []Network{made(families())} },
+		"family-changed": func(w *[]Spec, h *[]Network) {
+			*w, *h = []Spec{families()}, []Network{made(families())}
+			(*w)[0].Remotes[2].VTEP = (*w)[0].Flood[0]
+		},
+		"families-move": func(w *[]Spec, h *[]Network) {
+			s, b := families(), blue()
+			s.Other = &Way{Local: b.Local, Flood: b.Flood[:1]}
+			s.Remotes[0].VTEP, s.Remotes[0].Other = b.Remotes[0].VTEP, true
+			*w, *h = []Spec{s}, []Network{made(families())}
 		},
 		// From one form to the other without a gap: both, node by node, the other.
 		"move-begins": func(w *[]Spec, _ *[]Network) { *w = []Spec{moving(0)} },

@@ -14,9 +14,13 @@ type Spec struct {
 	VNI       ids.VNI
 	Encrypted bool       // true: born in the secure namespace; false: in the host's
 	Local     netip.Addr // VTEP address: inner address if encrypted, underlay address if not
-	Port      uint16     // UDP destination port of VXLAN
-	MTU       int        // of bridge, VXLAN device and veths, in bytes of IP packet
-	Flood     []netip.Addr
+	// Also is the underlay address of the other IP family, where the nodes of a
+	// plaintext network have no family in common: a further device on the same
+	// bridge. Frames go by the device of the family of the VTEP that they go to.
+	Also  netip.Addr `json:",omitzero"`
+	Port  uint16     // UDP destination port of VXLAN
+	MTU   int        // of bridge, VXLAN device and veths, in bytes of IP packet
+	Flood []netip.Addr
 	// Other is the form that Encrypted is not, while the network changes from one
 	// to the other: a second device on the same bridge, which receives as well.
 	// To each node frames go through one of the two.
@@ -25,11 +29,20 @@ type Spec struct {
 	Endpoints []Endpoint
 }
 
-// Way is one form of a network: where its device sends from, and to whom what is
-// for all.
+// Way is one form of a network: where its devices send from, and to whom what is
+// for all. Also is as in Spec.
 type Way struct {
 	Local netip.Addr
+	Also  netip.Addr `json:",omitzero"`
 	Flood []netip.Addr
+}
+
+// Locals are the addresses that a form sends from, one for each device.
+func (w Way) Locals() []netip.Addr {
+	if !w.Also.IsValid() {
+		return []netip.Addr{w.Local}
+	}
+	return []netip.Addr{w.Local, w.Also}
 }
 
 // Remote is an endpoint on another node, known from that node's signed record.
@@ -60,37 +73,54 @@ type Endpoint struct {
 // Way returns a form of the network, nil if it has it not.
 func (s Spec) Way(encrypted bool) *Way {
 	if s.Encrypted == encrypted {
-		return &Way{s.Local, s.Flood}
+		return &Way{s.Local, s.Also, s.Flood}
 	}
 	return s.Other
 }
 
-// WithFlood returns the network with another flood list of a form that it has.
-func (s Spec) WithFlood(encrypted bool, flood []netip.Addr) Spec {
+// With returns the network with a form that it has replaced.
+func (s Spec) With(encrypted bool, w Way) Spec {
 	if s.Encrypted == encrypted {
-		s.Flood = flood
+		s.Local, s.Also, s.Flood = w.Local, w.Also, w.Flood
 	} else {
-		s.Other = &Way{s.Other.Local, flood}
+		s.Other = &w
 	}
 	return s
 }
 
-// way is one form of a network with its device.
+// way is what goes through one device.
 type way struct {
-	Way
-	birth  Birthplace
-	remote func(Remote) bool // whether a remote is reached by it
+	name  string // of the device
+	birth Birthplace
+	local netip.Addr
+	flood []netip.Addr
+	other bool // it is of Spec.Other
 }
 
-// ways lists the forms that a network is to have: Encrypted's first.
+// carries reports whether a remote is reached by the device.
+func (w way) carries(r Remote) bool { return r.Other == w.other && r.VTEP.Is4() == w.local.Is4() }
+
+// ways lists the devices that a network is to have: those of Encrypted's form first.
 func (s Spec) ways() []way {
-	births := []Birthplace{BornHost, BornSecure}
-	if s.Encrypted {
-		births = []Birthplace{BornSecure, BornHost}
+	var out []way
+	add := func(f Way, encrypted, other bool) {
+		for _, local := range f.Locals() {
+			w := way{birth: BornHost, local: local, other: other}
+			if encrypted {
+				w.birth = BornSecure
+			}
+			w.name = nameOf(w.birth, local)
+			for _, v := range f.Flood {
+				if v.Is4() == local.Is4() {
+					w.flood = append(w.flood, v)
+				}
+			}
+			out = append(out, w)
+		}
 	}
-	out := []way{{Way{s.Local, s.Flood}, births[0], func(r Remote) bool { return !r.Other }}}
+	add(*s.Way(s.Encrypted), s.Encrypted, false)
 	if s.Other != nil {
-		out = append(out, way{*s.Other, births[1], func(r Remote) bool { return r.Other }})
+		add(*s.Other, !s.Encrypted, true)
 	}
 	return out
 }

@@ -71,7 +71,7 @@ func (a *app) waitSpread(ctx context.Context, timeout time.Duration, s spread) (
 // reachable counts those of whom gossip does not say that they are gone.
 func reachable(list []api.RevocationWait) (n int) {
 	for _, w := range list {
-		if w.State == "alive" || w.State == "suspect" {
+		if w.State == "alive" || w.State == "suspect" || w.State == "indirect" {
 			n++
 		}
 	}
