@@ -25,6 +25,7 @@ type controlResult struct {
 	Attach  []latency `json:"attach"`  // from the command to the first answered ping of another node
 	Network []latency `json:"network"` // from `network create` until the last node knows it
 	Entries []rate    `json:"entries"` // forwarding and neighbour entries
+	Memory  []memory  `json:"memory"`  // of one agent
 }
 
 // latency is a time, by number of nodes.
@@ -51,15 +52,20 @@ func latencyOf(nodes int, list []time.Duration) latency {
 // doing to standard error.
 func controlBench(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("control", flag.ContinueOnError)
-	list := fs.String("nodes", "3,10", "numbers of real agents on this machine, separated by commas")
+	list := fs.String("nodes", "3,10", "numbers of real agents on this machine, separated by commas; empty: none")
 	samples := fs.Int("samples", 50, "endpoints attached, and networks created, with each number of nodes")
 	remotes := fs.Int("remotes", 2000, "remote endpoints programmed")
 	rounds := fs.Int("rounds", 5, "rounds of programming them")
+	memories := fs.String("memory", "0,1000,10000", "numbers of endpoints on other nodes with which an agent's memory is read; empty: none")
 	format := fs.String("o", "table", "table or json")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	nodes, err := numbers(*list)
+	nodes, err := numbers(*list, 2)
+	if err != nil {
+		return err
+	}
+	counts, err := numbers(*memories, 0)
 	if err != nil {
 		return err
 	}
@@ -79,6 +85,12 @@ func controlBench(ctx context.Context, args []string, out io.Writer) error {
 	if res.Entries, err = programming(ctx, *remotes, *rounds); err != nil {
 		return err
 	}
+	if len(counts) > 0 {
+		fmt.Fprintf(os.Stderr, ".. memory with %s remote endpoints\n", *memories)
+		if res.Memory, err = memoryTimes(ctx, bin, counts); err != nil {
+			return err
+		}
+	}
 	if *format == "json" {
 		enc := json.NewEncoder(out)
 		enc.SetIndent("", "  ")
@@ -96,6 +108,9 @@ func (r *controlResult) measureFleet(ctx context.Context, bin string, nodes, sam
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := f.Lab.Acquaint(); err != nil {
+		return err
+	}
 	if err := f.Start(ctx); err != nil {
 		return err
 	}
@@ -222,6 +237,15 @@ func printControl(out io.Writer, r controlResult) error {
 	t = cli.NewTable("entries by", "entries", "per second", "ratio")
 	for _, e := range r.Entries {
 		t.Row(e.Name, fmt.Sprint(e.Entries), fmt.Sprintf("%.0f", e.PerSecond), fmt.Sprintf("%.2f", e.PerSecond/r.Entries[0].PerSecond))
+	}
+	if err := t.Print(screen); err != nil {
+		return err
+	}
+	fmt.Fprintln(out)
+	t = cli.NewTable("remote endpoints", "kernel entries", "there after s", "RSS MiB", "peak MiB", "heap MiB", "CPU at rest")
+	for _, m := range r.Memory {
+		t.Row(fmt.Sprint(m.Remotes), fmt.Sprint(m.Entries), fmt.Sprintf("%.1f", m.Seconds), fmt.Sprintf("%.1f", m.RSS),
+			fmt.Sprintf("%.1f", m.Peak), fmt.Sprintf("%.1f", m.Heap), fmt.Sprintf("%.1f %%", 100*m.CPUShare))
 	}
 	return t.Print(screen)
 }

@@ -13,7 +13,7 @@ const usage = `usage: bench COMMAND
 
   throughput   TCP through raw veth, plain VXLAN, wireguard-go alone and ours
   rotate       phases of a key rotation by driver and number of nodes
-  control      attach to first ping, spread of a network, entries per second
+  control      attach to first ping, spread of a network, entries per second, memory
 `
 
 func main() {
@@ -37,6 +37,8 @@ func run(ctx context.Context, args []string) error {
 		return rotateBench(ctx, args[1:], os.Stdout)
 	case "control":
 		return controlBench(ctx, args[1:], os.Stdout)
+	case "member": // of another node, see memoryTimes
+		return member(ctx, args[1], os.Stdin)
 	case "worker": // of the userspace driver
 		return wguser.RunWorker(context.Background(), args[1:])
 	case "wireguard-go": // the worker of a set-up, see wireguardgo.go

@@ -52,11 +52,11 @@ func rotateBench(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	realNodes, err := numbers(*real)
+	realNodes, err := numbers(*real, 2)
 	if err != nil {
 		return err
 	}
-	simNodes, err := numbers(*simulated)
+	simNodes, err := numbers(*simulated, 2)
 	if err != nil {
 		return err
 	}
@@ -202,15 +202,15 @@ func printRotations(w io.Writer, rows []rotationRow) {
 	}
 }
 
-func numbers(list string) ([]int, error) {
+func numbers(list string, least int) ([]int, error) {
 	var out []int
 	for _, s := range strings.Split(list, ",") {
 		if s == "" {
 			continue
 		}
 		n, err := strconv.Atoi(s)
-		if err != nil || n < 2 {
-			return nil, fmt.Errorf("number of nodes %q: want numbers from 2 on", s)
+		if err != nil || n < least {
+			return nil, fmt.Errorf("number %q: want numbers from %d on", s, least)
 		}
 		out = append(out, n)
 	}

@@ -29,7 +29,7 @@ type Network struct {
 type Options struct {
 	Name     string // of the lab
 	Binary   string // the secure-overlay program
-	Nodes    int    // 1..16
+	Nodes    int    // from 32 on, call Lab.Acquaint before Start
 	Networks []Network
 	Host     []netlab.HostOption // for every host
 	// Config is further text for every node's config file: whole top-level
