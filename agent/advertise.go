@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -37,17 +38,17 @@ func ownAddrs(cfg config.Control, h host) ([]OwnAddr, error) {
 		return nil, fmt.Errorf("find own underlay address: %w", err)
 	}
 	fixed := cfg.Advertise
-	if !fixed.IsValid() && cfg.Bind.IsValid() && !cfg.Bind.Addr().IsUnspecified() {
-		fixed = cfg.Bind
-	}
-	if fixed.IsValid() {
-		if fixed.Port() != 0 {
-			port = fixed.Port()
-		}
-		a := fixed.Addr().Unmap()
-		return []OwnAddr{{Control: netip.AddrPortFrom(a, port), MTU: linkMTU(h, addrs, a)}}, nil
+	if len(fixed) == 0 && cfg.Bind.IsValid() && !cfg.Bind.Addr().IsUnspecified() {
+		fixed = []netip.AddrPort{cfg.Bind}
 	}
 	var out []OwnAddr
+	for _, f := range fixed {
+		a := f.Addr().Unmap()
+		out = append(out, OwnAddr{Control: netip.AddrPortFrom(a, cmp.Or(f.Port(), port)), MTU: linkMTU(h, addrs, a)})
+	}
+	if len(out) > 0 {
+		return out, nil
+	}
 	var ambiguous []string
 	for _, far := range []netip.Addr{farV4, farV6} {
 		candidates := slices.DeleteFunc(slices.Clone(addrs), func(a nl.Address) bool { return a.Addr.Is4() != far.Is4() })
@@ -74,7 +75,7 @@ func ownAddrs(cfg config.Control, h host) ([]OwnAddr, error) {
 	case len(ambiguous) > 0:
 		return nil, api.NewError(api.CodeInvalid,
 			"this host has several addresses and no default route, so it is not clear at which one other nodes reach it: "+strings.Join(ambiguous, ", "),
-			"set control.advertise in the configuration to one of them")
+			"set control.advertise in the configuration to one of them, or to one of each family")
 	default:
 		return nil, api.NewError(api.CodeInvalid,
 			"this host has no address at which other nodes could reach it: no link that is up has a global unicast address",

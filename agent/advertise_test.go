@@ -44,7 +44,9 @@ func TestOwnAddrs(t *testing.T) {
 	bind := config.Control{Bind: netip.MustParseAddrPort("0.0.0.0:7946")}
 	with := func(advertise string) config.Control {
 		c := bind
-		c.Advertise = netip.MustParseAddrPort(advertise)
+		for a := range strings.SplitSeq(advertise, " ") {
+			c.Advertise = append(c.Advertise, netip.MustParseAddrPort(a))
+		}
 		return c
 	}
 	for name, c := range map[string]struct {
@@ -53,13 +55,15 @@ func TestOwnAddrs(t *testing.T) {
 		want []string // address and MTU
 		err  string
 	}{
-		"one address":            {bind, tableHost{addrs: []nl.Address{lan}}, []string{"10.0.0.5:7946 1500"}, ""},
-		"default route decides":  {bind, tableHost{addrs: []nl.Address{lan, docker}, v4: lan.Addr}, []string{"10.0.0.5:7946 1500"}, ""},
-		"both families":          {bind, tableHost{addrs: []nl.Address{lan, lan6}}, []string{"10.0.0.5:7946 1500", "[2001:db8:1::5]:7946 1500"}, ""},
-		"one family is clear":    {bind, tableHost{addrs: []nl.Address{lan, docker, lan6}}, []string{"[2001:db8:1::5]:7946 1500"}, ""},
-		"ambiguous":              {bind, tableHost{addrs: []nl.Address{lan, docker}}, nil, "10.0.0.5 (eth0), 172.17.0.1 (docker0)"},
-		"none":                   {bind, tableHost{}, nil, "no link that is up"},
-		"configured":             {with("10.0.0.5:8000"), tableHost{addrs: []nl.Address{lan, docker}}, []string{"10.0.0.5:8000 1500"}, ""},
+		"one address":           {bind, tableHost{addrs: []nl.Address{lan}}, []string{"10.0.0.5:7946 1500"}, ""},
+		"default route decides": {bind, tableHost{addrs: []nl.Address{lan, docker}, v4: lan.Addr}, []string{"10.0.0.5:7946 1500"}, ""},
+		"both families":         {bind, tableHost{addrs: []nl.Address{lan, lan6}}, []string{"10.0.0.5:7946 1500", "[2001:db8:1::5]:7946 1500"}, ""},
+		"one family is clear":   {bind, tableHost{addrs: []nl.Address{lan, docker, lan6}}, []string{"[2001:db8:1::5]:7946 1500"}, ""},
+		"ambiguous":             {bind, tableHost{addrs: []nl.Address{lan, docker}}, nil, "10.0.0.5 (eth0), 172.17.0.1 (docker0)"},
+		"none":                  {bind, tableHost{}, nil, "no link that is up"},
+		"configured":            {with("10.0.0.5:8000"), tableHost{addrs: []nl.Address{lan, docker}}, []string{"10.0.0.5:8000 1500"}, ""},
+		"configured, both": {with("10.0.0.5:8000 [2001:db8:1::5]:8001"), tableHost{addrs: []nl.Address{lan, docker, lan6}},
+			[]string{"10.0.0.5:8000 1500", "[2001:db8:1::5]:8001 1500"}, ""},
 		"configured behind NAT":  {with("192.0.2.9:7946"), tableHost{addrs: []nl.Address{lan}, v4: lan.Addr}, []string{"192.0.2.9:7946 1492"}, ""},
 		"configured, no default": {with("192.0.2.9:7946"), tableHost{addrs: []nl.Address{lan}}, []string{"192.0.2.9:7946 1500"}, ""},
 		"bound to one": {config.Control{Bind: netip.MustParseAddrPort("172.17.0.1:7000")},

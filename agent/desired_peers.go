@@ -225,7 +225,7 @@ func (b *build) nameApart() {
 		b.problem("no-common-family", p.ID.String(),
 			fmt.Sprintf("nothing connects this node with node %s on %s: the two have no underlay address of one family; this node has %s, it has %s",
 				p.title(), strings.Join(shared, ", "), families(own), families(their)),
-			"give one of the two nodes an address of the other's family; where control.advertise or control.bind names one address, that is the only one other nodes know")
+			"give one of the two nodes an address of the other's family; where control.advertise or control.bind names an address, other nodes know no other")
 	}
 }
 

@@ -76,21 +76,30 @@ func (c *checker) bind(val string) netip.AddrPort {
 	return ap
 }
 
-func (c *checker) advertise(val string) netip.AddrPort {
+// advertise takes an address, or one of each family with a comma between them.
+func (c *checker) advertise(val string) []netip.AddrPort {
 	const path = "control.advertise"
 	if val == "" || !c.usable(path) {
-		return netip.AddrPort{}
+		return nil
 	}
-	ap, ok := c.addrPort(path, val, anywhere())
-	if ok {
+	var out []netip.AddrPort
+	for part := range strings.SplitSeq(val, ",") {
+		ap, ok := c.addrPort(path, strings.TrimSpace(part), anywhere())
+		if !ok {
+			continue
+		}
+		ap = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 		switch a := ap.Addr(); {
 		case a.IsUnspecified(), a.IsMulticast():
 			c.fail(path, fmt.Sprintf("%s is no address that others can reach", a), "use an address of this host")
 		case a.Zone() != "":
 			c.fail(path, fmt.Sprintf("%s has a zone, which means nothing on another host", a), "use a global address of this host")
+		case slices.ContainsFunc(out, func(o netip.AddrPort) bool { return o.Addr().Is4() == a.Is4() }):
+			c.fail(path, fmt.Sprintf("%s is the second address of its family", a), "name one IPv4 and one IPv6 address at most")
 		}
+		out = append(out, ap)
 	}
-	return ap
+	return out
 }
 
 // metricsListen allows loopback addresses only: whoever can connect can read.

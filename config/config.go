@@ -92,10 +92,10 @@ type Node struct {
 
 // Control describes the control plane (gossip and streams on one port).
 type Control struct {
-	Bind      netip.AddrPort // where to listen, TCP and UDP
-	Advertise netip.AddrPort // address others reach this node at; zero: derive it
-	Seeds     []string       // host:port or address:port of other members, resolved later
-	Profile   string         // a Profile constant
+	Bind      netip.AddrPort   // where to listen, TCP and UDP
+	Advertise []netip.AddrPort // where others reach this node, one address of a family at most; none: derive them
+	Seeds     []string         // host:port or address:port of other members, resolved later
+	Profile   string           // a Profile constant
 }
 
 // Data describes the data plane's ports in the host namespace.

@@ -99,7 +99,7 @@ func TestReferenceNamesEveryKey(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
-	if cfg.Node.Name != "web-1" || !cfg.Control.Advertise.IsValid() || !cfg.Metrics.Listen.IsValid() || len(cfg.Networks) != 1 || cfg.Networks[0].VNI != 4097 {
+	if cfg.Node.Name != "web-1" || len(cfg.Control.Advertise) != 1 || !cfg.Metrics.Listen.IsValid() || len(cfg.Networks) != 1 || cfg.Networks[0].VNI != 4097 {
 		t.Errorf("uncommented reference = %+v", cfg)
 	}
 }

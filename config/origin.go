@@ -22,7 +22,7 @@ type Setting struct {
 func (c Config) Settings() []Setting {
 	values := map[string]string{
 		"node.name": c.Node.Name, "data_dir": c.DataDir, "runtime_dir": c.RuntimeDir,
-		"control.bind": c.Control.Bind.String(), "control.advertise": addrText(c.Control.Advertise, "derived"),
+		"control.bind": c.Control.Bind.String(), "control.advertise": advertiseText(c.Control.Advertise),
 		"control.seeds": strings.Join(c.Control.Seeds, ","), "control.profile": c.Control.Profile,
 		"data.port": strconv.Itoa(int(c.Data.Port)), "data.vxlan_port": strconv.Itoa(int(c.Data.VXLANPort)),
 		"keys.rotate_every": durationText(c.Keys.RotateEvery), "keys.min_interval": durationText(c.Keys.MinInterval),
@@ -129,4 +129,16 @@ func newProblems(list []Problem) *Problems {
 		return a.Line - b.Line
 	})
 	return &Problems{List: list}
+}
+
+// advertiseText is the value of control.advertise as a file has it.
+func advertiseText(list []netip.AddrPort) string {
+	if len(list) == 0 {
+		return "derived"
+	}
+	text := make([]string, len(list))
+	for i, a := range list {
+		text[i] = a.String()
+	}
+	return strings.Join(text, ", ")
 }

@@ -162,6 +162,10 @@ c.yaml:4: control.seeds[2]: "10.0.0.1:0" is nothing that can be contacted (write
 c.yaml:4: control.seeds[3]: "a b:1" is not host:port (for example "10.0.0.11:7946")
 c.yaml:4: control.seeds[5]: "H:1" stands in the list twice, first as number 5 (keep one of them)
 c.yaml:4: control.seeds[6]: "1.2.3:5" is not host:port (for example "10.0.0.11:7946")`},
+		{"advertised addresses", "control:\n  advertise: '10.0.0.1:7946, [fd00::1]:7946, 10.0.0.2:7946, [fe80::1%eth0]:1, x'\n",
+			`c.yaml:2: control.advertise: 10.0.0.2 is the second address of its family (name one IPv4 and one IPv6 address at most)
+c.yaml:2: control.advertise: fe80::1%eth0 has a zone, which means nothing on another host (use a global address of this host)
+c.yaml:2: control.advertise: "x" is not an address with a port (write address:port, for example "[::]:7946")`},
 		{"bracket address", "control:\n  bind: [::]:7946\n", `c.yaml:2: not valid YAML: did not find expected node content (quote an address in brackets: "[::]:7946")`},
 		{"choices", "control: {profile: lann}\nlog: {level: verbose, format: xml}\n",
 			`c.yaml:1: control.profile: unknown value "lann" (did you mean "lan"? one of lan, wan, local)

@@ -61,7 +61,7 @@ func fileFields() []field {
 		{name: "runtime_dir", kind: kindString, flag: "runtime-dir", help: "directory of the control socket and namespaces"},
 		{name: "control", kind: kindMap, fields: []field{
 			{name: "bind", kind: kindString, flag: "bind", help: "address:port to listen on for other members, TCP and UDP"},
-			{name: "advertise", kind: kindString, flag: "advertise", help: "address:port at which others reach this node (default: derived)"},
+			{name: "advertise", kind: kindString, flag: "advertise", help: "address:port at which others reach this node, or one of each family, comma-separated (default: derived)"},
 			{name: "seeds", kind: kindStrings, flag: "seeds", help: "host:port of other members, comma-separated"},
 			{name: "profile", kind: kindString, flag: "profile", help: "gossip timing: lan, wan or local"},
 		}},

@@ -40,9 +40,13 @@ func newConfig(cfg config.Config) string {
 	line("control:")
 	line("  # Where to listen for other members, TCP and UDP.")
 	setting("  ", "bind", strconv.Quote(cfg.Control.Bind.String()), `"[::]:7946"`)
-	line("  # The address and port at which others reach this node; set it behind NAT.")
-	if cfg.Control.Advertise.IsValid() {
-		line("  advertise: %q", cfg.Control.Advertise)
+	line("  # The address and port at which others reach this node; set it behind NAT. One of each family, with a comma between, if it has both.")
+	if list := cfg.Control.Advertise; len(list) > 0 {
+		text := list[0].String()
+		for _, a := range list[1:] {
+			text += ", " + a.String()
+		}
+		line("  advertise: %q", text)
 	} else {
 		line(`  # advertise: "192.0.2.10:7946"`)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/api"
+	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/cli"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/test/fleet"
@@ -57,6 +58,7 @@ func controlBench(ctx context.Context, args []string, out io.Writer) error {
 	remotes := fs.Int("remotes", 2000, "remote endpoints programmed")
 	rounds := fs.Int("rounds", 5, "rounds of programming them")
 	memories := fs.String("memory", "0,1000,10000", "numbers of endpoints on other nodes with which an agent's memory is read; empty: none")
+	profile := fs.String("profile", config.ProfileLocal, "timers of the agents: local, lan or wan")
 	format := fs.String("o", "table", "table or json")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -77,7 +79,7 @@ func controlBench(ctx context.Context, args []string, out io.Writer) error {
 	var res controlResult
 	for _, n := range nodes {
 		fmt.Fprintf(os.Stderr, ".. %d nodes\n", n)
-		if err := res.measureFleet(ctx, bin, n, *samples); err != nil {
+		if err := res.measureFleet(ctx, bin, *profile, n, *samples); err != nil {
 			return fmt.Errorf("with %d nodes: %w", n, err)
 		}
 	}
@@ -100,10 +102,10 @@ func controlBench(ctx context.Context, args []string, out io.Writer) error {
 }
 
 // measureFleet adds what a fleet of real agents does.
-func (r *controlResult) measureFleet(ctx context.Context, bin string, nodes, samples int) (err error) {
+func (r *controlResult) measureFleet(ctx context.Context, bin, profile string, nodes, samples int) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, realLimit+time.Duration(nodes)*10*time.Second+time.Duration(samples)*5*time.Second)
 	defer cancel()
-	f, err := fleet.New(fleet.Options{Name: "bench", Binary: bin, Nodes: nodes, Networks: networks()[:1]})
+	f, err := fleet.New(fleet.Options{Name: "bench", Binary: bin, Nodes: nodes, Networks: networks()[:1], Profile: profile})
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,7 @@
 //
 //	go run ./test/bench throughput [-rounds 5] [-seconds 2] [-mtu 1500]
 //	go run ./test/bench rotate [-real 3] [-simulated 3,10,50] [-rounds 5] [-o json]
-//	go run ./test/bench control [-nodes 3,10] [-samples 50] [-remotes 2000] [-o json]
+//	go run ./test/bench control [-nodes 3,10,50] [-profile lan] [-samples 50] [-remotes 2000] [-memory 0,1000,10000] [-o json]
 //
 // It owns the set-ups and the tables; hosts are test/netlab's, agents
 // test/fleet's. It asserts nothing: the machines are shared and noisy, so
@@ -22,7 +22,10 @@
 //
 // control has real agents only, which share this machine. An attach is timed from the
 // start of the command to the first answered ping from another node, which is sent each
-// 5 ms; entries are set from nothing, by iproute2's batch mode and by ours.
+// 5 ms; entries are set from nothing, by iproute2's batch mode and by ours. Memory is that
+// of one real agent: the endpoints are in the signed records of members that have no
+// data plane, three for 10,000, each with an IPv4 and an IPv6 address, and the agent's kernel has an
+// entry for each.
 //
 // Start with main.
 package main

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/api"
@@ -238,12 +239,19 @@ func (f *Fleet) WaitEndpoints(ctx context.Context, network string, n int) error 
 
 // Close takes every node down, ends whatever still runs, and removes the lab.
 func (f *Fleet) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second+time.Duration(len(f.Nodes))*5*time.Second)
 	defer cancel()
-	var errs []error
-	for _, n := range f.Nodes {
-		errs = append(errs, n.cleanUp(ctx))
+	errs := make([]error, len(f.Nodes))
+	slots := make(chan struct{}, 8)
+	var wg sync.WaitGroup
+	for i, n := range f.Nodes {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			errs[i] = n.cleanUp(ctx)
+		})
 	}
+	wg.Wait()
 	return errors.Join(append(errs, f.Lab.Close())...)
 }
 
