@@ -313,6 +313,8 @@ func (v *view) entries(n *Network) error {
 		return fmt.Errorf("list FDB: %w", err)
 	}
 	const static = netlink.NUD_PERMANENT | netlink.NUD_NOARP
+	// Of a remote endpoint there is one in each of the two tables.
+	n.Forwards, n.Stations = make([]Forward, 0, len(fdb)/2), make([]Station, 0, len(fdb)/2)
 	for _, e := range fdb {
 		mac := ids.MAC{}
 		copy(mac[:], e.HardwareAddr)
@@ -335,6 +337,7 @@ func (v *view) entries(n *Network) error {
 		if err != nil {
 			return fmt.Errorf("list neighbours: %w", err)
 		}
+		n.Neighbours = slices.Grow(n.Neighbours, len(list))
 		for _, e := range list {
 			ip, _ := netip.AddrFromSlice(e.IP)
 			if ip.IsMulticast() || e.State&netlink.NUD_NOARP != 0 || e.State == netlink.NUD_NONE {

@@ -47,11 +47,12 @@ func compareFlood(a, b flood) int {
 // agent has decided already; should it not have, a local endpoint wins over a
 // remote one and the first over later ones, so that the outcome is stable.
 func (p *planner) wanted() table {
+	remotes := len(p.want.Remotes)
 	w := table{
-		forwards:   make(map[ids.MAC]forward),
+		forwards:   make(map[ids.MAC]forward, remotes),
 		flood:      make(map[flood]bool),
-		stations:   make(map[ids.MAC]string),
-		neighbours: make(map[netip.Addr]ids.MAC),
+		stations:   make(map[ids.MAC]string, remotes+len(p.want.Endpoints)),
+		neighbours: make(map[netip.Addr]ids.MAC, 2*remotes),
 	}
 	for _, e := range sorted(p.want.Endpoints, func(a, b Endpoint) int { return cmp.Compare(a.ID, b.ID) }) {
 		setOnce(w.stations, e.MAC, portName(e.ID))
@@ -99,11 +100,26 @@ func setOnce[K comparable, V any](m map[K]V, k K, v V) {
 
 func compareMAC(a, b ids.MAC) int { return bytes.Compare(a[:], b[:]) }
 
-// keys returns the keys of a map in order, so that plans are stable.
-func keys[K comparable, V any](m map[K]V, compare func(a, b K) int) []K {
-	out := make([]K, 0, len(m))
-	for k := range m {
-		out = append(out, k)
+// keys returns those keys of a map in order that are wanted, so that plans are stable.
+// Nearly always there are none of ten thousands.
+func keys[K comparable, V any](m map[K]V, wanted func(K, V) bool, compare func(a, b K) int) []K {
+	var out []K
+	for k, v := range m {
+		if wanted(k, v) {
+			out = append(out, k)
+		}
+	}
+	slices.SortFunc(out, compare)
+	return out
+}
+
+// extra returns those of a list in order that are not wanted.
+func extra[T any](list []T, wanted func(T) bool, compare func(a, b T) int) []T {
+	var out []T
+	for _, v := range list {
+		if !wanted(v) {
+			out = append(out, v)
+		}
 	}
 	slices.SortFunc(out, compare)
 	return out
@@ -119,34 +135,35 @@ func setOf[T comparable](list []T) map[T]bool {
 
 func (p *planner) addForwards(w table) {
 	have := setOf(p.have.Forwards)
-	for _, v := range keys(w.flood, compareFlood) {
-		if !have[Forward{Device: v.device, VTEP: v.vtep}] {
-			p.add(Op{Kind: OpAddFlood, Link: v.device, VTEP: v.vtep})
-		}
+	lacks := func(v flood, _ bool) bool { return !have[Forward{Device: v.device, VTEP: v.vtep}] }
+	for _, v := range keys(w.flood, lacks, compareFlood) {
+		p.add(Op{Kind: OpAddFlood, Link: v.device, VTEP: v.vtep})
 	}
-	for _, m := range keys(w.forwards, compareMAC) {
-		if f := w.forwards[m]; !have[Forward{Device: f.device, MAC: m, VTEP: f.vtep}] {
-			p.add(Op{Kind: OpSetForward, Link: f.device, MAC: m, VTEP: f.vtep})
-		}
+	missing := func(m ids.MAC, f forward) bool { return !have[Forward{Device: f.device, MAC: m, VTEP: f.vtep}] }
+	for _, m := range keys(w.forwards, missing, compareMAC) {
+		f := w.forwards[m]
+		p.add(Op{Kind: OpSetForward, Link: f.device, MAC: m, VTEP: f.vtep})
 	}
 }
 
 func (p *planner) delForwards(w table) {
-	have := sorted(p.have.Forwards, func(a, b Forward) int {
-		return cmp.Or(cmp.Compare(a.Device, b.Device), compareMAC(a.MAC, b.MAC), a.VTEP.Compare(b.VTEP))
-	})
-	for _, f := range have {
+	wanted := func(f Forward) bool {
 		if (f.MAC == ids.MAC{}) {
-			if !w.flood[flood{f.Device, f.VTEP}] {
-				p.add(Op{Kind: OpDelFlood, Link: f.Device, VTEP: f.VTEP, Why: dynamic(f.Dynamic)})
-			}
-			continue
+			return w.flood[flood{f.Device, f.VTEP}]
 		}
 		// A wanted MAC with a wrong VTEP has been replaced by OpSetForward:
 		// a device keeps one destination for a unicast MAC (measured).
-		if to, ok := w.forwards[f.MAC]; !ok || to.device != f.Device {
-			p.add(Op{Kind: OpDelForward, Link: f.Device, MAC: f.MAC, VTEP: f.VTEP, Why: dynamic(f.Dynamic)})
+		to, ok := w.forwards[f.MAC]
+		return ok && to.device == f.Device
+	}
+	for _, f := range extra(p.have.Forwards, wanted, func(a, b Forward) int {
+		return cmp.Or(cmp.Compare(a.Device, b.Device), compareMAC(a.MAC, b.MAC), a.VTEP.Compare(b.VTEP))
+	}) {
+		kind := OpDelForward
+		if (f.MAC == ids.MAC{}) {
+			kind = OpDelFlood
 		}
+		p.add(Op{Kind: kind, Link: f.Device, MAC: f.MAC, VTEP: f.VTEP, Why: dynamic(f.Dynamic)})
 	}
 }
 
@@ -154,41 +171,40 @@ func dynamic(yes bool) string { return is(yes, "not from a record") }
 
 func (p *planner) addStations(w table) {
 	have := setOf(p.have.Stations)
-	for _, m := range keys(w.stations, compareMAC) {
-		if s := (Station{MAC: m, Port: w.stations[m]}); !have[s] {
-			p.add(Op{Kind: OpSetStation, MAC: m, Link: s.Port})
-		}
+	missing := func(m ids.MAC, port string) bool { return !have[Station{MAC: m, Port: port}] }
+	for _, m := range keys(w.stations, missing, compareMAC) {
+		p.add(Op{Kind: OpSetStation, MAC: m, Link: w.stations[m]})
 	}
 }
 
 func (p *planner) delStations(w table) {
-	have := sorted(p.have.Stations, func(a, b Station) int {
+	// A wanted MAC on another port has been moved by OpSetStation: a
+	// bridge has one entry for each MAC and VLAN.
+	wanted := func(s Station) bool {
+		_, ok := w.stations[s.MAC]
+		return ok && s.VLAN == 0
+	}
+	for _, s := range extra(p.have.Stations, wanted, func(a, b Station) int {
 		return cmp.Or(compareMAC(a.MAC, b.MAC), cmp.Compare(a.Port, b.Port), cmp.Compare(a.VLAN, b.VLAN))
-	})
-	for _, s := range have {
-		// A wanted MAC on another port has been moved by OpSetStation: a
-		// bridge has one entry for each MAC and VLAN.
-		if _, ok := w.stations[s.MAC]; ok && s.VLAN == 0 {
-			continue
-		}
+	}) {
 		p.add(Op{Kind: OpDelStation, MAC: s.MAC, Link: s.Port, VLAN: s.VLAN, Why: dynamic(s.Dynamic)})
 	}
 }
 
 func (p *planner) addNeighbours(w table) {
 	have := setOf(p.have.Neighbours)
-	for _, a := range keys(w.neighbours, netip.Addr.Compare) {
-		if n := (Neighbour{Addr: a, MAC: w.neighbours[a]}); !have[n] {
-			p.add(Op{Kind: OpSetNeighbour, Addr: a, MAC: n.MAC})
-		}
+	missing := func(a netip.Addr, m ids.MAC) bool { return !have[Neighbour{Addr: a, MAC: m}] }
+	for _, a := range keys(w.neighbours, missing, netip.Addr.Compare) {
+		p.add(Op{Kind: OpSetNeighbour, Addr: a, MAC: w.neighbours[a]})
 	}
 }
 
 func (p *planner) delNeighbours(w table) {
-	have := sorted(p.have.Neighbours, func(a, b Neighbour) int { return a.Addr.Compare(b.Addr) })
-	for _, n := range have {
-		if _, ok := w.neighbours[n.Addr]; !ok {
-			p.add(Op{Kind: OpDelNeighbour, Addr: n.Addr, MAC: n.MAC, Why: dynamic(n.Dynamic)})
-		}
+	wanted := func(n Neighbour) bool {
+		_, ok := w.neighbours[n.Addr]
+		return ok
+	}
+	for _, n := range extra(p.have.Neighbours, wanted, func(a, b Neighbour) int { return a.Addr.Compare(b.Addr) }) {
+		p.add(Op{Kind: OpDelNeighbour, Addr: n.Addr, MAC: n.MAC, Why: dynamic(n.Dynamic)})
 	}
 }
