@@ -86,6 +86,7 @@ type known interface {
 	Peer(id ids.NodeID) (noisenet.Peer, bool)
 	Drop(id ids.NodeID)
 	Moved(gone []netip.Addr)
+	Deliver(packet []byte) error
 }
 
 // control is the part of it that memberlist does not know.
@@ -192,7 +193,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 // runGossip runs memberlist, the loop and the writer of durable state until
 // ctx ends, and leaves none of their goroutines behind.
 func (c *Cluster) runGossip(ctx context.Context, l *loop) error {
-	gossip, err := memberlist.Create(c.gossipConfig(c.transport))
+	gossip, err := memberlist.Create(c.gossipConfig(relaying{c.transport, c}))
 	if err != nil {
 		close(c.ended)
 		return errors.Join(fmt.Errorf("start gossip: %w", err), c.transport.Shutdown())

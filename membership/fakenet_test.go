@@ -324,6 +324,14 @@ func (t *fakeTransport) WriteToAddress(b []byte, addr memberlist.Address) (time.
 	return now, nil
 }
 
+func (t *fakeTransport) Deliver(b []byte) error {
+	select {
+	case t.packets <- &memberlist.Packet{Buf: append([]byte(nil), b...), From: net.UDPAddrFromAddrPort(virtualAddr(t.cfg.Node)), Timestamp: time.Now()}:
+	default:
+	}
+	return nil
+}
+
 func (t *fakeTransport) PacketCh() <-chan *memberlist.Packet { return t.packets }
 func (t *fakeTransport) StreamCh() <-chan net.Conn           { return t.streams }
 

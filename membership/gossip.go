@@ -31,7 +31,7 @@ func (c *Cluster) gossipConfig(transport memberlist.Transport) *memberlist.Confi
 	conf.RequireNodeNames = true
 	conf.EnableCompression = false
 	conf.SecretKey, conf.Keyring, conf.Label = nil, nil, ""
-	conf.UDPBufferSize = noisenet.PacketSize
+	conf.UDPBufferSize = noisenet.PacketSize - relayHead
 	conf.DNSConfigPath = "" // addresses are virtual; nothing is ever resolved
 
 	conf.ProbeInterval, conf.ProbeTimeout = p.probe, p.probeTimeout
@@ -146,6 +146,10 @@ func (d delegate) NodeMeta(int) []byte { return nil }
 
 // NotifyMsg receives a hint, a cluster item or a heartbeat.
 func (d delegate) NotifyMsg(b []byte) {
+	if to, packet, ok := parseRelay(b); ok {
+		d.c.relay(to, packet)
+		return
+	}
 	if h, ok := parseHint(b); ok {
 		d.c.post(event{kind: eventHint, hint: h})
 	}

@@ -62,11 +62,11 @@ func (l *loop) gossipItem(it *item.Item) {
 // the own record.
 func (l *loop) giveItems(list []*item.Item) {
 	left := maxPush
-	for _, p := range l.peers { // in random order
+	for id, p := range l.peers { // in random order
 		if left == 0 {
 			return
 		}
-		if p.inGossip && p.state != StateIndirect {
+		if p.inGossip && !l.apart(id) {
 			left--
 			p.give = append(p.give, list...)
 			p.give = p.give[max(0, len(p.give)-maxGive):]
@@ -101,6 +101,9 @@ func (l *loop) tickItems(ctx context.Context, now time.Time) {
 	}
 	ours := l.c.view.Load().clusterDigest
 	for id, p := range l.peers {
+		if l.apart(id) {
+			continue // what there is to exchange, others bring
+		}
 		if len(p.give) > 0 && l.start(ctx, job{kind: jobGive, node: id, items: p.give}) {
 			p.give = nil
 		}

@@ -135,6 +135,7 @@ func FuzzMessages(f *testing.F) {
 	for _, b := range [][]byte{
 		ack{}.encode(), vectorHint.encode(), vectorSync.encode(), vectorAns.encode(),
 		pushRequest([32]byte{1}, vectorAns.Entries), pushAnswer([32]byte{}), getRequest([]ids.NodeID{{1}}), getAnswer([32]byte{2}, vectorAns.Entries),
+		relayed(ids.NodeID{1}, []byte{0x80})[1:],
 	} {
 		f.Add(b)
 	}
@@ -147,6 +148,9 @@ func FuzzMessages(f *testing.F) {
 		parseAck(b)
 		if h, ok := parseHint(b); ok {
 			same("hint", h.encode())
+		}
+		if to, packet, ok := parseRelay(b); ok {
+			same("packet to be carried on", relayed(to, packet)[1:])
 		}
 		if len(b) < 2 {
 			return

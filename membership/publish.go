@@ -138,8 +138,8 @@ func (l *loop) pushOwn() {
 	if l.departed() {
 		left = len(l.peers)
 	}
-	for _, p := range l.peers { // in random order
-		p.pushDue = p.inGossip && p.state != StateIndirect && left > 0
+	for id, p := range l.peers { // in random order
+		p.pushDue = p.inGossip && !l.apart(id) && left > 0
 		if p.pushDue {
 			left--
 		}

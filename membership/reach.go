@@ -5,13 +5,11 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
 	"github.com/secure-overlay/secure-overlay/membership/noisenet"
-	"github.com/secure-overlay/secure-overlay/membership/record"
 )
 
 // seed is an address to begin with. Who answers there is not known before.
@@ -143,8 +141,8 @@ func (l *loop) tickPeers(ctx context.Context, now time.Time) {
 		if p.pushDue && !now.Before(p.pushAt) && l.start(ctx, job{kind: jobPush, node: id}) {
 			p.pushDue = false
 		}
-		if p.busy {
-			continue
+		if p.busy || l.apart(id) {
+			continue // what there is to exchange, others bring
 		}
 		if !p.syncDue.IsZero() && !now.Before(p.syncDue) {
 			if p.synced(ours) {
@@ -266,27 +264,15 @@ func (l *loop) syncAny(ctx context.Context) {
 	}
 }
 
-// apart reports whether this node and another have no underlay address of one family,
-// as their records say, so that neither can call the other. What one of them
-// knows comes to the other by way of nodes that have both.
-func (l *loop) apart(id ids.NodeID) bool {
-	own, other := l.set.Get(l.c.self), l.set.Get(id)
-	if own == nil || other == nil || len(own.Node.Underlay) == 0 || len(other.Node.Underlay) == 0 {
-		return false
-	}
-	return !slices.ContainsFunc(other.Node.Underlay, func(u record.Underlay) bool { return hasFamily(own.Node, u) })
-}
-
-// hasFamily reports whether a node has an address of the family of another's.
-func hasFamily(n record.Node, of record.Underlay) bool {
-	return slices.ContainsFunc(n.Underlay, func(u record.Underlay) bool { return u.Control.Addr().Is4() == of.Control.Addr().Is4() })
-}
+// apart reports whether neither of this node and another can call the other, as their
+// records say.
+func (l *loop) apart(id ids.NodeID) bool { return l.c.view.Load().ways.apart[id] }
 
 // anyMember picks a random member that gossip counts, that can be called and that is not busy.
 func (l *loop) anyMember() (ids.NodeID, bool) {
 	var idle []ids.NodeID
 	for id, p := range l.peers {
-		if p.inGossip && !p.busy && p.state != StateIndirect {
+		if p.inGossip && !p.busy && !l.apart(id) {
 			idle = append(idle, id)
 		}
 	}

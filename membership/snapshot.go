@@ -21,8 +21,8 @@ const (
 	StateAlive                // gossip counts it, and it answers
 	StateSuspect              // gossip counts it, but it has not answered this node for a while
 	StateDead                 // it failed, or its agent ended
-	// StateIndirect: gossip counts it, and this node cannot hear it itself, because the
-	// two have no underlay address of one family. Others ask for this node.
+	// StateIndirect: as StateAlive, but by way of others: the two nodes have no underlay
+	// address of one family, so neither can call the other.
 	StateIndirect
 )
 

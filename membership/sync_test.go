@@ -192,8 +192,8 @@ func TestPeerState(t *testing.T) {
 		"silent":             {peer{inGossip: true, since: now.Add(-time.Hour), lastSeen: now.Add(-time.Minute)}, StateSuspect, false},
 		"gone":               {peer{since: now.Add(-time.Hour), lastSeen: now}, StateDead, false},
 		"just joined, apart": {peer{inGossip: true, since: now}, StateIndirect, true},
-		"silent, apart":      {peer{inGossip: true, since: now.Add(-time.Hour), lastSeen: now.Add(-time.Minute)}, StateIndirect, true},
-		"apart by record":    {peer{inGossip: true, since: now.Add(-time.Hour), lastSeen: now}, StateAlive, true},
+		"silent, apart":      {peer{inGossip: true, since: now.Add(-time.Hour), lastSeen: now.Add(-time.Minute)}, StateSuspect, true},
+		"answers, apart":     {peer{inGossip: true, since: now.Add(-time.Hour), lastSeen: now}, StateIndirect, true},
 		"gone, apart":        {peer{since: now.Add(-time.Hour)}, StateDead, true},
 		"unknown, apart":     {peer{}, StateUnknown, true},
 	} {

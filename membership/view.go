@@ -25,6 +25,7 @@ type view struct {
 	beats         item.Heartbeats // never written to
 
 	alive int // nodes that gossip counts, this one included
+	ways  ways
 }
 
 // newView builds a view. peers is only read, and only here.
@@ -38,6 +39,7 @@ func newView(self ids.NodeID, set record.Set, cluster item.Set, peers map[ids.No
 			v.alive++
 		}
 	}
+	v.ways = newWays(self, &v.set, v.items, peers)
 	v.snap = Snapshot{
 		Self: self, Digest: digest, Target: target, Revoked: cluster.Revocations(), Members: make([]Member, 0, len(v.items)),
 		RevokedIssuers: cluster.RevokedIssuers(), Networks: cluster.Networks(), Floor: cluster.Floor(),
@@ -178,15 +180,14 @@ func (p *peer) synced(ours [32]byte) bool {
 
 // update derives the state to show. memberlist does not tell whom it
 // suspects; silence for longer than two rounds of its probing is what this
-// node can see itself. Of a node that is apart it expects no answer, and holds
-// silence against it only when gossip does.
+// node can see itself.
 func (p *peer) update(now time.Time, patience time.Duration, apart bool) {
 	last := p.lastSeen
-	if p.since.After(last) && !apart {
+	if p.since.After(last) {
 		last = p.since
 	}
 	switch {
-	case p.inGossip && apart && now.Sub(last) > patience:
+	case p.inGossip && now.Sub(last) <= patience && apart:
 		p.state = StateIndirect
 	case p.inGossip && now.Sub(last) <= patience:
 		p.state = StateAlive

@@ -10,6 +10,19 @@ import (
 	"github.com/hashicorp/go-msgpack/v2/codec"
 )
 
+// TestDeliver: what another member has carried on is checked like anything else.
+func TestDeliver(t *testing.T) {
+	tr := New(Config{})
+	for packet, ok := range map[string]bool{"\x00ping": true, "\x08user": true, "\x09compressed": false, "\x07\x01": false, "": false} {
+		if err := tr.Deliver([]byte(packet)); (err == nil) != ok {
+			t.Errorf("%q: %v", packet, err)
+		}
+	}
+	if n := len(tr.PacketCh()); n != 2 {
+		t.Errorf("%d packets are delivered, want 2", n)
+	}
+}
+
 func compound(parts ...[]byte) []byte {
 	b := []byte{mlCompound, byte(len(parts))}
 	for _, p := range parts {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -191,6 +192,19 @@ func (t *Transport) handleData(now time.Time, from netip.AddrPort, h datagramHea
 	case t.packets <- &memberlist.Packet{Buf: payload, From: virtualAddr(id), Timestamp: now}:
 	default: // memberlist is busy; gossip survives loss
 	}
+}
+
+// Deliver gives memberlist a packet to this node that another member has carried on. It
+// is checked like those that come at first hand.
+func (t *Transport) Deliver(packet []byte) error {
+	if err := checkPacket(packet); err != nil {
+		return err
+	}
+	select {
+	case t.packets <- &memberlist.Packet{Buf: slices.Clone(packet), From: virtualAddr(t.cfg.Node), Timestamp: time.Now()}:
+	default: // memberlist is busy; gossip survives loss
+	}
+	return nil
 }
 
 // sendHint tells a sender that its session is gone here, as after a restart.
