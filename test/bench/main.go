@@ -26,6 +26,9 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) error {
+	if dir := os.Getenv(memberEnv); dir != "" {
+		return member(ctx, dir, os.Stdin)
+	}
 	if len(args) == 0 {
 		fmt.Fprint(os.Stderr, usage)
 		os.Exit(2)
@@ -37,8 +40,6 @@ func run(ctx context.Context, args []string) error {
 		return rotateBench(ctx, args[1:], os.Stdout)
 	case "control":
 		return controlBench(ctx, args[1:], os.Stdout)
-	case "member": // of another node, see memoryTimes
-		return member(ctx, args[1], os.Stdin)
 	case "worker": // of the userspace driver
 		return wguser.RunWorker(context.Background(), args[1:])
 	case "wireguard-go": // the worker of a set-up, see wireguardgo.go

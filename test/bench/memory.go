@@ -208,6 +208,11 @@ type publication struct {
 	First, Count int // of the subnets' addresses
 }
 
+// memberEnv makes a copy of this program a member: by the environment, as everything
+// that starts itself by arguments starts the tests where it is a test. It names
+// the data folder.
+const memberEnv = "SECURE_OVERLAY_BENCH_MEMBER"
+
 // publisher is a member without an agent, see publish.go.
 type publisher struct {
 	node  *fleet.Node
@@ -221,7 +226,8 @@ func startPublisher(ctx context.Context, n *fleet.Node) (*publisher, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := n.Host.Command(context.WithoutCancel(ctx), self, "member", n.DataDir()) // ends with its input
+	cmd := n.Host.Command(context.WithoutCancel(ctx), self) // ends with its input
+	cmd.Env = append(os.Environ(), memberEnv+"="+n.DataDir())
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {

@@ -13,8 +13,15 @@ import (
 	"github.com/secure-overlay/secure-overlay/tunnel/wguser"
 )
 
-// TestMain lets the test binary be the userspace worker, as the program is.
+// TestMain lets the test binary be the userspace worker and a member, as the program is.
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(memberEnv); dir != "" {
+		if err := member(context.Background(), dir, os.Stdin); err != nil {
+			fmt.Fprintln(os.Stderr, "member:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if len(os.Args) > 1 && os.Args[1] == "worker" {
 		if err := wguser.RunWorker(context.Background(), os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
