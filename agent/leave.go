@@ -140,7 +140,7 @@ func (l *loop) departure() (api.Departure, error) {
 	}
 	out := api.Departure{Node: l.self(), Left: snap.Left[i].At}
 	for _, m := range snap.Members {
-		if m.ID == l.identity.ID || m.State == membership.StateIndirect {
+		if m.ID == l.identity.ID || m.Apart {
 			continue // it hears of it from others, and has no way to say so here
 		}
 		out.Told.Total++

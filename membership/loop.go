@@ -355,6 +355,9 @@ func (l *loop) flush(now time.Time) {
 	l.dirty = false
 	old := l.c.view.Load()
 	v := newView(l.c.self, l.set, l.items, l.peers)
+	if l.departed() {
+		v.keepWays(old.ways)
+	}
 	v.aside = slices.Collect(maps.Values(l.aside))
 	l.watch(now, v)
 	l.c.view.Store(v)

@@ -143,6 +143,15 @@ func newWays(self ids.NodeID, set *record.Set, items []*record.Item, peers map[i
 	return w
 }
 
+// keepWays is for a node that has left: its final record names no address, and whom it
+// can tell is as before.
+func (v *view) keepWays(w ways) {
+	v.ways = w
+	for i, m := range v.snap.Members {
+		v.snap.Members[i].Apart = w.apart[m.ID]
+	}
+}
+
 // via picks a member that has a way to one that is apart, another one each time.
 func (w ways) via(to ids.NodeID) (ids.NodeID, bool) {
 	for _, u := range w.of[to].Underlay {

@@ -93,6 +93,7 @@ type Member struct {
 	Version   uint8          // of the protocol, in that handshake; 0: there was none
 	SameItems bool           // node and this one hold the same cluster items, as far as known
 	Told      bool           // this node has left, and the other is known to know it
+	Apart     bool           // the two nodes have no underlay address of one family, so neither can call the other
 
 	// Clock is what its system clock showed when this node's showed ClockAt, to
 	// about a second; both zero: it has not said. It is for display.

@@ -52,7 +52,7 @@ func newView(self ids.NodeID, set record.Set, cluster item.Set, peers map[ids.No
 			}
 		}
 		m := Member{
-			ID: it.Head.ID, Hostname: it.Cert.Hostname, Serial: it.Cert.Serial, Cert: it.Cert, Record: it.Node,
+			ID: it.Head.ID, Hostname: it.Cert.Hostname, Serial: it.Cert.Serial, Cert: it.Cert, Record: it.Node, Apart: v.ways.apart[it.Head.ID],
 		}
 		switch p := peers[it.Head.ID]; {
 		case it.Head.ID == self:

@@ -268,6 +268,9 @@ func (m mixed) out(t *testing.T, ctx context.Context) {
 		t.Fatal(err)
 	}
 	t.Logf("leave took %v: %+v", time.Since(start).Round(10*time.Millisecond), left.Told)
+	if left.Told != (api.Count{OK: 2, Total: 2}) || len(left.Waiting) != 0 {
+		t.Errorf("leave answered %+v: who has no way to the leaver is not waited for", left)
+	}
 	for i, n := range m.Nodes[:3] {
 		if err := n.WaitStatus(ctx, "three members", func(s api.Status) bool {
 			return s.Members == api.Count{OK: 3, Total: 3} && s.State == api.StateOK && len(s.Problems) == 0
