@@ -101,7 +101,7 @@ func TestGossipConfig(t *testing.T) {
 		if conf.SecretKey != nil || conf.Keyring != nil || conf.Label != "" || conf.EnableCompression {
 			t.Errorf("%s: memberlist encrypts, labels or compresses", name)
 		}
-		if !conf.RequireNodeNames || conf.UDPBufferSize != noisenet.PacketSize || conf.Name != c.self.String() {
+		if !conf.RequireNodeNames || conf.UDPBufferSize != noisenet.PacketSize-relayHead || conf.Name != c.self.String() {
 			t.Errorf("%s: names are optional, or packets have %d bytes", name, conf.UDPBufferSize)
 		}
 		p := c.prof
