@@ -86,7 +86,7 @@ type known interface {
 	Peer(id ids.NodeID) (noisenet.Peer, bool)
 	Drop(id ids.NodeID)
 	Moved(gone []netip.Addr)
-	Deliver(packet []byte) error
+	Deliver(packet []byte, refused byte) error
 }
 
 // control is the part of it that memberlist does not know.

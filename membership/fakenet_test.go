@@ -324,7 +324,7 @@ func (t *fakeTransport) WriteToAddress(b []byte, addr memberlist.Address) (time.
 	return now, nil
 }
 
-func (t *fakeTransport) Deliver(b []byte) error {
+func (t *fakeTransport) Deliver(b []byte, _ byte) error {
 	select {
 	case t.packets <- &memberlist.Packet{Buf: append([]byte(nil), b...), From: net.UDPAddrFromAddrPort(virtualAddr(t.cfg.Node)), Timestamp: time.Now()}:
 	default:

@@ -87,12 +87,12 @@ func gossipAddr(id ids.NodeID) memberlist.Address {
 
 // relay takes a packet that another node has given on: it is for this node, or goes to
 // the one that it is for, if that is a member to which there is a way. It goes no
-// further from there, so no two nodes can send a packet to and fro.
+// further from there, also not what it may hold of the kind, so no two nodes can send a packet to and fro.
 func (c *Cluster) relay(to ids.NodeID, packet []byte) {
 	v := c.view.Load()
 	switch {
 	case to == c.self:
-		if err := c.transport.Deliver(packet); err != nil {
+		if err := c.transport.Deliver(packet, messageRelay); err != nil {
 			c.log.Debug("gossip packet by way of another member is refused", logkey.Error, err)
 		}
 	case v.set.Get(to) != nil && !c.refuse(to) && !v.ways.apart[to]:

@@ -35,7 +35,10 @@ var errFiltered = errors.New("memberlist message type is not allowed")
 // within compounds (unbounded recursion) have no use inside Noise, so their
 // parsers must not be reachable. Everything not listed is refused, including
 // types that a later memberlist adds.
-func checkPacket(b []byte) error {
+func checkPacket(b []byte) error { return eachMessage(b, checkSimple) }
+
+// eachMessage calls fn for the messages of a packet, until one fails.
+func eachMessage(b []byte, fn func([]byte) error) error {
 	if len(b) >= crcHeader && b[0] == mlHasCRC {
 		b = b[crcHeader:]
 	}
@@ -43,14 +46,14 @@ func checkPacket(b []byte) error {
 		return errFiltered
 	}
 	if b[0] == mlCompound {
-		return checkCompound(b[1:])
+		return eachPart(b[1:], fn)
 	}
-	return checkSimple(b)
+	return fn(b)
 }
 
-// checkCompound walks u8 count, u16 lengths, parts, and wants them to fill b
+// eachPart walks u8 count, u16 lengths, parts, and wants them to fill b
 // exactly, so memberlist's reading of the same bytes cannot differ.
-func checkCompound(b []byte) error {
+func eachPart(b []byte, fn func([]byte) error) error {
 	if len(b) < 1 {
 		return errFiltered
 	}
@@ -65,7 +68,7 @@ func checkCompound(b []byte) error {
 		if n > len(parts) {
 			return errFiltered
 		}
-		if err := checkSimple(parts[:n]); err != nil {
+		if err := fn(parts[:n]); err != nil {
 			return err
 		}
 		parts = parts[n:]

@@ -13,8 +13,12 @@ import (
 // TestDeliver: what another member has carried on is checked like anything else.
 func TestDeliver(t *testing.T) {
 	tr := New(Config{})
-	for packet, ok := range map[string]bool{"\x00ping": true, "\x08user": true, "\x09compressed": false, "\x07\x01": false, "": false} {
-		if err := tr.Deliver([]byte(packet)); (err == nil) != ok {
+	const again = 4 // asks to be carried on
+	for packet, ok := range map[string]bool{
+		"\x00ping": true, "\x08user": true, "\x09compressed": false, "\x07\x01": false, "": false,
+		"\x08\x04user": false, string(crc([]byte("\x08\x04user"))): false, string(compound([]byte{mlPing}, []byte("\x08\x04user"))): false,
+	} {
+		if err := tr.Deliver([]byte(packet), again); (err == nil) != ok {
 			t.Errorf("%q: %v", packet, err)
 		}
 	}

@@ -195,9 +195,16 @@ func (t *Transport) handleData(now time.Time, from netip.AddrPort, h datagramHea
 }
 
 // Deliver gives memberlist a packet to this node that another member has carried on. It
-// is checked like those that come at first hand.
-func (t *Transport) Deliver(packet []byte) error {
-	if err := checkPacket(packet); err != nil {
+// is checked like those that come at first hand, and has no user message that begins
+// with refused: of the kind that has packets carried on. Else a packet in a packet in a
+// packet would be sent to and fro as often as fits, for the price of one.
+func (t *Transport) Deliver(packet []byte, refused byte) error {
+	if err := eachMessage(packet, func(m []byte) error {
+		if len(m) > 1 && m[0] == mlUser && m[1] == refused {
+			return errFiltered
+		}
+		return checkSimple(m)
+	}); err != nil {
 		return err
 	}
 	select {
