@@ -35,9 +35,9 @@ type Cluster struct {
 	events  chan event           // from callbacks, which drop when it is full
 	merges  chan mergeRequest    // from goroutines that wait for the answer
 	hints   *memberlist.TransmitLimitedQueue
-	serving chan struct{} // a token per control request being answered, but for PAIR
+	serving chan struct{} // a token per control request being answered, but for PAIR and CLAIM
 	turns   turns         // who has how many of them
-	pairing chan struct{} // the same of PAIR
+	pairing chan struct{} // the same of those two
 	pairs   turns
 
 	items    items         // cluster items: the newest, and those on disk
@@ -100,8 +100,8 @@ type control interface {
 // Bounds on what waits and what runs at once.
 const (
 	maxEvents  = 1024 // events waiting; one that does not fit is made good by a later digest
-	maxServing = 8    // control requests answered at once, PAIR apart
-	maxPairing = 32   // PAIR requests answered at once
+	maxServing = 8    // control requests answered at once, PAIR and CLAIM apart
+	maxPairing = 32   // PAIR and CLAIM requests answered at once
 
 	maxServingPeer = 2 // of either, requests of one peer
 )

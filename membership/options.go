@@ -69,6 +69,8 @@ type Options struct {
 	// called twice for one message. The peer learns that it failed, not why.
 	// Nil: such messages are refused.
 	Pair func(ctx context.Context, from ids.NodeID, msg []byte) ([]byte, error)
+	// Claim is the same for messages of at most MaxClaim bytes.
+	Claim func(ctx context.Context, from ids.NodeID, msg []byte) ([]byte, error)
 	// Agree answers a member that wants to share a tunnel secret, as
 	// noisenet.AgreeHandler does; hybrid tells whether the secret will be.
 	// Nil: it is refused.

@@ -22,51 +22,69 @@ const MaxPair = 4 << 10
 // and after an error it may have arrived or not. Errors: as of
 // noisenet.Transport.Call; noisenet.ErrTooLarge; ErrNotRunning.
 func (c *Cluster) Pair(ctx context.Context, to ids.NodeID, msg []byte) ([]byte, error) {
-	b, err := c.pair(ctx, to, msg)
+	b, err := c.exchange(ctx, to, kindPair, MaxPair, msg)
 	if err != nil {
 		return nil, fmt.Errorf("send pair message to node %s: %w", to, err)
 	}
 	return b, nil
 }
 
-func (c *Cluster) pair(ctx context.Context, to ids.NodeID, msg []byte) ([]byte, error) {
-	if len(msg) > MaxPair {
+// exchange sends a message whose content membership does not know.
+func (c *Cluster) exchange(ctx context.Context, to ids.NodeID, kind byte, limit int, msg []byte) ([]byte, error) {
+	if len(msg) > limit {
 		return nil, noisenet.ErrTooLarge
 	}
 	if !c.running.Load() {
 		return nil, ErrNotRunning
 	}
-	b, err := c.call(ctx, to, append([]byte{kindPair, version}, msg...))
+	b, err := c.call(ctx, to, append([]byte{kind, version}, msg...))
 	if err != nil {
 		return nil, err
 	}
-	if len(b) < 2 || len(b) > 2+MaxPair || b[0] != kindPair|kindAnswer || b[1] != version {
+	if len(b) < 2 || len(b) > 2+limit || b[0] != kind|kindAnswer || b[1] != version {
 		return nil, errMessage
 	}
 	return b[2:], nil
 }
 
-func (c *Cluster) servePair(ctx context.Context, from noisenet.Peer, req []byte) ([]byte, error) {
+// serveExchange answers a message by a handler of the agent's.
+func (c *Cluster) serveExchange(ctx context.Context, from noisenet.Peer, limit int, handle func(context.Context, ids.NodeID, []byte) ([]byte, error), req []byte) ([]byte, error) {
 	msg := req[2:]
 	switch {
-	case len(msg) > MaxPair:
-		return nil, fmt.Errorf("%w: pair message of %d bytes", errMessage, len(msg))
-	case c.opts.Pair == nil:
-		return nil, errors.New("this node takes no pair messages")
+	case len(msg) > limit:
+		return nil, fmt.Errorf("%w: %d bytes of content", errMessage, len(msg))
+	case handle == nil:
+		return nil, errors.New("this node takes no such messages")
 	}
 	// Who asked does not wait longer.
 	ctx, cancel := context.WithTimeout(ctx, c.prof.call)
 	defer cancel()
-	ans, err := c.opts.Pair(ctx, from.ID, msg)
-	if err == nil && len(ans) > MaxPair {
+	ans, err := handle(ctx, from.ID, msg)
+	if err == nil && len(ans) > limit {
 		err = fmt.Errorf("answer of %d bytes: %w", len(ans), noisenet.ErrTooLarge)
 	}
 	if err != nil {
-		c.log.Debug("pair message of a member is refused", logkey.Node, from.ID, logkey.Error, err)
+		c.log.Debug("message of a member is refused", logkey.Node, from.ID, logkey.Error, err)
 		// The reason stays in this node's log.
-		return nil, errors.New("pair message refused")
+		return nil, errors.New("message refused")
 	}
-	return append([]byte{kindPair | kindAnswer, version}, ans...), nil
+	return append([]byte{req[0] | kindAnswer, version}, ans...), nil
+}
+
+// kindClaim carries a request for address blocks between two nodes.
+const kindClaim = 0x0b
+
+// MaxClaim is the largest message, and the largest answer, of Claim: 24 KiB.
+const MaxClaim = 24 << 10
+
+// Claim is Pair for another purpose: the message, of at most MaxClaim bytes, is for
+// the other's Options.Claim. Errors: as of Pair.
+func (c *Cluster) Claim(ctx context.Context, to ids.NodeID, msg []byte) ([]byte, error) {
+	b, err := c.exchange(ctx, to, kindClaim, MaxClaim, msg)
+	if err != nil {
+		return nil, fmt.Errorf("ask node %s for address blocks: %w", to, err)
+	}
+	return b, nil
 }
 
 // Agree makes a tunnel secret with a member, on a stream dialled for this

@@ -73,6 +73,45 @@ func TestPair(t *testing.T) {
 	}
 }
 
+// TestClaim: claims have a handler of their own, and their own limit.
+func TestClaim(t *testing.T) {
+	l := newLab(t)
+	answers := func(o *Options) {
+		o.Claim = func(_ context.Context, from ids.NodeID, msg []byte) ([]byte, error) {
+			if len(msg) == 0 {
+				return nil, errors.New("secret reason")
+			}
+			return append(from[:1], msg...), nil
+		}
+	}
+	nodes := []*node{l.start(0, answers), l.start(1)}
+	for i, n := range nodes {
+		n.Publish(content(i, 0))
+	}
+	converge(t, nodes, 2)
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	defer cancel()
+	for _, msg := range [][]byte{[]byte("hello"), make([]byte, MaxClaim-1)} {
+		got, err := nodes[1].Claim(ctx, nodes[0].self, msg)
+		if want := append(nodes[1].self[:1:1], msg...); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%d bytes: got %d, %v", len(msg), len(got), err)
+		}
+	}
+	if _, err := nodes[1].Claim(ctx, nodes[0].self, make([]byte, MaxClaim+1)); !errors.Is(err, noisenet.ErrTooLarge) {
+		t.Errorf("too large: %v", err)
+	}
+	req := append([]byte{kindClaim, version}, make([]byte, MaxClaim+1)...)
+	if _, err := nodes[0].serve(ctx, noisenet.Peer{ID: nodes[1].self}, req); !errors.Is(err, errMessage) {
+		t.Errorf("too large, sent all the same: %v", err)
+	}
+	if _, err := nodes[1].Claim(ctx, nodes[0].self, nil); err == nil || strings.Contains(err.Error(), "secret reason") {
+		t.Errorf("refused: %v, want an error without the reason", err)
+	}
+	if _, err := nodes[0].Claim(ctx, nodes[1].self, []byte("hello")); err == nil {
+		t.Error("a node without handler answered")
+	}
+}
+
 // TestPairPassesBulk: pair messages are answered while pages of the same peer,
 // and of others, hold every place for such requests; and a peer with many pair
 // messages keeps only itself waiting.

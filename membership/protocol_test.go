@@ -23,6 +23,7 @@ func TestProtocolVectors(t *testing.T) {
 		"items":           vectorItems.encode(),
 		"items_answer":    vectorItemsAns.encode(),
 		"pair":            append([]byte{kindPair, version}, "content"...),
+		"claim":           append([]byte{kindClaim, version}, "content"...),
 		"rotate":          vectorRotate(t),
 		"rotate_answer":   rotateAnswer([]byte("item")),
 		"rotate_too_soon": rotateRefusal(rotateTooSoon, 60*time.Second+1),

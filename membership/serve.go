@@ -23,10 +23,11 @@ func (c *Cluster) serve(ctx context.Context, from noisenet.Peer, req []byte) ([]
 	if req[1] != version {
 		return nil, fmt.Errorf("%w: version %d, want %d", errMessage, req[1], version)
 	}
-	// Pair messages are small and a rotation waits for each: they do not queue
-	// behind pages of records, neither the peer's own nor those of others.
+	// Pair messages are small and a rotation waits for each, as an attach does for
+	// claims: they do not queue behind pages of records, neither the peer's own nor
+	// those of others.
 	turns, serving := &c.turns, c.serving
-	if req[0] == kindPair {
+	if req[0] == kindPair || req[0] == kindClaim {
 		turns, serving = &c.pairs, c.pairing
 	}
 	give, err := turns.take(ctx, from.ID)
@@ -60,7 +61,9 @@ func (c *Cluster) answer(ctx context.Context, from noisenet.Peer, req []byte) ([
 	case kindRotate:
 		return c.serveRotate(from, req)
 	case kindPair:
-		return c.servePair(ctx, from, req)
+		return c.serveExchange(ctx, from, MaxPair, c.opts.Pair, req)
+	case kindClaim:
+		return c.serveExchange(ctx, from, MaxClaim, c.opts.Claim, req)
 	case kindAccess:
 		return c.serveAccess(from, req)
 	case kindBeats:

@@ -10,7 +10,7 @@ import (
 	"io/fs"
 )
 
-// formatVersion is the version of state.json, tokens.json and items.json.
+// formatVersion is the version of state.json, tokens.json and the like.
 const formatVersion = 1
 
 // envelope is the outer form of the JSON files. Every later version keeps it,

@@ -217,7 +217,7 @@ func secretNames() []string {
 func otherNames() []string {
 	return []string{
 		nodeCertName, issuerCertName, stateName, stateName + prevSuffix, itemsName, itemsName + prevSuffix, logName,
-		timeName, timeName + prevSuffix,
+		timeName, timeName + prevSuffix, promisesName,
 	}
 }
 

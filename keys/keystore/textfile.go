@@ -27,6 +27,7 @@ const (
 	itemsName      = "items.json"
 	formerName     = "access.json" // former access keys
 	timeName       = "time.json"   // trusted time
+	promisesName   = "promises.json"
 
 	prevSuffix = ".prev"
 )
