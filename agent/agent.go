@@ -68,6 +68,7 @@ type Agent struct {
 	openEndpoint func(path string) (endpointNS, error)
 	issuerOf     func() (issuer, error)
 	disk         departing // opts.Store
+	blocks       *keeper   // of promises, on opts.Store
 }
 
 var (
@@ -98,7 +99,7 @@ func New(o Options) *Agent {
 	}
 	return &Agent{
 		opts: o, calls: make(chan call), ready: make(chan struct{}), ended: make(chan struct{}), stopped: make(chan struct{}),
-		openEndpoint: openEndpoint, disk: o.Store,
+		openEndpoint: openEndpoint, disk: o.Store, blocks: &keeper{disk: o.Store},
 		issuerOf: func() (issuer, error) {
 			i, err := o.Store.Issuer()
 			if err != nil {

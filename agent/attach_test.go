@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/secure-overlay/secure-overlay/agent/ipam"
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
@@ -185,27 +186,206 @@ func TestEndpointGone(t *testing.T) {
 	})
 }
 
-// TestClaimSettles: while members are alive that do not confirm, an address
-// is given out only when the claim has its age; with confirmation at once.
-func TestClaimSettles(t *testing.T) {
+// TestClaimNeedsMajority: a block is handed out from when more than half of the
+// members have granted it, whoever is dead, and not before; who waits is told for whom.
+func TestClaimNeedsMajority(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		w.board.unsync = true
-		a, _ := w.machine(1, lab()).start(), w.machine(2, lab()).start()
-		w.until("ready", func() bool { return a.status().Ready })
+		a, b, c := w.machine(1, lab()).start(), w.machine(2, lab()).start(), w.machine(3).start()
 		start := time.Now()
 		a.mustAttach("lab", "/run/netns/c1")
-		if d := time.Since(start); d < settleTime-time.Second || d > settleTime+time.Second {
-			t.Errorf("unconfirmed claim settled after %v, want about %v", d, settleTime)
+		b.mustAttach("lab", "/run/netns/c1")
+		if d := time.Since(start); d > time.Second {
+			t.Errorf("two first addresses took %v", d)
 		}
-		w.board.set(func() { w.board.unsync = false })
-		c := w.machine(3, lab()).start()
-		start = time.Now()
-		c.mustAttach("lab", "/run/netns/c2")
-		if d := time.Since(start); d > settleTime/2 {
-			t.Errorf("confirmed claim settled after %v", d)
+		d := w.machine(4, lab()).start()
+		w.until("four members", func() bool { return len(d.voters()) == 4 && len(a.voters()) == 4 })
+		d.mustAttach("lab", "/run/netns/c1")
+		b.kill()
+		c.kill()
+		// What a node has it goes on to hand out, and more of it.
+		d.mustAttach("lab", "/run/netns/c2")
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		free := w.freeAddr()
+		req := withAddr("lab", free)
+		req.Netns = "/run/netns/c3"
+		_, err := d.agent.Attach(ctx, req)
+		var e *api.Error
+		if !errors.As(err, &e) || e.Code != api.CodeTimeout {
+			t.Fatalf("with half of the members: %v", err)
+		}
+		for _, want := range []string{"waits for a majority", "2 of 4 votes", "3 are needed", "web-2", "web-3"} {
+			if !strings.Contains(e.Message, want) {
+				t.Errorf("error %q does not say %q", e.Message, want)
+			}
+		}
+		if s := d.status(); !hasProblem(s, "block-waiting") || hasProblem(a.status(), "block-waiting") {
+			t.Errorf("problems %v", s.Problems)
+		}
+		c.start()
+		if got := d.mustAttach("lab", "/run/netns/c3", free).Addresses[0].Addr().String(); got != free {
+			t.Errorf("address %s", got)
+		}
+		w.until("no problem", func() bool { return !hasProblem(d.status(), "block-waiting") })
+	})
+}
+
+// TestClaimInMinority: a node that is cut off hands out the rest of its blocks and gets
+// no new one; what it wants then is refused when it is back and the majority has given
+// it to another, and it settles on something else.
+func TestClaimInMinority(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a, b, c := w.machine(1, lab()).start(), w.machine(2, lab()).start(), w.machine(3, lab()).start()
+		for _, m := range []*machine{a, b, c} {
+			m.mustAttach("lab", "/run/netns/c1")
+		}
+		free := w.freeAddr()
+		w.board.isolate(a.id) // the oldest, which would win every dispute
+		a.mustAttach("lab", "/run/netns/c2")
+		inMinority := make(chan error, 1)
+		go func() {
+			_, err := a.attach("lab", "/run/netns/c3", free)
+			inMinority <- err
+		}()
+		<-time.After(time.Second)
+		b.mustAttach("lab", "/run/netns/c3", free)
+		<-time.After(4 * time.Second)
+		select {
+		case err := <-inMinority:
+			t.Fatalf("in the minority: %v", err)
+		default:
+		}
+		if !hasProblem(a.status(), "block-waiting") {
+			t.Errorf("problems %v", a.status().Problems)
+		}
+		w.board.set(func() { delete(w.board.cut, a.id) })
+		err := <-inMinority
+		if api.CodeOf(err) != api.CodeRefused || !strings.Contains(err.Error(), "web-2") {
+			t.Errorf("back again: %v", err)
+		}
+		w.until("no problem", func() bool {
+			return !hasProblem(a.status(), "block-waiting") && !hasProblem(b.status(), "block-disputed")
+		})
+		a.mustAttach("lab", "/run/netns/c3")
+		w.oneOwner()
+	})
+}
+
+// TestClaimsOutliveTheAgent: blocks that are settled stay so over a restart of every
+// agent, and one that ends in between does not.
+func TestClaimsOutliveTheAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		all := []*machine{w.machine(1, lab()).start(), w.machine(2, lab()).start(), w.machine(3, lab()).start()}
+		var before [][]string
+		for _, m := range all {
+			m.mustAttach("lab", "/run/netns/c1")
+			before = append(before, m.settled())
+		}
+		for _, m := range all {
+			m.kill()
+		}
+		all[0].start() // alone, of three
+		all[0].mustAttach("lab", "/run/netns/c2")
+		all[1].start()
+		all[2].start()
+		for i, m := range all {
+			if got := m.settled(); !slices.Equal(got, before[i]) {
+				t.Errorf("node %d has %v, had %v", i+1, got, before[i])
+			}
+		}
+		// Down gives all of it back.
+		if _, err := all[2].agent.Down(context.Background(), api.DownRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range all[2].disk.kept.List {
+			if p.To == all[2].id {
+				t.Errorf("after down the disk has %+v", p)
+			}
+		}
+		w.oneOwner()
+	})
+}
+
+// TestClaimNeedsTheDisk: a promise that cannot be written is not made.
+func TestClaimNeedsTheDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a, b := w.machine(1, lab()).start(), w.machine(2, lab())
+		a.mustAttach("lab", "/run/netns/c1")
+		a.disk.breaks(errors.New("no space left"))
+		b.start()
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		if _, err := b.agent.Attach(ctx, api.AttachRequest{Network: "lab", Netns: "/run/netns/c1"}); api.CodeOf(err) != api.CodeTimeout {
+			t.Errorf("attached: %v", err)
+		}
+		a.disk.breaks(nil)
+		b.mustAttach("lab", "/run/netns/c1")
+		b.disk.breaks(errors.New("no space left"))
+		ctx, cancel2 := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel2()
+		free := w.freeAddr()
+		req := withAddr("lab", free)
+		req.Netns = "/run/netns/c2"
+		if _, err := b.agent.Attach(ctx, req); api.CodeOf(err) != api.CodeTimeout || !hasProblem(b.status(), "state-not-saved") {
+			t.Errorf("attached without a disk: %v, %v", err, b.status().Problems)
+		}
+		b.disk.breaks(nil)
+		b.mustAttach("lab", "/run/netns/c2", free)
+	})
+}
+
+// voters are those that a node counts.
+func (m *machine) voters() []ipam.Voter { return m.agent.blocks.ledger().Electorate().Voters }
+
+// settled are the blocks that are surely a node's.
+func (m *machine) settled() (out []string) {
+	for _, o := range m.agent.blocks.ledger().Own(m.id) {
+		if o.Settled {
+			out = append(out, o.Block.String())
+		}
+	}
+	return out
+}
+
+// freeAddr is an address of lab in a block that nobody has.
+func (w *world) freeAddr() string {
+	subnet := lab().Subnets[0]
+	taken := map[netip.Prefix]bool{}
+	w.board.set(func() {
+		for _, m := range w.board.members {
+			for _, n := range m.Record.Networks {
+				for _, b := range n.Blocks {
+					taken[b] = true
+				}
+			}
 		}
 	})
+	b, ok := pickBlock(ids.NodeID{9}, subnet, taken)
+	if !ok {
+		w.t.Fatal("no block is free")
+	}
+	return addressesOf(subnet, b)[0].String()
+}
+
+// oneOwner checks that no block is settled by two nodes.
+func (w *world) oneOwner() {
+	w.t.Helper()
+	owner := map[ipam.Block]ids.NodeID{}
+	w.board.mu.Lock()
+	defer w.board.mu.Unlock()
+	for id, a := range w.board.agents {
+		for _, o := range a.blocks.ledger().Own(id) {
+			if first, taken := owner[o.Block]; o.Settled && taken {
+				w.t.Errorf("%s is settled by %s and %s", o.Block, first.Short(), id.Short())
+			} else if o.Settled {
+				owner[o.Block] = id
+			}
+		}
+	}
 }
 
 // TestDetachByPrefix finds endpoints by the beginning of their ID.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/secure-overlay/secure-overlay/agent/ipam"
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/nearest"
@@ -49,18 +50,22 @@ func (l *loop) addresses(in Input, view NetworkView, n config.Network, wanted []
 		have[subnet] = true
 		out = append(out, netip.PrefixFrom(a.Unmap(), subnet.Bits()))
 	}
-	settled := l.claims.usable(n.Name, view.Blocks)
+	for _, p := range out {
+		if err := l.ownBlock(in, view, n, p.Addr()); err != nil {
+			return nil, err
+		}
+	}
 	taken := func(a netip.Addr) bool { _, ok := used[a]; return ok }
 	for _, subnet := range n.Subnets {
 		if have[subnet] {
 			continue
 		}
-		a, ok := pickAddr(n.Options, subnet, settled, taken)
+		a, ok := pickAddr(n.Options, subnet, view.Settled, taken)
 		if !ok {
 			if !slices.Contains(view.Full, subnet) {
 				// There is a block that is not settled, or the next round
 				// claims one, since this one has used up the last.
-				return nil, &waitError{fmt.Sprintf("the claim to a block of addresses in %s is not settled yet", subnet)}
+				return nil, &waitError{l.waitingIn(view, subnet)}
 			}
 			return nil, api.NewError(api.CodeRefused, fmt.Sprintf("network %s has no free address in %s for this node", n.Name, subnet),
 				"secure-overlay status says who has the blocks; or give an address with --ip")
@@ -71,6 +76,50 @@ func (l *loop) addresses(in Input, view NetworkView, n config.Network, wanted []
 		return nil, api.NewError(api.CodeInvalid, fmt.Sprintf("%d addresses, an endpoint has at most %d", len(out), record.MaxAddrs), "")
 	}
 	return out, nil
+}
+
+// waitingIn says what keeps this node from having a free address in a subnet.
+func (l *loop) waitingIn(view NetworkView, subnet netip.Prefix) string {
+	for _, block := range view.Blocks {
+		if why := l.waiting(ipam.Block{Network: view.Name, Prefix: block}); why != "" && isBlock(subnet, block) {
+			return why
+		}
+	}
+	return fmt.Sprintf("this node has yet to claim a block of addresses in %s", subnet)
+}
+
+// ownBlock reports why an explicit address cannot be given yet, or at all: its block
+// has to be this node's, like that of any other. Nobody's block becomes so.
+func (l *loop) ownBlock(in Input, view NetworkView, n config.Network, a netip.Addr) error {
+	p, _ := blockOf(n.Subnets, a)
+	block := ipam.Block{Network: n.Name, Prefix: p}
+	if slices.Contains(view.Settled, p) {
+		return nil
+	}
+	if why := l.waiting(block); why != "" {
+		return &waitError{why}
+	}
+	if holder, barred := in.Barred[block]; barred && holder != in.Self.ID && !slices.Contains(view.Blocks, p) {
+		whose := "another node"
+		if !holder.IsZero() {
+			whose = "node " + l.shown(holder)
+		}
+		return api.NewError(api.CodeRefused,
+			fmt.Sprintf("address %s lies in block %s, which %s has or claims", a, p, whose), "leave out --ip, or attach it on that node")
+	}
+	subnet, _ := subnetOf(n.Subnets, a)
+	have := 0
+	for _, b := range view.Blocks {
+		if isBlock(subnet, b) {
+			have++
+		}
+	}
+	if have >= record.MaxBlocks/len(n.Subnets) && !slices.Contains(view.Blocks, p) {
+		return api.NewError(api.CodeRefused,
+			fmt.Sprintf("address %s lies in block %s, and this node has %d blocks of subnet %s, which is the most", a, p, have, subnet),
+			"give an address of a block that this node has (secure-overlay network show "+n.Name+"), or attach it on another node")
+	}
+	return &waitError{fmt.Sprintf("this node has yet to claim block %s of %s", p, subnet)}
 }
 
 // usedOn returns who has which address of a network, by what every member

@@ -58,15 +58,16 @@ type network struct {
 	links     []link  // of them, those this node sends to
 	conflicts []api.Conflict
 
-	blocks []netip.Prefix
-	full   []netip.Prefix   // subnets without a free address
-	fill   []Filling        // subnets that are nearly full
-	local  []ownEndpoint    // attachments that are plugged in
-	remote []remoteEndpoint // accepted endpoints of agreed nodes
-	vteps  []netip.Addr     // where its plaintext form sends from: IPv4, IPv6 or both, in this order
-	mtu    int
-	fits   int // what the underlay leaves for it; mtu unless the configuration wants less
-	from   string
+	blocks  []netip.Prefix
+	settled []netip.Prefix   // of them, those that are surely this node's
+	full    []netip.Prefix   // subnets without a free address
+	fill    []Filling        // subnets that are nearly full
+	local   []ownEndpoint    // attachments that are plugged in
+	remote  []remoteEndpoint // accepted endpoints of agreed nodes
+	vteps   []netip.Addr     // where its plaintext form sends from: IPv4, IPv6 or both, in this order
+	mtu     int
+	fits    int // what the underlay leaves for it; mtu unless the configuration wants less
+	from    string
 }
 
 // peer is one member while it is being worked out.
@@ -188,7 +189,7 @@ func (b *build) finishView() {
 	for _, n := range b.nets {
 		nv := NetworkView{
 			Name: n.Name, Wanted: n.wanted, Reason: n.reason, MTU: n.mtu, MTUFrom: n.from,
-			Conflicts: n.conflicts, Blocks: n.blocks, Full: n.full, Filling: n.fill, Total: len(n.local) + len(n.remote),
+			Conflicts: n.conflicts, Blocks: n.blocks, Settled: n.settled, Full: n.full, Filling: n.fill, Total: len(n.local) + len(n.remote),
 		}
 		for _, p := range n.agreed {
 			nv.Agreed = append(nv.Agreed, p.ID)

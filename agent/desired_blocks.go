@@ -10,24 +10,29 @@ import (
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
 
-// claimBlocks keeps the blocks this node has, gives up those that an older
-// member claims too, and claims more where addresses run short. Claims do not
-// depend on whether the network can be connected right now: the addresses of
+// claimBlocks keeps the blocks this node has, gives up those that are not settled and
+// that an older member claims too, and claims more where addresses run short. Claims do
+// not depend on whether the network can be connected right now: the addresses of
 // a node must not change because a driver is missing for a while.
 func (b *build) claimBlocks() {
 	for _, n := range b.nets {
 		taken := b.takenBlocks(n)
 		used := b.usedAddresses(n)
-		mine := map[netip.Prefix]bool{}
-		for _, block := range b.previousBlocks(n) {
-			if o, ok := taken[block]; ok && o.before(b.in.Self.rank()) {
-				b.lostBlock(n, block, o)
-				continue
+		mine := b.keptBlocks(n, taken)
+		barred := map[netip.Prefix]bool{}
+		for block := range b.in.Barred {
+			if block.Network == n.Name {
+				barred[block.Prefix] = true
 			}
-			mine[block] = true
+		}
+		for _, w := range b.in.Wanted {
+			_, is := taken[w.Prefix]
+			if w.Network == n.Name && !is && !barred[w.Prefix] && isBlockOf(n.Subnets, w.Prefix) && n.mayClaim(w.Prefix, mine) {
+				mine[w.Prefix] = true
+			}
 		}
 		for _, subnet := range n.Subnets {
-			b.claimMore(n, subnet, mine, taken, used)
+			b.claimMore(n, subnet, mine, taken, barred, used)
 			n.noteFilling(subnet, mine, taken)
 		}
 		for block := range mine {
@@ -37,12 +42,61 @@ func (b *build) claimBlocks() {
 	}
 }
 
+// keptBlocks are the claims that this node goes on with.
+func (b *build) keptBlocks(n *network, taken map[netip.Prefix]owner) map[netip.Prefix]bool {
+	mine := map[netip.Prefix]bool{}
+	for _, own := range b.in.Blocks {
+		if own.Network != n.Name || !isBlockOf(n.Subnets, own.Prefix) {
+			continue
+		}
+		o, disputed := taken[own.Prefix]
+		switch {
+		case own.Settled && disputed:
+			// A claim that came when this node could not be heard, and that ends
+			// when its node hears of this one; or what PROTOCOL.md, 13.5 says
+			// cannot be excluded. This node goes on: whom the block was granted
+			// to does not depend on what others write into their records.
+			b.problem("block-disputed", n.Name,
+				fmt.Sprintf("network %s: node %s claims block %s, which is this node's", n.Name, b.title(o.node), own.Prefix),
+				"if it stays: look whether members were added on both sides of a cut; addresses that both have given out are named apart")
+		case disputed && o.before(b.in.Self.rank()):
+			continue
+		}
+		mine[own.Prefix] = true
+		if own.Settled {
+			n.settled = append(n.settled, own.Prefix)
+		}
+	}
+	return mine
+}
+
+// mayClaim reports whether this node's record has room for one more block of the
+// subnet of this one.
+func (n *network) mayClaim(p netip.Prefix, mine map[netip.Prefix]bool) bool {
+	subnet, _ := subnetOf(n.Subnets, p.Addr())
+	have := 0
+	for block := range mine {
+		if isBlock(subnet, block) {
+			have++
+		}
+	}
+	return have < record.MaxBlocks/len(n.Subnets)
+}
+
+// isBlockOf reports whether p is exactly a block of one of the subnets.
+func isBlockOf(subnets []netip.Prefix, p netip.Prefix) bool {
+	return slices.ContainsFunc(subnets, func(s netip.Prefix) bool { return isBlock(s, p) })
+}
+
 // claimMore claims blocks of one subnet until enough addresses are free.
-func (b *build) claimMore(n *network, subnet netip.Prefix, mine map[netip.Prefix]bool, taken map[netip.Prefix]owner, used map[netip.Addr]ids.NodeID) {
+func (b *build) claimMore(n *network, subnet netip.Prefix, mine map[netip.Prefix]bool, taken map[netip.Prefix]owner, barred map[netip.Prefix]bool, used map[netip.Addr]ids.NodeID) {
 	free, have := 0, 0
-	excluded := make(map[netip.Prefix]bool, len(taken)+len(mine))
+	excluded := make(map[netip.Prefix]bool, len(taken)+len(barred)+len(mine))
 	for block := range taken {
 		excluded[block] = true
+	}
+	for block := range barred {
+		excluded[block] = excluded[block] || isBlock(subnet, block)
 	}
 	count := func(block netip.Prefix) {
 		have++
@@ -99,20 +153,6 @@ func (n *network) noteFilling(subnet netip.Prefix, mine map[netip.Prefix]bool, t
 	}
 }
 
-// previousBlocks are the blocks that this node claimed before and that are
-// still blocks of the network's subnets.
-func (b *build) previousBlocks(n *network) []netip.Prefix {
-	for _, prev := range b.in.Self.Previous.Networks {
-		if prev.Name != n.Name {
-			continue
-		}
-		return slices.DeleteFunc(slices.Clone(prev.Blocks), func(block netip.Prefix) bool {
-			return !slices.ContainsFunc(n.Subnets, func(s netip.Prefix) bool { return isBlock(s, block) })
-		})
-	}
-	return nil
-}
-
 // takenBlocks returns the best claim of another node to each block. A prefix
 // that is not exactly a block is no claim: one record cannot take a subnet
 // with one line.
@@ -124,7 +164,7 @@ func (b *build) takenBlocks(n *network) map[netip.Prefix]owner {
 				continue
 			}
 			for _, block := range their.Blocks {
-				if !slices.ContainsFunc(n.Subnets, func(s netip.Prefix) bool { return isBlock(s, block) }) {
+				if !isBlockOf(n.Subnets, block) {
 					continue
 				}
 				if o, ok := taken[block]; !ok || p.rank().before(o) {
@@ -158,17 +198,4 @@ func (b *build) usedAddresses(n *network) map[netip.Addr]ids.NodeID {
 		}
 	}
 	return used
-}
-
-func (b *build) lostBlock(n *network, block netip.Prefix, to owner) {
-	affected := 0
-	for _, a := range b.in.Attachments {
-		if a.Network == n.Name && slices.ContainsFunc(a.Addrs, func(p netip.Prefix) bool { return block.Contains(p.Addr()) }) {
-			affected++
-		}
-	}
-	b.problem("block-lost", n.Name,
-		fmt.Sprintf("network %s: block %s belongs to node %s, which is the older member; this node takes another, and %d endpoints here have addresses in it",
-			n.Name, block, b.title(to.node), affected),
-		"attach the affected endpoints again if their addresses are disputed")
 }

@@ -55,6 +55,11 @@ func (l *loop) takeDown(ctx context.Context, tell func()) (removed []string, err
 // sayGoodbye publishes that this node is on no network any more, gives the
 // others a moment to hear it, and leaves the cluster.
 func (l *loop) sayGoodbye(ctx context.Context) {
+	// Blocks end on the disk first: who hears that this node has none may take them.
+	if err := l.releaseAll(); err != nil {
+		l.log.Error("address blocks are not given back", logkey.Error, err)
+		return
+	}
 	l.gossip.Publish(record.Node{ID: l.identity.ID, Underlay: l.previous.Underlay})
 	timer := time.NewTimer(farewell)
 	defer timer.Stop()

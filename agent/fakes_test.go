@@ -12,6 +12,7 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/membership"
 	"github.com/secure-overlay/secure-overlay/membership/item"
 	"github.com/secure-overlay/secure-overlay/membership/noisenet"
@@ -43,8 +44,9 @@ type board struct {
 	noRevoker bool // nobody has an issuer key
 	networks  []item.Network
 	left      []membership.Departed
-	noDepart  error               // why nobody can be told
-	untold    map[ids.NodeID]bool // members that have not said that they know
+	noDepart  error                 // why nobody can be told
+	untold    map[ids.NodeID]bool   // members that have not said that they know
+	seqs      map[ids.NodeID]uint64 // of the newest record of each node
 	// published are all records, in the order in which they came.
 	published []record.Node
 }
@@ -123,16 +125,38 @@ type fakeGossip struct {
 func (g *fakeGossip) Publish(n record.Node) {
 	g.board.mu.Lock()
 	defer g.board.mu.Unlock()
-	if _, cut := g.board.cut[g.self.ID]; cut {
-		return
-	}
 	m := g.self
 	m.Record, m.Record.ID = n, g.self.ID
+	if seen, cut := g.board.cut[m.ID]; cut { // it sees its own record all the same
+		i := slices.IndexFunc(seen.Members, func(o membership.Member) bool { return o.ID == m.ID })
+		m.Record.Seq = seen.Members[i].Record.Seq
+		if fmt.Sprint(seen.Members[i].Record) != fmt.Sprint(m.Record) {
+			g.board.seqs[m.ID]++
+			m.Record.Seq = g.board.seqs[m.ID]
+			seen.Members = slices.Clone(seen.Members)
+			seen.Members[i].Record = m.Record
+			g.board.cut[m.ID] = seen
+			g.board.wake()
+		}
+		return
+	}
+	m.Record.Seq = g.board.members[m.ID].Record.Seq
 	if fmt.Sprint(g.board.members[m.ID].Record) != fmt.Sprint(m.Record) {
+		g.board.seqs[m.ID]++
+		m.Record.Seq = g.board.seqs[m.ID]
 		g.board.members[m.ID] = m
 		g.board.published = append(g.board.published, m.Record)
 		g.board.wake()
 	}
+}
+
+// Claim implements asker.
+func (g *fakeGossip) Claim(ctx context.Context, to ids.NodeID, msg []byte) ([]byte, error) {
+	a, err := g.board.agent(g.self.ID, to)
+	if err != nil {
+		return nil, err
+	}
+	return a.blocks.serve(ctx, g.self.ID, msg)
 }
 
 func (g *fakeGossip) Changes() <-chan struct{} {
@@ -341,6 +365,29 @@ type fakeDisk struct {
 	ending bool
 	broken error
 	wiped  []string // what was wiped besides the node's own
+	kept   keystore.Promises
+}
+
+// breaks makes every write fail, or none.
+func (d *fakeDisk) breaks(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.broken = err
+}
+
+func (d *fakeDisk) Promises() (keystore.Promises, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.kept, nil
+}
+
+func (d *fakeDisk) SavePromises(p keystore.Promises) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.broken == nil {
+		d.kept = p
+	}
+	return d.broken
 }
 
 func (d *fakeDisk) Departed() time.Time {

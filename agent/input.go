@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/secure-overlay/secure-overlay/agent/ipam"
 	"github.com/secure-overlay/secure-overlay/agent/resolver"
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
@@ -29,9 +30,14 @@ type Input struct {
 	Self        Self
 	Members     []Member     // the other nodes, in any order
 	Attachments []Attachment // of this node, in any order
-	Tunnels     TunnelFacts
-	Underlay    Underlay
-	Gateway     GatewayFacts
+	// Blocks are this node's claims, and Wanted those that an attach asks for.
+	// Barred are blocks that it must not claim, and whose they are.
+	Blocks   []ipam.Own
+	Wanted   []ipam.Block
+	Barred   map[ipam.Block]ids.NodeID
+	Tunnels  TunnelFacts
+	Underlay Underlay
+	Gateway  GatewayFacts
 	// Forms are those that the kernel has of networks, by name, as far as this
 	// agent has brought it there.
 	Forms map[string]Forms
@@ -47,7 +53,7 @@ type Self struct {
 	Name   string
 	Serial uint64 // of the certificate; the lower serial wins a dispute
 	// Previous is the record this node published last, also before a restart.
-	// Address blocks and the instance of a tunnel key continue from it.
+	// The instance of a tunnel key continues from it.
 	Previous record.Node
 }
 
@@ -192,6 +198,7 @@ type NetworkView struct {
 	Clear     []ids.NodeID // of them, those that it sends to without a tunnel
 	Conflicts []api.Conflict
 	Blocks    []netip.Prefix
+	Settled   []netip.Prefix // of them, those that addresses may be handed out from
 	Full      []netip.Prefix // subnets in which this node has no free address and can claim none
 	Filling   []Filling      // subnets of which little is left for anybody
 	Total     int            // endpoints on all nodes that agree, disputed ones excluded

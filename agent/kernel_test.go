@@ -32,6 +32,7 @@ type kernelNode struct {
 	id    ids.NodeID
 	n     int
 	board *board
+	disk  *fakeDisk
 	opts  Options
 
 	agent *Agent
@@ -45,7 +46,7 @@ func newKernelNode(t *testing.T, on *netlab.Lab, b *board, n int) *kernelNode {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &kernelNode{t: t, host: host, n: n, board: b, id: ids.NodeIDOf([32]byte{byte(n), 0x77})}
+	k := &kernelNode{t: t, host: host, n: n, board: b, disk: &fakeDisk{}, id: ids.NodeIDOf([32]byte{byte(n), 0x77})}
 	k.opts = Options{Log: slog.New(slog.DiscardHandler), Kinds: []tunnel.Kind{wguser.Kind(wguser.Options{Worker: []string{"/proc/self/exe", workerWord}})}}
 	k.opts.Config = newSim(1, blue(), lab()).nodes[0].in.Config
 	k.opts.Config.Control.Bind = netip.MustParseAddrPort("0.0.0.0:7946")
@@ -76,7 +77,11 @@ func (k *kernelNode) start() {
 	gossip := &fakeGossip{board: k.board, self: membership.Member{
 		ID: k.id, Hostname: identity.Hostname, Serial: uint64(k.n), State: membership.StateAlive,
 	}}
-	l.gossip, l.rot.pairs = gossip, gossip
+	l.gossip, l.rot.pairs, l.claims.asker = gossip, gossip, gossip
+	a.blocks.disk = k.disk
+	if err := a.blocks.open(k.id, l.clusterView); err != nil {
+		k.t.Fatal(err)
+	}
 	k.board.set(func() { k.board.agents[k.id] = a })
 	ctx, cancel := context.WithCancel(context.Background())
 	k.agent, k.stop, k.done = a, cancel, make(chan error, 1)

@@ -216,11 +216,12 @@ func TestLeaveCannotRemove(t *testing.T) {
 		if _, err := a.leave(false); err != nil {
 			t.Fatal(err)
 		}
-		a.disk.broken = errors.New("disk is broken")
+		a.disk.breaks(errors.New("disk is broken"))
 		if _, err := a.agent.FinishLeave(context.Background()); err == nil || a.guard.removed {
 			t.Errorf("the disk does not know: %v, removed %v", err, a.guard.removed)
 		}
-		a.disk.broken, a.guard.stuck = nil, errors.New("namespace is busy")
+		a.disk.breaks(nil)
+		a.guard.stuck = errors.New("namespace is busy")
 		if _, err := a.agent.FinishLeave(context.Background()); err == nil {
 			t.Error("a failure to remove is not told")
 		}

@@ -26,7 +26,7 @@ const (
 	// else deletes is repaired within it plus the time of one round.
 	resync = time.Second
 	// hurry is the interval while an attach waits for something that sends
-	// no wake-up, such as a claim coming of age.
+	// no wake-up.
 	hurry = 100 * time.Millisecond
 	// breath and deepBreath bound the pause before a turn that messages, results
 	// and gossip ask for. It is as long as the last turn took: what comes in
@@ -40,9 +40,6 @@ const (
 	// grace is how long after a restart nothing is removed although no
 	// other member has confirmed that this node knows all records.
 	grace = 30 * time.Second
-	// settleTime is how old an address block claim must be where not every
-	// live member confirms that it knows it.
-	settleTime = 2 * time.Second
 )
 
 // gossip is the membership as the loop uses it; *membership.Cluster.

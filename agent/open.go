@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/secure-overlay/secure-overlay/agent/ipam"
 	"github.com/secure-overlay/secure-overlay/agent/resolver"
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
@@ -80,6 +81,9 @@ func (a *Agent) open(ctx context.Context, dir files) (_ *loop, _ *membership.Clu
 	if l.attachments, err = dir.loadAttachments(); err != nil {
 		return nil, nil, err
 	}
+	if err := a.blocks.open(identity.ID, l.clusterView); err != nil {
+		return nil, nil, fmt.Errorf("open address blocks: %w", err)
+	}
 	hostNS, err := nl.CurrentNamespace()
 	if err != nil {
 		return nil, nil, fmt.Errorf("open the host's network namespace: %w", err)
@@ -97,6 +101,7 @@ func (a *Agent) open(ctx context.Context, dir files) (_ *loop, _ *membership.Clu
 	if err != nil {
 		return nil, nil, err
 	}
+	l.claims.asker = cluster
 	l.gossip, l.rot.pairs, l.rooted, l.floors, l.definer, l.departs = cluster, cluster, cluster, cluster, cluster, cluster
 	return l, cluster, nil
 }
@@ -138,7 +143,7 @@ func newLoop(a *Agent, identity keystore.Identity, dir files) *loop {
 		},
 		unproved: timing(a.opts.Config).Unproved,
 		paths:    map[ids.NodeID]*watchedPath{},
-		claims:   claims{since: map[claimKey]time.Time{}, settled: map[claimKey]bool{}},
+		claims:   claims{keeper: a.blocks, begun: map[ipam.Block]bool{}, avoid: map[ipam.Block]avoided{}},
 		events:   a.opts.Events,
 		reported: map[api.Problem]bool{}, tunnelsUp: map[ids.NodeID]bool{}, revoked: map[ids.NodeID]bool{}, left: map[ids.NodeID]bool{},
 		revokedIssuers: map[keys.IssuerPublic]bool{},
@@ -237,7 +242,7 @@ func (a *Agent) openCluster(ctx context.Context, l *loop) (*membership.Cluster, 
 		NextSeq: a.opts.Store.NextSeq, SaveSeeds: a.opts.Store.SaveSeeds,
 		Cache: membership.FileCache{Path: filepath.Join(l.cfg.DataDir, cacheFile)},
 		Adopt: adoptInto(a.opts.Store), Keys: a.opts.Store, DropIssuer: a.opts.Store.DropIssuer, Departed: a.disk.Departed(),
-		Pair: a.pair, Agree: a.agree, RequireHybrid: l.cfg.Crypto.RequirePQ, Clock: l.clock,
+		Pair: a.pair, Agree: a.agree, Claim: a.blocks.serve, RequireHybrid: l.cfg.Crypto.RequirePQ, Clock: l.clock,
 		ItemCache: membership.FileItems{Path: filepath.Join(l.cfg.DataDir, itemsFile)},
 		// 0, which profile local allows, would mean the default.
 		RotateInterval: max(l.cfg.Keys.MinInterval, time.Nanosecond),

@@ -14,6 +14,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/membership"
 	"github.com/secure-overlay/secure-overlay/membership/item"
 )
@@ -207,7 +208,11 @@ func TestObserver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		a, b, o := w.machine(1, blue()), w.machine(2, blue()), w.machine(3, blue())
-		o.roles = keys.RoleObserver // and yet it runs as if it were none
+		o.roles = keys.RoleObserver             // and yet it runs as if it were none
+		for _, subnet := range blue().Subnets { // nobody grants it a block, so it says that it has some
+			block, _ := pickBlock(o.id, subnet, nil)
+			o.disk.kept.List = append(o.disk.kept.List, keystore.Promise{Network: "blue", Block: block, To: o.id, Settled: true})
+		}
 		for _, m := range []*machine{a, b, o} {
 			m.start()
 			m.mustAttach("blue", "/ns/1")

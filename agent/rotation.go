@@ -143,6 +143,7 @@ func (l *loop) follow(ctx context.Context, in Input) time.Duration {
 	l.startAll(ctx, in)
 	l.watchPaths(ctx)
 	l.schedule(ctx)
+	claims := l.stepClaims(ctx)
 	if !settled(l.rot.set, l.facts.Plan) && l.rot.hot < maxHot {
 		l.rot.hot++
 		return 0
@@ -151,6 +152,9 @@ func (l *loop) follow(ctx context.Context, in Input) time.Duration {
 	next := resync
 	if w := l.facts.Plan.Wake; !w.IsZero() {
 		next = min(next, max(w.Sub(l.now()), time.Millisecond))
+	}
+	if !claims.IsZero() {
+		next = min(next, max(claims.Sub(l.now()), time.Millisecond))
 	}
 	return next
 }

@@ -41,7 +41,8 @@ func (l *loop) turn(ctx context.Context) time.Duration {
 	l.round++ // what there is in the first one was there before this agent
 	l.adoptRoutes(in.Members)
 	in.Underlay = l.underlay(in.Members) // how wide it is depends on what pairs use
-	l.claims.update(l.now(), snap, in.Self.ID)
+	l.claims.input(l.now(), l.clusterView(), &in)
+	in.Wanted = l.wantedBlocks()
 	l.allocate(&in)
 
 	in, touched := l.applyTunnels(ctx, in)
@@ -86,6 +87,7 @@ func (l *loop) desire(in Input) Output {
 	out.View.Problems = append(out.View.Problems, l.contradictions...)
 	out.View.Problems = append(out.View.Problems, l.refused...)
 	out.View.Problems = append(out.View.Problems, l.timeProblems()...)
+	out.View.Problems = append(out.View.Problems, l.waitingProblems()...)
 	for driver, spec := range out.Tunnels {
 		spec.Revision = l.round
 		out.Tunnels[driver] = spec
@@ -223,6 +225,9 @@ func (l *loop) refresh(ctx context.Context) map[string]error {
 // applyTunnels sets devices and peers and leaves l.out as it follows from
 // what exists then. It reports whether any driver had something to do.
 func (l *loop) applyTunnels(ctx context.Context, in Input) (after Input, touched bool) {
+	if err := l.claims.failed; err != nil {
+		l.fail("state-not-saved", "", err)
+	}
 	l.out = l.desire(in)
 	in = l.poll(in)
 	l.out = l.desire(in)
@@ -318,6 +323,10 @@ func (l *loop) markReady(in *Input) bool {
 // publish tells the others. A predecessor's endpoints and tunnel are in the
 // first record already, because the round before it has adopted them.
 func (l *loop) publish() {
+	l.claims.note(l.identity.ID, l.out.Record)
+	if !l.released() {
+		return // stepClaims sees to it, and the next turn publishes
+	}
 	l.previous = l.out.Record
 	l.gossip.Publish(l.out.Record)
 }

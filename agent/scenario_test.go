@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/secure-overlay/secure-overlay/agent/ipam"
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
@@ -101,6 +102,10 @@ func (s *sim) step() bool {
 		}
 		n.out = outs[i]
 		n.in.Self.Previous = outs[i].Record
+		n.in.Blocks = nil // claims that are not settled: each node yields to older ones
+		for b := range listedBlocks(outs[i].Record.Networks) {
+			n.in.Blocks = append(n.in.Blocks, ipam.Own{Block: b})
+		}
 		changed = n.rotate() || changed
 	}
 	return changed

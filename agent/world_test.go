@@ -105,7 +105,7 @@ func newBoard() *board {
 		members: map[ids.NodeID]membership.Member{}, wakes: map[ids.NodeID]chan struct{}{},
 		target: item.Target{Epoch: 1, Driver: config.DriverAuto}, floor: item.FirstFloor(),
 		agents: map[ids.NodeID]*Agent{}, cut: map[ids.NodeID]membership.Snapshot{}, aged: map[ids.NodeID]record.Node{},
-		untold: map[ids.NodeID]bool{},
+		untold: map[ids.NodeID]bool{}, seqs: map[ids.NodeID]uint64{},
 	}
 }
 
@@ -157,10 +157,13 @@ func (w *world) machine(n int, networks ...config.Network) *machine {
 func (m *machine) start() *machine {
 	m.w.t.Helper()
 	a := New(Options{Config: m.cfg, Log: slog.New(slog.DiscardHandler), Events: m.events, Clock: m.clock, Load: m.load})
-	a.openEndpoint, a.disk = openFakeNS, m.disk
+	a.openEndpoint, a.disk, a.blocks.disk = openFakeNS, m.disk, m.disk
 	identity := keystore.Identity{
 		ID: m.id, Hostname: fmt.Sprint("web-", m.n),
 		Cert: keys.Cert{Serial: uint64(m.n)},
+	}
+	if m.n > 1 {
+		identity.Cert.Token = keys.TokenID{1} // the first node admitted it
 	}
 	dir := files{dir: m.cfg.RuntimeDir}
 	lock, err := a.lock(dir)
@@ -175,11 +178,15 @@ func (m *machine) start() *machine {
 		ID: m.id, Hostname: identity.Hostname, Serial: uint64(m.n), State: membership.StateAlive,
 		Cert: certOf(m.cert, m.roles),
 	}}
+	l.claims.asker = gossip
 	l.gossip, l.rot.pairs, l.rot.prober, l.floors, l.definer, l.departs = gossip, gossip, fakeProber{m.w}, gossip, gossip, gossip
 	if at := m.disk.Departed(); !at.IsZero() { // as membership does
 		if err := gossip.Depart(context.Background(), at); err != nil {
 			m.w.t.Fatal(err)
 		}
+	}
+	if err := a.blocks.open(m.id, l.clusterView); err != nil {
+		m.w.t.Fatal(err)
 	}
 	l.canIssue = m.issuer
 	l.guard, l.overlay, l.host = m.guard, m.overlay, fakeHost{addr: v4(m.n).Addr(), mtu: m.underlay}

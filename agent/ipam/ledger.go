@@ -103,8 +103,8 @@ func (l Ledger) Own(self ids.NodeID) []Own {
 }
 
 // Barred returns the blocks that this node may not claim, and whose they are: what
-// it has promised to others, and what its own published record still lists although
-// it is no claim any more. To claim that again the others must first have seen it
+// it has promised to others, what others list, and what its own published record
+// still lists although it is no claim any more. To claim that again the others must first have seen it
 // gone: else the grants of the first time would be counted for the second, when
 // those who gave them have heard of the end of the first and forgotten them.
 func (l Ledger) Barred(v View) map[Block]ids.NodeID {
@@ -114,12 +114,13 @@ func (l Ledger) Barred(v View) map[Block]ids.NodeID {
 			out[p.Block] = p.To
 		}
 	}
-	own, _ := v.member(v.Self)
-	for _, n := range own.Record.Networks {
-		for _, prefix := range n.Blocks {
-			b := Block{n.Name, prefix}
-			if l.promises[b].To != v.Self {
-				out[b] = v.Self
+	for _, m := range v.Members {
+		for _, n := range m.Record.Networks {
+			for _, prefix := range n.Blocks {
+				b := Block{n.Name, prefix}
+				if _, barred := out[b]; !barred && l.promises[b].To != v.Self {
+					out[b] = m.ID
+				}
 			}
 		}
 	}
