@@ -43,6 +43,7 @@ type asked struct {
 	next  time.Time // not before
 	pause time.Duration
 	heard bool // it has answered in this electorate
+	dead  bool // gossip did not count it when it was last looked at
 }
 
 // Request is an Ask to be sent. Give its answer, or that there is none, to Answer.
@@ -167,6 +168,13 @@ func (c *Claims) refresh(now time.Time, v View, l Ledger) {
 			}
 		}
 		c.voters = e
+	}
+	for id, a := range c.asked {
+		m, _ := v.member(id)
+		if a.dead && m.Alive { // it is back: what it did not answer is no reason to wait
+			a.pause, a.next = 0, time.Time{}
+		}
+		a.dead = !m.Alive
 	}
 }
 

@@ -52,7 +52,7 @@ func TestBlocks(t *testing.T) {
 		err error
 	}
 	ask := func(ip netip.Addr) chan result {
-		box, err := f.Lab.Container("waits-" + ip.String())
+		box, err := f.Lab.Container("waits-" + strings.ReplaceAll(ip.String(), ".", "-"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -105,7 +105,7 @@ func TestBlocks(t *testing.T) {
 		}
 	}
 	for _, n := range f.Nodes {
-		if err := n.Launch(ctx); err != nil {
+		if err := n.Up(ctx); err != nil {
 			t.Fatal(err)
 		}
 	}
