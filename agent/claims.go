@@ -121,7 +121,7 @@ func (l *loop) writeClaims(ctx context.Context, v ipam.View, ledger ipam.Ledger,
 	l.writeLedger(ctx, func(v ipam.View, ledger ipam.Ledger) ipam.Ledger {
 		ledger = ledger.Learn(v).Release(v, end).Begin(v, begin)
 		for _, t := range settle {
-			if next, err := ledger.Settle(v, t.Block, t.Hash, t.Granted); err == nil {
+			if next, err := ledger.Settle(v, t); err == nil {
 				ledger = next
 			}
 		}
@@ -162,10 +162,7 @@ func (l *loop) startClaim(ctx context.Context, r ipam.Request) {
 			// On the disk before it counts: what the answer says holds for longer
 			// than this process.
 			err = c.keeper.change(func(v ipam.View, ledger ipam.Ledger) ipam.Ledger {
-				if answer.Code != ipam.Decided {
-					return ledger
-				}
-				return ledger.Meet(v, r.To, r.Ask.Voters, answer.Seq)
+				return ledger.Meet(v, r, answer)
 			})
 		}
 		return func(l *loop) {

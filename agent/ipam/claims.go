@@ -33,6 +33,7 @@ type Claims struct {
 // open is one claim.
 type open struct {
 	since   time.Time
+	began   uint64 // Own.Began
 	granted map[ids.NodeID]bool
 	refused map[ids.NodeID]ids.NodeID // and whose it is
 }
@@ -57,6 +58,7 @@ type Request struct {
 // Tally is a claim that enough voters have granted.
 type Tally struct {
 	Block   Block
+	Began   uint64   // Own.Began
 	Hash    [32]byte // of the electorate
 	Granted map[ids.NodeID]bool
 }
@@ -98,7 +100,7 @@ func (c *Claims) Next(now time.Time, v View, l Ledger) Step {
 			continue
 		}
 		if l.enough(v.Self, o.granted) {
-			s.Settle = append(s.Settle, Tally{b, c.voters.Hash, maps.Clone(o.granted)})
+			s.Settle = append(s.Settle, Tally{b, o.began, c.voters.Hash, maps.Clone(o.granted)})
 			continue
 		}
 		if holder, lost := o.hopeless(c.voters); lost {
@@ -151,14 +153,14 @@ func (c *Claims) refresh(now time.Time, v View, l Ledger) {
 			continue
 		}
 		mine[o.Block] = true
-		if c.open[o.Block] == nil {
-			c.open[o.Block] = newOpen(now)
+		if have := c.open[o.Block]; have == nil || have.began != o.Began {
+			c.open[o.Block] = newOpen(now, o.Began)
 		}
 	}
 	maps.DeleteFunc(c.open, func(b Block, _ *open) bool { return !mine[b] })
 	if e := l.Electorate(); e.Hash != c.voters.Hash {
 		for b, o := range c.open {
-			c.open[b] = newOpen(o.since)
+			c.open[b] = newOpen(o.since, o.began)
 		}
 		for id, a := range c.asked {
 			if e.Has(id) {
@@ -178,8 +180,8 @@ func (c *Claims) refresh(now time.Time, v View, l Ledger) {
 	}
 }
 
-func newOpen(since time.Time) *open {
-	return &open{since: since, granted: map[ids.NodeID]bool{}, refused: map[ids.NodeID]ids.NodeID{}}
+func newOpen(since time.Time, began uint64) *open {
+	return &open{since: since, began: began, granted: map[ids.NodeID]bool{}, refused: map[ids.NodeID]ids.NodeID{}}
 }
 
 // hopeless reports whether too many have refused, and whose the block is.

@@ -21,7 +21,8 @@ type Promise struct {
 	To ids.NodeID
 	// Seq is the number of To's record that listed the block then. The promise is
 	// void when a later one does not list it, and when To is no member any more.
-	// Zero for this node's own claims, which it ends itself.
+	// Of this node's own claims, which it ends itself: the number that its record had
+	// when the claim began. It tells one claim to a block from the next.
 	Seq uint64
 	// Settled: To is this node, and a majority has granted the block.
 	Settled bool
@@ -88,6 +89,7 @@ func (l Ledger) Promises() int { return len(l.promises) }
 type Own struct {
 	Block
 	Settled bool
+	Began   uint64 // Promise.Seq
 }
 
 // Own returns the claims of this node, in the order of blocks.
@@ -95,7 +97,7 @@ func (l Ledger) Own(self ids.NodeID) []Own {
 	var out []Own
 	for _, p := range l.promises {
 		if p.To == self {
-			out = append(out, Own{p.Block, p.Settled})
+			out = append(out, Own{p.Block, p.Settled, p.Seq})
 		}
 	}
 	slices.SortFunc(out, func(a, b Own) int { return a.compare(b.Block) })
@@ -203,9 +205,10 @@ func (l Ledger) clone(v View) Ledger {
 // other: the first vote of a claim.
 func (l Ledger) Begin(v View, blocks []Block) Ledger {
 	l = l.Learn(v).clone(v)
+	own, _ := v.member(v.Self)
 	for _, b := range blocks {
 		if _, taken := l.promises[b]; !taken {
-			l.promises[b] = Promise{Block: b, To: v.Self}
+			l.promises[b] = Promise{Block: b, To: v.Self, Seq: own.Record.Seq}
 		}
 	}
 	return l
@@ -231,9 +234,9 @@ var (
 	errNotListed  = errors.New("this node's record does not list the block")
 )
 
-// Settle makes a claim of this node one that addresses may be handed out from.
-// granted are the voters that have granted it in the electorate with this hash,
-// since the claim began.
+// Settle makes a claim of this node one that addresses may be handed out from. The
+// tally says which voters have granted it, in which electorate, and since when: what
+// was granted to an earlier claim says nothing, because who granted that has seen it end.
 //
 // The argument: each voter grants a block to one node until that node's own record
 // has dropped it, on disk before it says so. Those who granted this claim counted the
@@ -241,20 +244,21 @@ var (
 // voters and one of them to break its promise; or another set of voters, which has
 // one of them in its majority, too, if it differs by one node (watched); or it has
 // settled before, and then its record is known to that node, and refused by it.
-func (l Ledger) Settle(v View, b Block, hash [32]byte, granted map[ids.NodeID]bool) (Ledger, error) {
+func (l Ledger) Settle(v View, t Tally) (Ledger, error) {
 	l = l.Learn(v)
+	b := t.Block
 	p := l.promises[b]
 	own, _ := v.member(v.Self)
 	switch e := l.Electorate(); {
-	case p.To != v.Self:
+	case p.To != v.Self || !p.Settled && p.Seq != t.Began:
 		return l, errNoClaim
 	case p.Settled:
 		return l, nil
-	case e.Hash != hash:
+	case e.Hash != t.Hash:
 		return l, errElectorate
 	case !own.lists(b):
 		return l, errNotListed // what the others do not see they could not refuse to one another
-	case !l.enough(v.Self, granted):
+	case !l.enough(v.Self, t.Granted):
 		return l, errNoMajority
 	}
 	if _, listed := v.lister(b, v.Self); listed {
@@ -276,15 +280,18 @@ func (l Ledger) enough(self ids.NodeID, granted map[ids.NodeID]bool) bool {
 	return w.IsZero() || w == self || l.met
 }
 
-// Meet notes an answer of another node, given in the electorate with this hash, when
-// its own record had this number. If it is the one to be watched, and its record is
-// known here, what that lists is promised to it: so it cannot be lost with a cache
-// by the time this node decides without it.
-func (l Ledger) Meet(v View, from ids.NodeID, hash [32]byte, seq uint64) Ledger {
+// Meet notes that another node has answered. If it is the one to be watched, counts
+// the same voters, and its record is known here as it was then, what that lists is
+// promised to it: so it cannot be lost with a cache by the time this node decides
+// without it. What follows has to be on disk before the answer counts.
+func (l Ledger) Meet(v View, r Request, ans Answer) Ledger {
+	if ans.Code != Decided {
+		return l
+	}
 	l = l.Learn(v)
 	e := l.Electorate()
-	m, known := v.member(from)
-	if l.met || e.Hash != hash || from != e.watched(v.Self, nil) || !known || m.Record.Seq < seq {
+	m, known := v.member(r.To)
+	if l.met || e.Hash != r.Ask.Voters || r.To != e.watched(v.Self, nil) || !known || m.Record.Seq < ans.Seq {
 		return l
 	}
 	l = l.clone(v)
@@ -293,7 +300,7 @@ func (l Ledger) Meet(v View, from ids.NodeID, hash [32]byte, seq uint64) Ledger 
 		for _, prefix := range n.Blocks {
 			b := Block{n.Name, prefix}
 			if _, taken := l.promises[b]; !taken {
-				l.promises[b] = Promise{Block: b, To: from, Seq: m.Record.Seq}
+				l.promises[b] = Promise{Block: b, To: r.To, Seq: m.Record.Seq}
 			}
 		}
 	}

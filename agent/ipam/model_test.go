@@ -27,6 +27,7 @@ type model struct {
 	broken string          // a mutant; empty: the code as it is
 	last   uint64          // serial
 	most   int             // members
+	every  int             // steps from one change of the members to the next
 
 	double string // the first block that had two owners, and how
 	counts map[string]int
@@ -66,8 +67,8 @@ type letter struct {
 const networkName = "blue"
 
 func newModel(t testing.TB, seed uint64, nodes int, broken string) *model {
-	m := &model{t: t, rng: rand.New(rand.NewPCG(seed, 7)), now: time.Unix(1_000_000, 0), cut: map[[2]int]bool{}, broken: broken, most: 6, counts: map[string]int{}}
-	for i := range 7 {
+	m := &model{t: t, rng: rand.New(rand.NewPCG(seed, 7)), now: time.Unix(1_000_000, 0), cut: map[[2]int]bool{}, broken: broken, most: 6, every: 700, counts: map[string]int{}}
+	for i := range 2 + seed%6 {
 		m.blocks = append(m.blocks, Block{networkName, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i * 16)}), 28)})
 	}
 	for range nodes {
@@ -277,6 +278,7 @@ func TestOneOwner(t *testing.T) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()
 			m := newModel(t, seed, 1+int(seed)%5, "")
+			m.most = min(m.most, len(m.blocks)) // so that there is one for each
 			m.run(steps)
 			if m.double != "" {
 				t.Fatal(m.double)

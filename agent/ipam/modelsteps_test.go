@@ -16,7 +16,7 @@ var errLost = errors.New("no answer")
 func (m *model) run(steps int) {
 	for i := 0; i < steps && m.double == ""; i++ {
 		m.now = m.now.Add(time.Duration(m.rng.IntN(40)) * time.Millisecond)
-		if i%700 == 699 {
+		if i%m.every == m.every-1 {
 			m.quiesce()
 			m.change()
 		}
@@ -61,6 +61,9 @@ func (m *model) step() string {
 		return "start"
 	}
 	switch {
+	case kind < 4:
+		m.carryOn(n)
+		return "carry on"
 	case kind < 8:
 		m.want(n)
 		return "want"
@@ -80,7 +83,9 @@ func (m *model) step() string {
 		m.release(n)
 		return "release"
 	case kind < 86:
-		m.deliver()
+		for range 1 + m.rng.IntN(3) {
+			m.deliver()
+		}
 		return "deliver"
 	case kind < 95:
 		if o.up && !m.cut[[2]int{o.n, n.n}] {
@@ -102,6 +107,15 @@ func (m *model) step() string {
 	}
 	m.partition()
 	return "partition"
+}
+
+// carryOn has a node do all that there is to do, as an agent does in a round.
+func (m *model) carryOn(n *mnode) {
+	for _, do := range []func(*mnode){m.want, m.begin, m.release, m.publish, m.next, m.settle} {
+		if n.up {
+			do(n)
+		}
+	}
 }
 
 // partition changes which links there are: single ones, in one direction, or a cut
@@ -191,11 +205,7 @@ func (m *model) settle(n *mnode) {
 	}
 	t := n.todo[0]
 	n.todo = n.todo[1:]
-	hash := t.Hash
-	if m.broken == "voters may have changed" {
-		hash = n.ledger.Learn(m.view(n)).Electorate().Hash
-	}
-	next, err := n.ledger.Settle(m.view(n), t.Block, hash, t.Granted)
+	next, err := n.ledger.Settle(m.view(n), t)
 	if m.broken == "half is enough" || m.broken == "nobody is met" {
 		next, err = m.forced(n, t)
 	}
@@ -226,7 +236,7 @@ func (m *model) deliver() {
 			return
 		}
 		from.claims.Answer(m.now, *l.ask, *l.ans, nil)
-		m.save(from, from.ledger.Meet(m.view(from), to.id, l.ask.Ask.Voters, l.ans.Seq))
+		m.save(from, from.ledger.Meet(m.view(from), *l.ask, *l.ans))
 		return
 	}
 	if !to.up || to.out || m.cut[[2]int{l.from, l.to}] || m.chance(1, 20) {
@@ -234,6 +244,9 @@ func (m *model) deliver() {
 			from.claims.Answer(m.now, *l.ask, Answer{}, errLost)
 		}
 		return
+	}
+	if m.chance(1, 2) { // its record comes along
+		m.learn(to, from, from.id)
 	}
 	if ans, ok := m.serve(to, from.id, l.ask.Ask); ok {
 		m.mail = append(m.mail, letter{from: l.from, to: l.to, boot: l.boot, ask: l.ask, ans: &ans})
@@ -353,9 +366,7 @@ func (m *model) serve(n *mnode, from ids.NodeID, ask Ask) (Answer, bool) {
 	ans, next := n.ledger.Serve(v, from, ask)
 	for i := range ans.Verdicts {
 		b, said := ask.Blocks[i], &ans.Verdicts[i]
-		switch {
-		case m.broken == "promised twice" && said.Verdict == Refused && said.Holder != n.id,
-			m.broken == "without a record" && said.Verdict == Later && next.promises[b].To.IsZero():
+		if m.broken == "promised twice" && said.Verdict == Refused && said.Holder != n.id {
 			*said = ForBlock{}
 			next.promises[b] = Promise{Block: b, To: from, Seq: ask.Seq}
 		}
@@ -371,7 +382,7 @@ func (m *model) serve(n *mnode, from ids.NodeID, ask Ask) (Answer, bool) {
 func (m *model) halves(n *mnode, s *Step) {
 	for b, o := range n.claims.open {
 		if e := n.claims.voters; len(e.Voters) > 2 && e.sum(o.granted)+1 >= e.Need()-1 && n.ledger.joined {
-			s.Settle = append(s.Settle, Tally{b, e.Hash, maps.Clone(o.granted)})
+			s.Settle = append(s.Settle, Tally{b, o.began, e.Hash, maps.Clone(o.granted)})
 		}
 	}
 }
@@ -388,5 +399,6 @@ func (m *model) forced(n *mnode, t Tally) (Ledger, error) {
 			}
 		}
 	}
-	return l.Settle(m.view(n), t.Block, t.Hash, granted)
+	t.Granted = granted
+	return l.Settle(m.view(n), t)
 }

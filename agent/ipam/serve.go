@@ -31,7 +31,7 @@ type Code uint8
 // The codes.
 const (
 	Decided Code = 0 // a verdict for each block
-	Differs Code = 1 // this node counts other voters
+	Differs Code = 1 // this node counts other voters, or has yet to publish all that it owns
 )
 
 // Answer is the answer to an Ask.
@@ -57,7 +57,7 @@ func (l Ledger) Serve(v View, from ids.NodeID, ask Ask) (Answer, Ledger) {
 	// With other voters in mind the asker's majority may be none of ours. The answer
 	// differs until one of both has heard of whoever joined or left.
 	asker, known := v.member(from)
-	if e.Hash != ask.Voters || !known || !e.Has(from) || !e.Has(v.Self) {
+	if e.Hash != ask.Voters || !known || !e.Has(from) || !e.Has(v.Self) || !l.allListed(own) {
 		ans.Code = Differs
 		return ans, l
 	}
@@ -79,6 +79,18 @@ func (l Ledger) Serve(v View, from ids.NodeID, ask Ask) (Answer, Ledger) {
 		ans.Verdicts = append(ans.Verdicts, said)
 	}
 	return ans, l
+}
+
+// allListed reports whether this node's record, as it knows it, lists all that it has
+// settled. After a start it may be an older one, from a cache: whoever relied on it
+// (Meet) would take the rest for free.
+func (l Ledger) allListed(own Member) bool {
+	for b, p := range l.promises {
+		if p.To == own.ID && p.Settled && !own.lists(b) {
+			return false
+		}
+	}
+	return true
 }
 
 // judge decides about one block. l has no void promises.
