@@ -271,7 +271,7 @@ func (m *model) quiesce() {
 // a block has one.
 func TestOneOwner(t *testing.T) {
 	steps := 100_000
-	if testing.Short() {
+	if testing.Short() || slowness > 1 { // there is one goroutine
 		steps = 20_000
 	}
 	for seed := range uint64(6) {

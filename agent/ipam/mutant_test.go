@@ -43,7 +43,7 @@ func TestMutantsAreFound(t *testing.T) {
 // TestManyRuns is TestOneOwner over more and shorter histories.
 func TestManyRuns(t *testing.T) {
 	runs := uint64(25)
-	if testing.Short() {
+	if testing.Short() || slowness > 1 {
 		runs = 3
 	}
 	for part := range uint64(4) {

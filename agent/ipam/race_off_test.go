@@ -1,0 +1,6 @@
+//go:build !race
+
+package ipam
+
+// slowness: see race_on_test.go.
+const slowness = 1
