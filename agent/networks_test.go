@@ -111,6 +111,10 @@ func TestNetworkByCommand(t *testing.T) {
 			}
 		}
 		w.until("nobody carries it any more", func() bool { return !a.has("green") && !b.has("green") })
+		// Its blocks are off the disk before they are out of the record.
+		w.until("nobody says that it is on it", func() bool {
+			return len(w.board.record(a.id).Networks)+len(w.board.record(b.id).Networks) == 0
+		})
 		if err := a.agent.RemoveNetwork(context.Background(), "green", false); err != nil {
 			t.Error(err)
 		}
