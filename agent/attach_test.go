@@ -16,6 +16,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/netdef"
 	"github.com/secure-overlay/secure-overlay/vxlan"
 )
 
@@ -364,11 +365,11 @@ func (w *world) freeAddr() string {
 			}
 		}
 	})
-	b, ok := pickBlock(ids.NodeID{9}, subnet, taken)
+	b, ok := pickBlock(ids.NodeID{9}, netdef.Options{}, subnet, taken)
 	if !ok {
 		w.t.Fatal("no block is free")
 	}
-	return addressesOf(subnet, b)[0].String()
+	return addressesOf(netdef.Options{}, subnet, b)[0].String()
 }
 
 // oneOwner checks that no block is settled by two nodes.

@@ -13,6 +13,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/netdef"
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/membership"
@@ -210,7 +211,7 @@ func TestObserver(t *testing.T) {
 		a, b, o := w.machine(1, blue()), w.machine(2, blue()), w.machine(3, blue())
 		o.roles = keys.RoleObserver             // and yet it runs as if it were none
 		for _, subnet := range blue().Subnets { // nobody grants it a block, so it says that it has some
-			block, _ := pickBlock(o.id, subnet, nil)
+			block, _ := pickBlock(o.id, netdef.Options{}, subnet, nil)
 			o.disk.kept.List = append(o.disk.kept.List, keystore.Promise{Network: "blue", Block: block, To: o.id, Settled: true})
 		}
 		for _, m := range []*machine{a, b, o} {
