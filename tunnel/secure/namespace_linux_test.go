@@ -280,7 +280,9 @@ func TestRepairs(t *testing.T) {
 		"add member": func(t *testing.T) {
 			ok(t, conn.SetAddElements(nftSet(), []nftables.SetElement{element(Member{rogue, 42})}))
 		},
-		"leading accept": func(t *testing.T) { conn.InsertRule(&nftables.Rule{Table: nftTable(), Chain: chain, Exprs: nft.Accept()}) },
+		"leading accept": func(t *testing.T) {
+			conn.InsertRule(&nftables.Rule{Table: nftTable(), Chain: chain, Exprs: nft.Accept()})
+		},
 		"accepting policy": func(t *testing.T) {
 			conn.AddChain(&nftables.Chain{Name: "input", Table: nftTable(), Policy: &accepting})
 		},

@@ -20,14 +20,8 @@ import (
 // address without a route would give the same error today, but only because
 // no link here brings a default of its own.
 func (n *Namespace) block() error {
-	lo, err := n.h.LinkByName("lo")
-	if err != nil {
-		return fmt.Errorf("find lo: %w", err)
-	}
-	if lo.Attrs().Flags&net.FlagUp == 0 {
-		if err := n.h.LinkSetUp(lo); err != nil {
-			return fmt.Errorf("set lo up: %w", err)
-		}
+	if err := n.h.LoopbackUp(); err != nil {
+		return err
 	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		ok, err := n.blocked(family)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
@@ -50,14 +49,8 @@ func (n *Namespace) prepare() error {
 	if n.hostH, err = n.host.Handle(); err != nil {
 		return err
 	}
-	lo, err := n.h.LinkByName("lo")
-	if err != nil {
-		return fmt.Errorf("find lo: %w", err)
-	}
-	if lo.Attrs().Flags&net.FlagUp == 0 {
-		if err := n.h.LinkSetUp(lo); err != nil {
-			return fmt.Errorf("set lo up: %w", err)
-		}
+	if err := n.h.LoopbackUp(); err != nil {
+		return err
 	}
 	there, err := tableOf(n.ns).there()
 	if err != nil || there {
