@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"slices"
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/internal/netdef"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/vxlan"
 	"github.com/secure-overlay/secure-overlay/vxlan/gateway"
@@ -30,6 +33,7 @@ type exits struct {
 	ns       exit                 // nil: not needed yet, or not to be had
 	made     made[gateway.Spec]   // what it was made to be last
 	names    namer                // nil: there is none here
+	last     GatewayFacts         // as it was seen last
 	failed   error                // why it could not be made
 }
 
@@ -51,24 +55,32 @@ func (l *loop) gatewayFacts() GatewayFacts {
 	if x.open == nil || len(l.attachments) == 0 && len(l.pending) == 0 && x.ns == nil {
 		return GatewayFacts{}
 	}
-	facts, err := x.facts()
-	if x.failed = err; err != nil {
-		return GatewayFacts{}
+	var facts GatewayFacts
+	if facts, x.failed = x.facts(); facts.Netns == "" {
+		return facts
 	}
 	for _, n := range l.networksKnown() {
 		facts.Closed = append(facts.Closed, n.Subnets...)
 	}
+	slices.SortFunc(facts.Closed, netdef.ComparePrefix)
+	facts.Closed = slices.Compact(facts.Closed) // each node on a network names it
 	return facts
 }
 
+// facts opens the namespace, or makes it. One that cannot be looked at now is taken for
+// what it was: without it the gateway would go off every network.
 func (x *exits) facts() (GatewayFacts, error) {
 	if x.ns != nil {
 		f, err := x.look()
-		if err == nil {
+		switch {
+		case err == nil:
+			x.last = f
 			return f, nil
+		case !errors.Is(err, errUnbound) && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, nl.ErrNotNamespace):
+			return x.last, err
 		}
 		_ = x.ns.Close()
-		x.ns = nil
+		x.ns, x.last = nil, GatewayFacts{}
 	}
 	if x.names != nil {
 		// Its sockets stay in the namespace that they were opened in.
@@ -82,8 +94,15 @@ func (x *exits) facts() (GatewayFacts, error) {
 	}
 	x.ns = ns
 	x.made.forget()
-	return x.look()
+	f, err := x.look()
+	if err == nil {
+		x.last = f
+	}
+	return f, err
 }
+
+// errUnbound: the path of the namespace names another one.
+var errUnbound = errors.New("path names another namespace")
 
 // close ends the resolvers and lets go of the namespace, which stays.
 func (x *exits) close() error {
@@ -111,9 +130,12 @@ func (x *exits) look() (GatewayFacts, error) {
 	}
 	own, err := x.ns.NS().ID()
 	if err == nil && !id.Is(own) {
-		err = fmt.Errorf("%s names another namespace", path)
+		err = fmt.Errorf("%w: %s", errUnbound, path)
 	}
-	return GatewayFacts{Netns: path, NsID: id}, err
+	if err != nil {
+		return GatewayFacts{}, err
+	}
+	return GatewayFacts{Netns: path, NsID: id}, nil
 }
 
 // gatewayOf is the gateway as an endpoint of a network; ok is false if the network needs

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/test/fleet"
@@ -86,6 +88,14 @@ func TestWayOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("after a restart")
+	if err := unix.Unmount(filepath.Join(first.RuntimeDir(), "netns", "gateway"), unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, ctx, timeout, "the gateway namespace to be there again", func() (bool, error) {
+		r, err := netlab.Ping(ctx, out.Box.NS(), outside.V4(), netlab.PingOptions{Timeout: 200 * time.Millisecond})
+		return err == nil && r.Received == 1, nil
+	})
+	check("after the gateway namespace was unbound")
 	if c := leaked.Stop(); c.Matched > 0 {
 		t.Errorf("%d packets came outside that were not from the node's address", c.Matched)
 	}
