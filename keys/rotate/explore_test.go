@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/maphash"
-	"slices"
 	"strings"
 )
 
@@ -55,13 +54,13 @@ func (s *hashSet) has(h uint64) bool {
 // explorer visits all worlds within reach, breadth first.
 type explorer struct {
 	*universe
-	seen, good *hashSet
-	queue      queue
-	log        []logged
-	cut        []int // off from the others in fair rounds
-	fairRuns   int
-	longest    int // rounds of a fair run
-	buf        []byte
+	seen   *hashSet
+	good   *hashSet // from here all pairs arrive
+	steady *hashSet // and here, whatever others need
+	queue  queue
+	log    []logged
+	cut    []int // off from the others in fair rounds
+	buf    []byte
 }
 
 type queued struct {
@@ -167,6 +166,18 @@ func (u *universe) seeds(cut ...int) (out []world) {
 	}
 }
 
+// rested returns the world in which all pairs are on epoch 1, and all is silent.
+func (u *universe) rested() world {
+	x := &explorer{universe: u}
+	for w := u.start(); ; {
+		next, err := x.fairRound(w, func(world) {})
+		if err != nil || next == w {
+			return w
+		}
+		w = next
+	}
+}
+
 type exploration struct {
 	worlds, steps, nodes, msgs int
 	complete                   bool
@@ -174,10 +185,18 @@ type exploration struct {
 	trace                      string
 }
 
-// explore visits up to most worlds from those given. From each it also runs
-// the fair scheduler, if live.
-func explore(u *universe, from []world, most int, live bool) exploration {
-	x := &explorer{universe: u, seen: newHashSet(), good: newHashSet()}
+// arrival says how it is checked that pairs arrive, from each world.
+type arrival uint8
+
+const (
+	fairly      arrival = iota // by the fair scheduler; others need nothing
+	unchecked                  // not at all
+	amongOthers                // in the first way, and whatever others need meanwhile
+)
+
+// explore visits up to most worlds from those given.
+func explore(u *universe, from []world, most int, how arrival) exploration {
+	x := &explorer{universe: u, seen: newHashSet(), good: newHashSet(), steady: newHashSet()}
 	for _, w := range from {
 		if x.seen.add(x.hash(&w)) {
 			x.queue.push(queued{w, uint32(len(x.log))})
@@ -187,8 +206,12 @@ func explore(u *universe, from []world, most int, live bool) exploration {
 	var out exploration
 	for x.queue.n > 0 && out.err == nil && x.seen.n < most {
 		q := x.queue.pop()
-		if live {
-			if err := x.fair(q.world); err != nil {
+		if how != unchecked {
+			err := x.fair(q.world)
+			if err == nil && how == amongOthers {
+				err = x.fairAmongOthers(q.world, nil)
+			}
+			if err != nil {
 				out.err, out.trace = err, x.trace(from, q.at, nil)
 				break
 			}
@@ -197,16 +220,17 @@ func explore(u *universe, from []world, most int, live bool) exploration {
 			if out.err != nil {
 				return
 			}
-			next, err := x.step(q.world, act)
-			out.steps++
-			if err != nil {
-				out.err, out.trace = err, x.trace(from, q.at, &act)
-				return
-			}
-			if x.seen.add(x.hash(&next)) {
-				x.queue.push(queued{next, uint32(len(x.log))})
-				x.log = append(x.log, logged{q.at, act})
-			}
+			x.steps(q.world, act, func(act action, next world, err error) {
+				out.steps++
+				if err != nil {
+					out.err, out.trace = err, x.trace(from, q.at, &act)
+					return
+				}
+				if x.seen.add(x.hash(&next)) {
+					x.queue.push(queued{next, uint32(len(x.log))})
+					x.log = append(x.log, logged{q.at, act})
+				}
+			})
 		})
 	}
 	out.worlds, out.nodes, out.msgs = x.seen.n, len(u.store.at), len(u.msgs)-1
@@ -235,130 +259,4 @@ func (x *explorer) trace(from []world, at uint32, last *action) string {
 		}
 	}
 	return b.String()
-}
-
-const fairRounds = 60
-
-// fair lets everything happen that should, in turn, and returns an error
-// unless all pairs arrive at the target.
-func (x *explorer) fair(w world) error {
-	x.fairRuns++
-	var path []uint64
-	for round := range fairRounds {
-		h := x.hash(&w)
-		if x.good.has(h) {
-			break
-		}
-		path = append(path, h)
-		next, err := x.fairRound(w, func(world) {})
-		if err != nil {
-			return fmt.Errorf("under the fair scheduler: %w", err)
-		}
-		if next == w {
-			if err := x.arrived(&w); err != nil {
-				return fmt.Errorf("at rest after %d fair rounds: %w\n%s", round, err, x.universe.String(&w))
-			}
-			break
-		}
-		if round == fairRounds-1 {
-			return fmt.Errorf("no rest after %d fair rounds\n%s", round, x.universe.String(&w))
-		}
-		w = next
-		x.longest = max(x.longest, round+1)
-	}
-	for _, h := range path {
-		x.good.add(h)
-	}
-	return nil
-}
-
-// fairRound lets each node look and act, and each message arrive. It shows
-// every world on the way to seen.
-func (x *explorer) fairRound(w world, seen func(world)) (world, error) {
-	var err error
-	do := func(act action) {
-		if err == nil {
-			w, err = x.step(w, act)
-			seen(w)
-		}
-	}
-	for i := range x.limits.nodes {
-		a := uint8(i)
-		if slices.Contains(x.cut, i) {
-			continue
-		}
-		if x.node(w.node[i]).target < w.target {
-			do(action{kind: actTarget, a: a})
-		}
-		for e := range simEpochs + 1 {
-			if x.node(w.node[i]).keep>>e&1 != 0 {
-				do(action{kind: actKeep, a: a, e: uint8(e)})
-			}
-		}
-		if x.node(w.node[i]).partial {
-			do(action{kind: actKnow, a: a})
-		}
-		for p := range x.limits.nodes {
-			if p != i && !slices.Contains(x.cut, p) && x.node(w.node[i]).view[p] != x.node(w.node[p]).dev {
-				do(action{kind: actLearn, a: a, b: uint8(p)})
-			}
-		}
-		for range 3 {
-			do(action{kind: actLoop, a: a})
-		}
-	}
-	for i := range x.limits.nodes {
-		for p := range x.limits.nodes {
-			if i != p && !slices.Contains(x.cut, i) && !slices.Contains(x.cut, p) {
-				x.fairPair(&w, i, p, do)
-			}
-		}
-	}
-	return w, err
-}
-
-func (x *explorer) fairPair(w *world, i, p int, do func(action)) {
-	a, b := uint8(i), uint8(p)
-	for n := range worldDepth {
-		if !x.again {
-			n = 0
-		}
-		if w.chans[i][p][n] != 0 {
-			do(action{kind: actDeliver, a: a, b: b, x: uint8(n)})
-		}
-	}
-	if w.answers[i][p].epoch != 0 {
-		do(action{kind: actAnswer, a: a, b: b})
-	}
-	if ask := x.node(w.node[i]).asks[p]; ask.epoch != 0 && ask != w.answers[i][p].simWant {
-		do(action{kind: actAgree, a: a, b: b})
-		if w.answers[i][p].epoch != 0 {
-			do(action{kind: actAnswer, a: a, b: b})
-		}
-	}
-	n, o := x.node(w.node[i]).simNode, x.node(w.node[p]).simNode
-	for e := range n.probes {
-		if k := n.probes[e][p]; k != 0 && n.has[e][p].key == k && n.echo(o, e) {
-			do(action{kind: actProbe, a: a, b: b, e: uint8(e)})
-		}
-	}
-}
-
-// arrived returns an error unless every pair is on the target epoch and
-// nothing else is left.
-func (x *explorer) arrived(w *world) error {
-	for i := range x.limits.nodes {
-		n := x.node(w.node[i]).simNode
-		for e, d := range n.dev {
-			if (d.inst != 0) != (e == int(w.target)) {
-				return fmt.Errorf("node %d has devices %v, the target is %d", i, simDevices(n.dev), w.target)
-			}
-		}
-		for p := range x.limits.nodes {
-			if o := x.node(w.node[p]).simNode; p != i && (n.route[p] != w.target || !n.reaches(o, int(w.target))) {
-				return fmt.Errorf("node %d sends to %d on epoch %d, the target is %d", i, p, n.route[p], w.target)
-			}
-		}
-	}
-	return nil
 }

@@ -45,12 +45,11 @@ func received(n, o *simNode) error {
 }
 
 // announced: a node says only of keys that are installed that it has them.
-func (u *universe) announced(n *simNode, r opResult) error {
-	for to, m := range r.sent {
-		for _, s := range u.msgs[m].Epochs {
-			if n.has[s.Epoch][to].key != simKey(s.Key) {
-				return fmt.Errorf("node %d announces key %d of epoch %d to %d, and has %d", n.idx, s.Key, s.Epoch, to, n.has[s.Epoch][to].key)
-			}
+func (n *simNode) announced(m Outgoing) error {
+	to := simIndex(m.To)
+	for _, s := range m.Message.Epochs {
+		if n.has[s.Epoch][to].key != simKey(s.Key) {
+			return fmt.Errorf("node %d announces key %d of epoch %d to %d, and has %d", n.idx, s.Key, s.Epoch, to, n.has[s.Epoch][to].key)
 		}
 	}
 	return nil

@@ -204,16 +204,21 @@ func (n *simNode) observation() Observation {
 
 // apply carries a plan out, as agent and drivers do.
 func (n *simNode) apply(plan Plan) {
+	n.ask(plan)
+	if n.rejects {
+		return
+	}
+	n.carry(plan, 7)
+}
+
+// ask starts what a plan asks for.
+func (n *simNode) ask(plan Plan) {
 	for _, w := range plan.Agree {
 		n.asks[simIndex(w.Peer)] = simWant{uint8(w.Epoch), uint8(w.Mine), uint8(w.Theirs)}
 	}
 	for _, p := range plan.Probe {
 		n.probes[p.Epoch][simIndex(p.Peer)] = simKey(p.Key)
 	}
-	if n.rejects {
-		return
-	}
-	n.carry(plan, 7)
 }
 
 // carry carries out the parts of a plan whose bits are set.
@@ -233,6 +238,7 @@ func (n *simNode) carry(plan Plan, parts uint8) {
 		for p, h := range old[e] {
 			if h.key != 0 && n.has[e][p].key == 0 && n.m.gaveUp(simID(p), ids.Epoch(e)) {
 				n.lost[e][p].add(h.key)
+				n.hole[p] = n.hole[p] || int(n.route[p]) == e // if the agent died between the two
 			}
 		}
 	}

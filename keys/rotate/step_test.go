@@ -10,16 +10,17 @@ import (
 type action struct {
 	kind       actKind
 	a, b, e, x uint8
+	settled    uint8 // which of the worlds in which its nodes may come to rest
 }
 
 type actKind uint8
 
 const (
-	actLoop       actKind = iota // a looks, decides, acts
+	actLoop       actKind = iota // a looks, decides, acts; b and e of these three: see others
 	actReject                    // the same, but only part x of the plan is carried out
 	actCrash                     // a part of the plan is carried out, then the agent of a dies
 	actReboot                    // a loses its kernel
-	actDeliver                   // message x from a to b arrives, and is answered
+	actDeliver                   // message x from a to b arrives, and is answered if e is 0
 	actLose                      // message x from a to b is lost
 	actHold                      // message x from a to b is held back
 	actLate                      // ... and arrives
@@ -42,7 +43,7 @@ const (
 var actNames = [...]string{"loop", "reject", "crash", "reboot", "deliver", "lose", "hold", "late", "repeat", "fail", "agree", "answer", "probe", "learn", "target", "know", "rotate", "keep", "hold-down", "pause", "lose-hold", "lose-device"}
 
 func (a action) String() string {
-	return fmt.Sprintf("%s a=%d b=%d e=%d x=%d", actNames[a.kind], a.a, a.b, a.e, a.x)
+	return fmt.Sprintf("%s a=%d b=%d e=%d x=%d settled=%d", actNames[a.kind], a.a, a.b, a.e, a.x, a.settled)
 }
 
 // actions calls f with everything that may happen in w.
@@ -63,7 +64,11 @@ func (u *universe) actions(w *world, f func(action)) {
 func (u *universe) nodeActions(w *world, i int, f func(action)) {
 	n := u.node(w.node[i])
 	a := uint8(i)
-	f(action{kind: actLoop, a: a})
+	if act := (action{kind: actLoop, a: a}); u.eager {
+		f(act)
+	} else {
+		u.loops(w.node[i], act, f)
+	}
 	if n.target < w.target {
 		f(action{kind: actTarget, a: a})
 	}
@@ -72,12 +77,12 @@ func (u *universe) nodeActions(w *world, i int, f func(action)) {
 	}
 	if w.budget.rejects > 0 {
 		for _, x := range []uint8{0, 1, 3, 5} {
-			f(action{kind: actReject, a: a, x: x})
+			u.loops(w.node[i], action{kind: actReject, a: a, x: x}, f)
 		}
 	}
 	if w.budget.restarts > 0 {
 		for _, x := range []uint8{0, 1, 3, 7} {
-			f(action{kind: actCrash, a: a, x: x})
+			u.loops(w.node[i], action{kind: actCrash, a: a, x: x}, f)
 		}
 	}
 	if w.budget.reboots > 0 {
@@ -122,7 +127,9 @@ func (u *universe) pairActions(w *world, i, p int, f func(action)) {
 			if w.late.msg == 0 && w.budget.lates > 0 {
 				f(action{kind: actHold, a: a, b: b, x: uint8(x)})
 			}
-			if !u.again {
+			if u.again {
+				f(action{kind: actDeliver, a: a, b: b, x: uint8(x), e: 1})
+			} else {
 				f(action{kind: actLose, a: a, b: b, x: uint8(x)})
 			}
 		}
@@ -152,19 +159,62 @@ func (u *universe) pairActions(w *world, i, p int, f func(action)) {
 }
 
 // step returns the world after an action. An error is a broken invariant.
-func (u *universe) step(w world, act action) (world, error) {
+func (u *universe) step(w world, act action) (next world, err error) {
+	u.steps(w, act, func(a action, v world, e error) {
+		if a == act {
+			next, err = v, e
+		}
+	})
+	return next, err
+}
+
+// steps calls f with each world that there may be after an action: where others
+// have a say, a node may come to rest in several.
+func (u *universe) steps(w world, act action, f func(action, world, error)) {
+	old := w
+	act.settled = 0
+	err := u.happen(&w, act)
+	turned := -1
+	for i := range u.limits.nodes {
+		if u.eager && (w.node[i] != old.node[i] || u.others && act.kind == actLoop && int(act.a) == i) {
+			turned = i
+		}
+	}
+	end := func(w world, err error) {
+		if err == nil {
+			err = u.check(&w)
+		}
+		u.tidy(&w, &old)
+		f(act, w, err)
+		act.settled++
+	}
+	switch {
+	case err != nil || turned < 0:
+		end(w, err)
+	case u.others:
+		u.settleOthers(w, turned, end)
+	default:
+		err = u.settle(&w, turned)
+		end(w, err)
+	}
+}
+
+// happen is an action without what nodes make of it.
+func (u *universe) happen(w *world, act action) (err error) {
 	a, b := int(act.a), int(act.b)
-	node, old := &w.node[a], w
-	var err error
+	node := &w.node[a]
 	switch act.kind {
 	case actLoop:
-		err = u.loopNode(&w, a, op{kind: opLoop})
+		if u.others && u.eager {
+			break // settleOthers has all turns
+		}
+		err = u.loopNode(w, a, act.loopOp())
 	case actReject:
 		w.budget.rejects--
-		err = u.loopNode(&w, a, op{kind: opLoopPart, x: act.x})
+		err = u.loopNode(w, a, act.loopOp())
 	case actCrash:
 		w.budget.restarts--
-		err = u.loopNode(&w, a, op{kind: opLoopPart, x: act.x})
+		err = u.loopNode(w, a, act.loopOp())
 		*node = u.do(*node, op{kind: opRestart}).node
 		w.answers[a] = [worldNodes]answer{}
 	case actReboot:
@@ -176,7 +226,7 @@ func (u *universe) step(w world, act action) (world, error) {
 		if !u.again {
 			w.chans[a][b] = without(w.chans[a][b], msg)
 		}
-		u.deliver(&w, a, b, msg)
+		u.deliver(w, a, b, msg, act.e)
 	case actLose:
 		w.chans[a][b] = without(w.chans[a][b], w.chans[a][b][act.x])
 	case actHold:
@@ -185,14 +235,14 @@ func (u *universe) step(w world, act action) (world, error) {
 	case actLate:
 		msg := w.late.msg
 		w.late = late{}
-		u.deliver(&w, a, b, msg)
+		u.deliver(w, a, b, msg, 0)
 	case actRepeat:
-		u.deliver(&w, a, b, u.internMessage(packet{u.node(w.node[b]).peers[a].heard, false}))
+		u.deliver(w, a, b, u.internMessage(packet{u.node(w.node[b]).peers[a].heard, false}), 0)
 	case actFail:
 		*node = u.failed(*node, b, w.answers[a][b].simWant)
 		w.answers[a][b] = answer{}
 	case actAgree:
-		u.agree(&w, a, b)
+		u.agree(w, a, b)
 	case actAnswer:
 		s := w.answers[a][b]
 		w.answers[a][b] = answer{}
@@ -207,7 +257,6 @@ func (u *universe) step(w world, act action) (world, error) {
 		*node = u.do(*node, op{kind: opKnow}).node
 	case actRotate:
 		w.target++
-		return w, nil
 	case actKeep:
 		w.budget.keeps -= min(w.budget.keeps, 1) // at the end it ends for nothing
 		*node = u.do(*node, op{kind: opKeep, e: act.e}).node
@@ -224,21 +273,12 @@ func (u *universe) step(w world, act action) (world, error) {
 		w.budget.losses--
 		*node = u.do(*node, op{kind: opLoseDevice, e: act.e}).node
 	}
-	for i := range u.limits.nodes {
-		if u.eager && err == nil && w.node[i] != old.node[i] {
-			err = u.settle(&w, i)
-		}
-	}
-	if err == nil {
-		err = u.check(&w)
-	}
-	u.tidy(&w, &old)
-	return w, err
+	return err
 }
 
 // settle runs the loop of a node until it rests.
 func (u *universe) settle(w *world, i int) error {
-	for range 12 {
+	for range settleTurns {
 		before := w.node[i]
 		if err := u.loopNode(w, i, op{kind: opLoop}); err != nil {
 			return err
@@ -255,8 +295,8 @@ func (u *universe) loopNode(w *world, i int, o op) error {
 	r := u.do(w.node[i], o)
 	w.node[i] = r.node
 	u.emit(w, i, r)
-	if err := u.announced(before.simNode, r); err != nil {
-		return err
+	if r.err != nil {
+		return r.err
 	}
 	if err := u.replaced(w, i, before.simNode); err != nil {
 		return err
@@ -268,15 +308,18 @@ func (u *universe) loopNode(w *world, i int, o op) error {
 }
 
 func (u *universe) emit(w *world, from int, r opResult) {
-	for to, m := range r.sent {
-		if m != 0 {
-			u.send(w, from, to, m)
+	for to, ms := range r.sent {
+		for _, m := range ms {
+			if m != 0 {
+				u.send(w, from, to, m)
+			}
 		}
 	}
 }
 
-// send puts a message into a channel, in ascending order. If it is full the
-// oldest message is lost.
+// send puts a message into a channel, in ascending order, or in the place of one that
+// is the same but for naming a process that is dead by now. If the channel is full
+// its oldest message is lost.
 func (u *universe) send(w *world, from, to int, m uint32) {
 	var list [worldDepth + 1]uint32
 	n := 0
@@ -284,7 +327,7 @@ func (u *universe) send(w *world, from, to int, m uint32) {
 		if x == m {
 			return
 		}
-		if x != 0 {
+		if a, b := &u.msgs[x], &u.msgs[m]; x != 0 && (a.Boot != b.Boot || a.Seq != b.Seq || a.answer != b.answer) {
 			list[n] = x
 			n++
 		}
@@ -314,8 +357,8 @@ func without(c [worldDepth]uint32, m uint32) (out [worldDepth]uint32) {
 	return out
 }
 
-func (u *universe) deliver(w *world, from, to int, msg uint32) {
-	r := u.do(w.node[to], op{kind: opReceive, peer: uint8(from), arg: uint64(msg)})
+func (u *universe) deliver(w *world, from, to int, msg uint32, answer uint8) {
+	r := u.do(w.node[to], op{kind: opReceive, peer: uint8(from), x: answer, arg: uint64(msg)})
 	w.node[to] = r.node
 	u.emit(w, to, r)
 }
@@ -393,7 +436,7 @@ func (u *universe) tidy(w, old *world) {
 				continue
 			}
 			changed[i][p] = true
-			if heard := u.node(w.node[p]).peers[i].heard; !u.again && heard.Seq != 0 {
+			if heard := u.node(w.node[p]).peers[i].heard; heard.Seq != 0 {
 				for _, m := range w.chans[i][p] {
 					if x := &u.msgs[m]; m != 0 && x.Boot == heard.Boot && (x.Seq < heard.Seq || x.answer && x.Seq == heard.Seq) {
 						w.chans[i][p] = without(w.chans[i][p], m)

@@ -42,7 +42,9 @@ type limits struct {
 	losses   uint8 // kernel objects removed by somebody
 	rejects  uint8 // plans not carried out, or in part
 	lates    uint8 // messages held back for as long as one likes
-	again    bool  // messages stay in their channel when delivered
+	again    bool  // messages arrive as often as one likes, as requests or as answers
+	others   bool  // third parties need any devices at any turn, and cease to (others_test.go)
+	turns    bool  // a loop ends with a second look, as a turn of the agent does
 	eager    bool  // a node runs its loop until it rests, after each input
 	holddown uint8 // how often hold-down passes for a node
 	keeps    uint8 // how often somebody else begins or ends to need a device
@@ -139,7 +141,17 @@ const (
 type opResult struct {
 	node uint32
 	ok   bool
-	sent [worldNodes]uint32 // messages, 0: none
+	sent [worldNodes][2]uint32 // messages, in order, 0: none
+	err  error                 // a broken invariant
+}
+
+// send adds a message.
+func (r *opResult) send(to int, msg uint32) {
+	if r.sent[to][0] != 0 {
+		r.sent[to][1] = msg
+		return
+	}
+	r.sent[to][0] = msg
 }
 
 type universe struct {
@@ -230,12 +242,12 @@ func (u *universe) perform(n *simNode, o op) (r opResult) {
 			u.mutant.receive(n, &msg)
 		}
 		n.m.Receive(now, simID(peer), msg)
-		if u.msgs[o.arg].answer {
+		if u.msgs[o.arg].answer || o.x != 0 {
 			break // an answer is not answered
 		}
 		u.broken(n)
 		if a, ok := n.m.Answer(now, simID(peer)); ok {
-			r.sent[peer] = u.internMessage(packet{a, true})
+			r.send(peer, u.internMessage(packet{a, !u.again}))
 		}
 	case opMayAgree, opAgreed:
 		w := o.wanted()
@@ -295,7 +307,24 @@ func (u *universe) broken(n *simNode) {
 	}
 }
 
+// loop is a turn of an agent: it looks, decides and acts, and looks again at what
+// has become of it.
 func (u *universe) loop(n *simNode, o op, r *opResult) {
+	plan := u.look(n, o.others(), r)
+	if o.kind == opLoopPart {
+		n.carry(plan, o.x)
+	} else {
+		n.apply(plan)
+	}
+	if u.turns {
+		plan = u.look(n, o.others(), r)
+		plan.Devices, plan.Pairs = nil, nil
+		n.ask(plan)
+	}
+}
+
+// look lets a machine see what there is, and sends what it says.
+func (u *universe) look(n *simNode, o others, r *opResult) Plan {
 	now := u.now(n)
 	obs := n.observation()
 	if u.mutant.observe != nil {
@@ -303,19 +332,17 @@ func (u *universe) loop(n *simNode, o op, r *opResult) {
 	}
 	n.m.Observe(now, obs)
 	u.broken(n)
-	plan := n.m.Poll(now)
+	plan := o.poll(now, n.m)
 	if u.mutant.plan != nil {
 		u.mutant.plan(n, &plan)
 	}
 	for _, s := range plan.Send {
-		p := simIndex(s.To)
-		r.sent[p] = u.internMessage(packet{s.Message, false})
+		r.send(simIndex(s.To), u.internMessage(packet{s.Message, false}))
+		if err := n.announced(s); err != nil {
+			r.err = err
+		}
 	}
-	if o.kind == opLoop {
-		n.apply(plan)
-		return
-	}
-	n.carry(plan, o.x)
+	return plan
 }
 
 // String describes a world for a counterexample.
