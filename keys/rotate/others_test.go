@@ -33,7 +33,10 @@ func (o others) poll(now time.Time, m *Machine) Plan {
 	}
 	m.pairs[holder] = p
 	if n := len(m.devices); o.missed != 0 && n > 0 {
-		m.pairs[full] = &pair{peer: full, listed: true, devices: []Device{{}, {}, {ids.Epoch(o.missed), 1, m.devices[n-1].Wire}}}
+		m.pairs[full] = &pair{
+			peer: full, listed: true, talk: talk{contact: now}, // it lives, so it has not expired
+			devices: []Device{{}, {}, {ids.Epoch(o.missed), 1, m.devices[n-1].Wire}},
+		}
 	}
 	plan := m.Poll(now)
 	delete(m.pairs, holder)

@@ -236,9 +236,11 @@ func (n *simNode) carry(plan Plan, parts uint8) {
 	// What hold-down gives up counts as lost: it is the last resort.
 	for e := range old {
 		for p, h := range old[e] {
+			if parts&4 == 0 && h.key != 0 && n.has[e][p].key == 0 && int(n.route[p]) == e {
+				n.hole[p] = true // the plan has the route elsewhere, too
+			}
 			if h.key != 0 && n.has[e][p].key == 0 && n.m.gaveUp(simID(p), ids.Epoch(e)) {
 				n.lost[e][p].add(h.key)
-				n.hole[p] = n.hole[p] || int(n.route[p]) == e // if the agent died between the two
 			}
 		}
 	}

@@ -383,7 +383,11 @@ func (u *universe) failed(node uint32, peer int, w simWant) uint32 {
 // freshKey returns a key that nobody knows.
 func (u *universe) freshKey(w *world, a, b, e int) uint8 {
 	used := u.keysOf(w.node[a], b, e) | u.keysOf(w.node[b], a, e)
-	for _, c := range [][worldDepth]uint32{w.chans[a][b], w.chans[b][a], {w.late.msg}} {
+	var held [worldDepth]uint32
+	if from, to := int(w.late.from), int(w.late.to); from == a && to == b || from == b && to == a {
+		held[0] = w.late.msg
+	}
+	for _, c := range [][worldDepth]uint32{w.chans[a][b], w.chans[b][a], held} {
 		for _, m := range c {
 			for _, s := range u.msgs[m].Epochs {
 				if int(s.Epoch) == e {
