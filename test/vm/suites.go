@@ -54,9 +54,10 @@ const membersComeAndGo = "^Test(RevokeUnderLoad|Leave|Token|HandshakeFlood$)"
 // cuts it in two, or what issuers say changes. What they show depends little on the kernel.
 const attacks = "^Test(Rogue|HandshakeFloodFrom|Partition|SecondIssuer|RevokeIssuer|NetworkByCommand)"
 
-// living picks the tests in which networks change while they are used. They depend on
-// the kernel's VXLAN and bridge, which the host has, too; drivers differ little there.
-const living = "^Test(Churn|Toggle|MTUMatrix|AddressChanges|NarrowPath|Reload|AttachHost|WayOut|NetworkOptions|Names|Blocks|MixedUnderlay)"
+// living picks the tests in which networks change while they are used, and the demo, which takes
+// two minutes in emulation. They depend on the kernel's VXLAN and bridge, which the host has, too;
+// drivers differ little there.
+const living = "^Test(Demo|Churn|Toggle|MTUMatrix|AddressChanges|NarrowPath|Reload|AttachHost|WayOut|NetworkOptions|Names|Blocks|MixedUnderlay)"
 
 // endToEnd returns the suites of test/e2e. What takes long in emulation runs if
 // a number of rotations was asked for, not in a run of everything.
@@ -86,7 +87,7 @@ func endToEnd() []Suite {
 		e2e("issuers", 360, run("^Test(SecondIssuer|RevokeIssuer|NetworkByCommand)")),
 		e2e("partition", stretched(240), run("^TestPartition$")),
 		e2e("toggle", stretched(300), run("^TestToggle")),
-		e2e("living", stretched(900), run("^Test(Churn|MTUMatrix|AddressChanges|NarrowPath|Reload|AttachHost|WayOut|NetworkOptions|Names|Blocks|MixedUnderlay)")),
+		e2e("living", stretched(900), run("^Test(Demo|Churn|MTUMatrix|AddressChanges|NarrowPath|Reload|AttachHost|WayOut|NetworkOptions|Names|Blocks|MixedUnderlay)")),
 		e2e("flood", stretched(240), run("^TestHandshakeFloodFrom")),
 		e2e("secrets", stretched(240), run("^Test(Replay|OldKeys|LiveSecrets)")),
 		Suite{Package: "test/bench", Part: "rotate", Product: true, Seconds: 600, Args: []string{run("^TestRotateBench$")}},
