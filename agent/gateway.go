@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"reflect"
 	"slices"
+	"time"
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
@@ -71,11 +73,10 @@ func (l *loop) gatewayFacts() GatewayFacts {
 // what it was: without it the gateway would go off every network.
 func (x *exits) facts() (GatewayFacts, error) {
 	if x.ns != nil {
-		f, err := x.look()
+		err := x.bound()
 		switch {
 		case err == nil:
-			x.last = f
-			return f, nil
+			return x.last, nil
 		case !errors.Is(err, errUnbound) && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, nl.ErrNotNamespace):
 			return x.last, err
 		}
@@ -92,13 +93,13 @@ func (x *exits) facts() (GatewayFacts, error) {
 	if err != nil {
 		return GatewayFacts{}, err
 	}
-	x.ns = ns
-	x.made.forget()
-	f, err := x.look()
-	if err == nil {
-		x.last = f
+	id, err := ns.NS().LastingID()
+	if err != nil {
+		return GatewayFacts{}, errors.Join(err, ns.Close())
 	}
-	return f, err
+	x.ns, x.last = ns, GatewayFacts{Netns: ns.NS().Path(), NsID: id}
+	x.made.forget()
+	return x.last, nil
 }
 
 // errUnbound: the path of the namespace names another one.
@@ -116,26 +117,32 @@ func (x *exits) close() error {
 	return errors.Join(err, x.ns.Close())
 }
 
-// look returns the namespace as its path shows it.
-func (x *exits) look() (GatewayFacts, error) {
-	path := x.ns.NS().Path()
-	at, err := nl.OpenNamespace(path)
+// bound returns errUnbound if the path of the namespace names another one. It is looked at
+// in every round, and while the namespace is held open no other has its inode.
+func (x *exits) bound() error {
+	at, err := nl.OpenNamespace(x.ns.NS().Path())
 	if err != nil {
-		return GatewayFacts{}, err
+		return err
 	}
 	defer func() { _ = at.Close() }()
-	id, err := at.LastingID()
+	id, err := at.ID()
 	if err != nil {
-		return GatewayFacts{}, err
+		return err
 	}
 	own, err := x.ns.NS().ID()
-	if err == nil && !id.Is(own) {
-		err = fmt.Errorf("%w: %s", errUnbound, path)
+	if err == nil && id != own {
+		err = fmt.Errorf("%w: %s", errUnbound, x.ns.NS().Path())
 	}
-	if err != nil {
-		return GatewayFacts{}, err
+	return err
+}
+
+// settled reports whether what the namespace was made to be needs no look now. Without a way
+// out nothing is forwarded, whatever becomes of the rules, and they are looked at less often.
+func (x *exits) settled(now time.Time, want gateway.Spec) bool {
+	if x.made.still(now, want) {
+		return true
 	}
-	return GatewayFacts{Netns: path, NsID: id}, nil
+	return len(want.Out) == 0 && now.Before(x.made.at.Add(10*resync)) && reflect.DeepEqual(x.made.spec, want)
 }
 
 // gatewayOf is the gateway as an endpoint of a network; ok is false if the network needs
@@ -180,7 +187,7 @@ func (l *loop) applyGateway(ctx context.Context) {
 	if x.failed != nil {
 		l.fail("gateway-failed", "", x.failed)
 	}
-	if x.ns == nil || x.made.still(l.now(), l.out.Gateway) {
+	if x.ns == nil || x.settled(l.now(), l.out.Gateway) {
 		return
 	}
 	x.made.forget()

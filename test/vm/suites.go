@@ -68,15 +68,15 @@ func endToEnd() []Suite {
 	run := func(pattern string) string { return "-test.run=" + pattern }
 	suites := []Suite{
 		e2e("", 420, "-test.skip="+rotating+"|"+membersComeAndGo+"|"+attacks+"|"+living),
-		e2e("members", 480, run(membersComeAndGo)),
 		e2e("load-wireguard", stretched(240), run("^TestRotationUnderLoad$/^wireguard$")),
 		e2e("load-ipsec", stretched(240), run("^TestRotationUnderLoad$/^ipsec$")),
-		e2e("esp-blocked", 240, run("^TestESPBlocked")),
 	}
 	if os.Getenv(rotationsEnv) == "" {
 		return suites
 	}
 	return append(suites,
+		e2e("members", 900, run(membersComeAndGo)),
+		e2e("esp-blocked", 240, run("^TestESPBlocked")),
 		e2e("load-ipsec-in-udp", stretched(240), run("^TestRotationUnderLoad$/^ipsec-in-udp$")),
 		e2e("alternate", stretched(240), run("^TestRotationAlternatesDrivers$")),
 		e2e("badlink", stretched(300), run("^TestRotationOverBadLink$")),
