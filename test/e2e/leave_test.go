@@ -54,13 +54,13 @@ func TestLeave(t *testing.T) {
 		t.Fatal(err)
 	}
 	took := time.Since(begin)
-	last := flows.silentFor(ctx, revokedWithin())
+	last := flows.silentFor(ctx, revokedWithin)
 	if res.Node != was.Node || res.Told != (api.Count{OK: 2, Total: 2}) || len(res.Waiting) != 0 || len(res.Removed) == 0 {
 		t.Errorf("leave answered %+v", res)
 	}
 	t.Logf("leave took %v; the last packet from or to the leaver arrived %v after it began", took, last.Sub(begin))
-	if d := last.Sub(begin); d > revokedWithin() {
-		t.Errorf("the last packet arrived %v after the command, want at most %v", d, revokedWithin())
+	if d := last.Sub(begin); d > revokedWithin {
+		t.Errorf("the last packet arrived %v after the command, want at most %v", d, revokedWithin)
 	}
 	nothingRemains(t, leaver, before)
 	if link := linkOfType(t, blue[2].Box.NS(), "veth"); link != 0 {

@@ -15,12 +15,7 @@ import (
 
 // revokedWithin is how soon after the command the last packet of a revoked node
 // may arrive anywhere.
-func revokedWithin() time.Duration {
-	if emulated() {
-		return 12 * time.Second // a round of an agent takes ten times as long there, and each node makes some
-	}
-	return 3 * time.Second
-}
+const revokedWithin = 3 * time.Second
 
 // victimFlows are packets from one node to each of the others and back.
 type victimFlows []*netlab.Flow
@@ -113,13 +108,13 @@ func revokeUnderLoad(t *testing.T, driver string) {
 		t.Fatal(err)
 	}
 	told := time.Since(begin)
-	last := flows.silentFor(ctx, 2*revokedWithin())
+	last := flows.silentFor(ctx, 2*revokedWithin)
 	if rev.Node.Name != victim.Name || rev.Applied.OK != 4 || rev.Applied.Total != 4 {
 		t.Errorf("revoke answered %+v", rev)
 	}
 	t.Logf("all nodes had it %v after the command began; the last packet of or to the victim arrived %v after it", told, last.Sub(begin))
-	if d := last.Sub(begin); d > revokedWithin() {
-		t.Errorf("the last packet arrived %v after the command, want at most %v", d, revokedWithin())
+	if d := last.Sub(begin); d > revokedWithin {
+		t.Errorf("the last packet arrived %v after the command, want at most %v", d, revokedWithin)
 	}
 
 	waitUntil(t, ctx, 10*time.Second, "a new access key on all nodes but the victim", func() (bool, error) {
