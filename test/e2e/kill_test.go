@@ -34,9 +34,6 @@ func TestKillAtEachState(t *testing.T) { eachDriver(t, killAtEachState) }
 
 func killAtEachState(t *testing.T, driver string) {
 	times := min(3, scaled(t, 75))
-	if raceDetector {
-		times = min(2, times) // each takes five seconds there
-	}
 	ctx, f := startFor(t, suited(), 3, maxTries*times, "")
 	toDriver(t, ctx, f, driver)
 	l := startLoad(t, ctx, f, lowRate(t), 200)
