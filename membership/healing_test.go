@@ -3,7 +3,6 @@ package membership
 import (
 	"math/rand/v2"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
@@ -14,11 +13,8 @@ import (
 // is known to both within 15 s of healing. Only they try: nobody else can tell them.
 func TestHealedSoon(t *testing.T) {
 	const soon = 15 * time.Second
-	oneAtATime(t)
-	synctest.Test(t, func(t *testing.T) {
-		<-time.After(48 * time.Hour) // the bubble's time begins where that of certificates does
-		l := serialLab(t)
-		nodes := l.cluster(2, func(o *Options) { o.Profile = ProfileLAN })
+	virtually(t, func(t *testing.T, l *lab) {
+		nodes := l.cluster(2, lan)
 		converge(t, nodes, 2)
 		var worst time.Duration
 		for v := range 30 {
@@ -41,9 +37,5 @@ func TestHealedSoon(t *testing.T) {
 			}
 		}
 		t.Logf("healed after %v at most", worst.Round(time.Millisecond))
-		for _, n := range nodes {
-			n.stop()
-		}
-		synctest.Wait()
 	})
 }
