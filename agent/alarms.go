@@ -46,6 +46,12 @@ func withheld(snap membership.Snapshot) []api.Problem {
 // which is legal, and that two items had one version.
 func (l *loop) warnings(snap membership.Snapshot) []api.Problem {
 	out := append(l.narrowPaths(), fillingSubnets(l.out.View)...)
+	if l.slower != nil {
+		out = append(out, api.Problem{
+			Code: "driver-slow", Subject: l.toldDriver, Message: "encryption is slower than it could be: " + l.slower.Error(),
+			Fix: "a kernel that has it, or that has WireGuard itself (Linux 5.6, modprobe wireguard)",
+		})
+	}
 	for _, s := range snap.Stale {
 		if !s.Issuer.IsZero() {
 			continue

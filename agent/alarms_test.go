@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +19,25 @@ import (
 
 func hasWarning(s api.Status, code string) bool {
 	return slices.ContainsFunc(s.Warnings, func(p api.Problem) bool { return p.Code == code })
+}
+
+// TestSlowDriver: a driver that has to do without something is a warning, for as long as it is
+// the one that is used.
+func TestSlowDriver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		m := w.machine(1, blue())
+		m.slower = errors.New("driver x: an offload is missing")
+		m.start()
+		w.until("the warning", func() bool { return hasWarning(m.status(), "driver-slow") })
+		if s := m.status(); s.State != api.StateOK || s.Warnings[0].Message != "encryption is slower than it could be: driver x: an offload is missing" {
+			t.Errorf("%s, %+v", s.State, s.Warnings)
+		}
+		m.cfg.Networks[0].Encrypted = false
+		m.kill()
+		m.start()
+		w.until("no warning", func() bool { return !hasWarning(m.status(), "driver-slow") })
+	})
 }
 
 // TestAlarms: that no issuer is heard is a warning, and leaves the state as it is;

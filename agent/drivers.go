@@ -35,6 +35,7 @@ type drivers struct {
 	open     map[string]tunnel.Driver
 	states   map[string]tunnel.State // as each driver said last
 	verdicts map[string]verdict
+	slow     map[string]error             // what each works without
 	done     map[string]made[tunnel.Spec] // what each was set to last
 	// unread are drivers that may have devices here and have not said so yet.
 	// Until each of them has, nothing is set: a spec made without knowing a
@@ -51,7 +52,7 @@ type verdict struct {
 func newDrivers(kinds []tunnel.Kind, env tunnel.Env, log *slog.Logger, now func() time.Time) *drivers {
 	return &drivers{
 		kinds: kinds, env: env, log: log, now: now,
-		open: map[string]tunnel.Driver{}, states: map[string]tunnel.State{}, verdicts: map[string]verdict{}, unread: map[string]bool{},
+		open: map[string]tunnel.Driver{}, states: map[string]tunnel.State{}, verdicts: map[string]verdict{}, slow: map[string]error{}, unread: map[string]bool{},
 		done: map[string]made[tunnel.Spec]{},
 	}
 }
@@ -123,6 +124,21 @@ func (d *drivers) works(ctx context.Context, name string) error {
 		d.verdicts[name] = v
 	}
 	return v.err
+}
+
+// slower says what a driver has to do without, or nil. A kernel does not learn it while
+// it runs, so each is asked once.
+func (d *drivers) slower(ctx context.Context, name string) error {
+	k, ok := d.kind(name)
+	if !ok || k.Slower == nil {
+		return nil
+	}
+	err, known := d.slow[name]
+	if !known {
+		err = k.Slower(ctx)
+		d.slow[name] = err
+	}
+	return err
 }
 
 // use opens a driver if it is not open.

@@ -99,6 +99,7 @@ type loop struct {
 	definer    definer
 	adopted    bool   // routes of a predecessor are known
 	toldDriver string // the driver that was logged last
+	slower     error  // what it has to do without
 	rot        rotation
 	unproved   time.Duration // rotate.Timing.Unproved
 	events     *events.Log   // nil: not kept

@@ -182,6 +182,7 @@ func (l *loop) underlay(members []Member) Underlay {
 func (l *loop) chooseDriver(ctx context.Context) {
 	if !l.here.AnyEncrypted() {
 		l.facts.Driver, l.facts.Refused, l.unable = "", nil, ""
+		l.toldDriver, l.slower = "", nil
 		return
 	}
 	c := l.tunnels.choose(ctx, l.here, l.target.Driver)
@@ -192,7 +193,7 @@ func (l *loop) chooseDriver(ctx context.Context) {
 	}
 	if l.facts.Driver != l.toldDriver {
 		l.log.Info("tunnel driver chosen", logkey.Driver, l.facts.Driver, logkey.Reason, refusalText(c.refused))
-		l.toldDriver = l.facts.Driver
+		l.toldDriver, l.slower = l.facts.Driver, l.tunnels.slower(ctx, l.facts.Driver)
 	}
 }
 

@@ -119,6 +119,7 @@ type machine struct {
 	guard    *fakeGuard
 	host     *tunneltest.FakeHost
 	driver   func(tunnel.Driver) tunnel.Driver // wraps it; nil: as it is
+	slower   error                             // what the driver does without
 	issuer   bool                              // it has an issuer key
 	roles    uint8                             // in its certificate
 	ipsec    bool                              // its kernel has ESP
@@ -191,6 +192,7 @@ func (m *machine) start() *machine {
 	l.canIssue = m.issuer
 	l.guard, l.overlay, l.host = m.guard, m.overlay, fakeHost{addr: v4(m.n).Addr(), mtu: m.underlay}
 	kind := m.w.fabric.Kind()
+	kind.Slower = func(context.Context) error { return m.slower }
 	if m.driver != nil {
 		open := kind.Open
 		kind.Open = func(ctx context.Context, env tunnel.Env) (tunnel.Driver, error) {

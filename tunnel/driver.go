@@ -43,6 +43,9 @@ type Kind struct {
 	// anything behind. An *UnsupportedError names the missing feature; any
 	// other error means that the probe itself could not run.
 	Probe func(ctx context.Context, env Env) error
+	// Slower says what the driver has to do without here, so that it works but is
+	// slow, as an *UnsupportedError. Nil: there is no such thing.
+	Slower func(ctx context.Context) error
 	// Open returns a driver that adopts what a predecessor left.
 	Open func(ctx context.Context, env Env) (Driver, error)
 	// Overhead is how many bytes the tunnel adds to an inner packet on an

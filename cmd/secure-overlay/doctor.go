@@ -242,7 +242,7 @@ func doctorOptions(cfg config.Config, env tunnel.Env, running bool) doctor.Optio
 	for _, k := range kinds(cfg) {
 		o.Drivers = append(o.Drivers, doctor.Driver{
 			Name: k.Name, Wanted: cfg.Driver() == k.Name, Fix: driverFix(k.Name),
-			Probe: func(ctx context.Context) error { return k.Probe(ctx, env) },
+			Probe: func(ctx context.Context) error { return k.Probe(ctx, env) }, Slower: k.Slower,
 		})
 	}
 	o.InnerMTU = func(underlay int, via netip.Addr) int {

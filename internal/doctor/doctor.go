@@ -28,7 +28,9 @@ type Finding struct {
 type Driver struct {
 	Name  string
 	Probe func(context.Context) error // nil: it works
-	Fix   string                      // what to do if it does not
+	// Slower says what it has to do without, where it works: nil: nothing.
+	Slower func(context.Context) error
+	Fix    string // what to do if it does not work
 	// Wanted is set if the configuration names this driver, so that no other
 	// one can stand in for it.
 	Wanted bool

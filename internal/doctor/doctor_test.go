@@ -63,6 +63,18 @@ func TestDrivers(t *testing.T) {
 	}
 }
 
+// TestSlower: a driver that works, but slowly, is no fault, and says what would help.
+func TestSlower(t *testing.T) {
+	slow := func(context.Context) error { return errors.New("driver a: offload is missing (exists since Linux 9)") }
+	list := drivers(t.Context(), []Driver{{Name: "a", Probe: works, Slower: slow}, {Name: "b", Probe: works, Slower: works}})
+	if f := find(t, list, "driver a"); f.Level != OK || f.Detail != "works, but slowly: offload is missing (exists since Linux 9)" {
+		t.Errorf("%+v", f)
+	}
+	if f := find(t, list, "driver b"); f.Level != OK || f.Detail != "works" {
+		t.Errorf("%+v", f)
+	}
+}
+
 func TestPorts(t *testing.T) {
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

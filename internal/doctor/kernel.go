@@ -129,6 +129,11 @@ func drivers(ctx context.Context, list []Driver) []Finding {
 		switch {
 		case err == nil:
 			works++
+			if d.Slower != nil {
+				if err := d.Slower(ctx); err != nil {
+					f.Detail = "works, but slowly: " + strings.TrimPrefix(err.Error(), f.Name+": ")
+				}
+			}
 		case d.Wanted:
 			f = Finding{Name: f.Name, Level: Fail, Detail: why + "; the configuration asks for it", Fix: d.Fix + ", or remove driver: from the networks"}
 		default:

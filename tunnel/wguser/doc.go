@@ -8,7 +8,8 @@
 //
 // Invariants: the worker outlives the agent and drops no packet when the
 // agent dies. Its TUN is in the secure namespace, its UDP sockets are in the
-// host's. Its TUN has no virtio header, so it never merges datagrams. It ends
+// host's. Nothing merges VXLAN datagrams as datagrams: what crosses the TUN as one
+// packet is segments of one TCP connection (segmented), or one packet (single). It ends
 // when its link or its control socket goes, or on SIGTERM, and its link goes
 // with it: there is never one without the other for longer than it takes.
 //

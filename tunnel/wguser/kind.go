@@ -29,6 +29,9 @@ type Options struct {
 	// Patience is how long a worker may take to answer a request before its
 	// device counts as broken and is made anew. Zero means 20 s.
 	Patience time.Duration
+	// Single makes workers exchange one packet at a time with their TUN, as on a kernel
+	// that cannot do more.
+	Single bool
 }
 
 // Kind returns the driver's row for the table of drivers.
@@ -36,6 +39,12 @@ func Kind(o Options) tunnel.Kind {
 	return tunnel.Kind{
 		Name:  Name,
 		Probe: probe,
+		Slower: func(context.Context) error {
+			if o.Single {
+				return &tunnel.UnsupportedError{Driver: Name, Feature: offloadFeature, Since: offloadSince}
+			}
+			return probeSegmented()
+		},
 		Open: func(_ context.Context, env tunnel.Env) (tunnel.Driver, error) {
 			return open(env, o)
 		},
@@ -47,9 +56,9 @@ func Kind(o Options) tunnel.Kind {
 // probe opens a TUN in a namespace that goes with the probe.
 func probe(context.Context, tunnel.Env) error {
 	return wg.InScratchNamespace(func(*nl.Handle) error {
-		f, err := openTUN("soprobe")
+		fd, err := openTUN("soprobe", 0)
 		if err == nil {
-			return f.Close()
+			return unix.Close(fd)
 		}
 		for _, missing := range []error{unix.ENOENT, unix.ENXIO, unix.ENODEV} {
 			if errors.Is(err, missing) {
@@ -59,6 +68,26 @@ func probe(context.Context, tunnel.Env) error {
 			}
 		}
 		return fmt.Errorf("probe driver %s: %w", Name, err)
+	})
+}
+
+// What probeSegmented looks for.
+const (
+	offloadFeature = "segmentation offload of VXLAN on TUN links, without which it is about five times slower,"
+	offloadSince   = "Linux 6.17"
+)
+
+// probeSegmented tries the fast form of a TUN in a namespace that goes with it.
+func probeSegmented() error {
+	return wg.InScratchNamespace(func(*nl.Handle) error {
+		_, f, err := openSegmented("soprobe")
+		if errors.Is(err, errNotSegmented) {
+			return &tunnel.UnsupportedError{Driver: Name, Feature: offloadFeature, Since: offloadSince, Err: err}
+		}
+		if err != nil {
+			return fmt.Errorf("probe driver %s: %w", Name, err)
+		}
+		return f.Close()
 	})
 }
 

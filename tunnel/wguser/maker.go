@@ -26,6 +26,7 @@ type maker struct {
 	secure *nl.Handle
 	// patience is how long a worker may take to answer.
 	patience time.Duration
+	single   bool // Options.Single
 	children worker.Children
 	// asked are the questions whether a worker works that have no good answer
 	// yet, by device. They are goroutines, which stop ends and asking counts.
@@ -38,7 +39,7 @@ type maker struct {
 func newMaker(env tunnel.Env, o Options, secure *nl.Handle) *maker {
 	m := &maker{
 		env: env, argv: o.Worker, secure: secure, children: worker.Children{},
-		patience: cmp.Or(o.Patience, defaultPatience), asked: map[string]*question{},
+		patience: cmp.Or(o.Patience, defaultPatience), single: o.Single, asked: map[string]*question{},
 	}
 	m.life, m.stop = context.WithCancel(context.Background())
 	return m
@@ -58,7 +59,7 @@ func (m *maker) Create(ctx context.Context, name string, mark tunnel.Mark, d tun
 	if err := m.retire(ctx, name); err != nil {
 		return err
 	}
-	args := workerArgs{device: name, mark: mark.String(), port: uint(d.Port), mtu: d.MTU}
+	args := workerArgs{device: name, mark: mark.String(), port: uint(d.Port), mtu: d.MTU, single: m.single}
 	pid, err := worker.Command{
 		Argv: append(append([]string{}, m.argv...), args.command()...),
 		Host: m.env.Host, Log: m.logPath(name), Files: []*os.File{m.env.Secure.File()},

@@ -18,40 +18,32 @@ import (
 const clonePath = "/dev/net/tun"
 
 // openTUN makes a TUN link in the namespace of the calling thread. The link
-// lives as long as the file.
-func openTUN(name string) (*os.File, error) {
+// lives as long as the file. flags are added to those of any such link.
+func openTUN(name string, flags uint16) (int, error) {
 	fd, err := unix.Open(clonePath, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", clonePath, err)
+		return -1, fmt.Errorf("open %s: %w", clonePath, err)
 	}
 	ifr, err := unix.NewIfreq(name)
 	if err != nil {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("make tun %s: %w", name, err)
+		return -1, fmt.Errorf("make tun %s: %w", name, err)
 	}
-	// IFF_VNET_HDR must not be here. With the virtio header wireguard-go
-	// merges datagrams of one flow into one GSO packet when it writes to the
-	// TUN and switches on UDP offload where the kernel has it (Linux 6.2).
-	// What we carry is VXLAN, equal-sized datagrams of one flow, just what is
-	// merged; and VXLAN receivers drop merged datagrams on Linux 6.2 to
-	// 6.8.4, or make throughput collapse on others. Without the header the
-	// kernel has no way to take a merged packet, so none can arise.
-	ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_TUN_EXCL)
+	ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_TUN_EXCL | flags)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("make tun %s: %w", name, err)
+		return -1, fmt.Errorf("make tun %s: %w", name, err)
 	}
-	// Only now may the runtime poll the file: epoll on a TUN without a link
-	// reports an error once and never again.
-	return os.NewFile(uintptr(fd), clonePath), nil
+	return fd, nil
 }
 
 // tunLink is the TUN as wireguard-go sees it. It differs from wireguard-go's
-// own in three points: one packet at a time and no header; it never asks for
+// own in three points: packets are as packets says; it never asks for
 // the MTU by name from whatever namespace a thread happens to be in; it
 // reports no up and down events, so the UDP sockets are open from start to
 // end and a port that is taken shows at once, to the one who asked for it.
 type tunLink struct {
+	packets
 	ns     *nl.Namespace
 	file   *os.File
 	name   string
@@ -72,18 +64,19 @@ const queueLength = 2048
 
 // newTunLink makes the link in the namespace and watches its MTU. It keeps ns
 // open and closes it in the end.
-func newTunLink(ns *nl.Namespace, name string, mtu int) (*tunLink, error) {
+func newTunLink(ns *nl.Namespace, a workerArgs) (*tunLink, error) {
+	var p packets
 	var file *os.File
 	err := ns.Do(func() (err error) {
-		file, err = openTUN(name)
+		p, file, err = openPackets(a.device, a.single)
 		return err
 	})
 	if err != nil {
 		return nil, errors.Join(err, ns.Close())
 	}
-	t := &tunLink{ns: ns, file: file, name: name, events: make(chan tun.Event, 1), stop: make(chan struct{})}
-	t.mtu.Store(int32(mtu))
-	err = t.tune(mtu)
+	t := &tunLink{packets: p, ns: ns, file: file, name: a.device, events: make(chan tun.Event, 1), stop: make(chan struct{})}
+	t.mtu.Store(int32(a.mtu))
+	err = t.tune(a.mtu)
 	var updates <-chan netlink.LinkUpdate
 	if err == nil {
 		updates, err = t.subscribe()
@@ -177,40 +170,6 @@ func (t *tunLink) MTU() (int, error) { return int(t.mtu.Load()), nil }
 
 // Events implements tun.Device.
 func (t *tunLink) Events() <-chan tun.Event { return t.events }
-
-// BatchSize implements tun.Device.
-func (t *tunLink) BatchSize() int { return 1 }
-
-// Read implements tun.Device: one packet.
-func (t *tunLink) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	n, err := t.file.Read(bufs[0][offset:])
-	if errors.Is(err, unix.EBADFD) { // the link was deleted
-		err = os.ErrClosed
-	}
-	if err != nil {
-		return 0, err
-	}
-	sizes[0] = n
-	return 1, nil
-}
-
-// Write implements tun.Device: packet by packet, never merged.
-func (t *tunLink) Write(bufs [][]byte, offset int) (int, error) {
-	var errs []error
-	written := 0
-	for _, b := range bufs {
-		_, err := t.file.Write(b[offset:])
-		switch {
-		case errors.Is(err, unix.EBADFD):
-			return written, os.ErrClosed
-		case err != nil:
-			errs = append(errs, err)
-		default:
-			written++
-		}
-	}
-	return written, errors.Join(errs...)
-}
 
 // Close implements tun.Device.
 func (t *tunLink) Close() error {

@@ -40,9 +40,18 @@ func options() wguser.Options {
 	return wguser.Options{Worker: []string{"/proc/self/exe", workerWord}}
 }
 
-func TestConformance(t *testing.T) {
+func TestConformance(t *testing.T) { conformance(t, options()) }
+
+// TestConformanceSingle: the form for kernels that can do no more is the same driver.
+func TestConformanceSingle(t *testing.T) {
+	o := options()
+	o.Single = true
+	conformance(t, o)
+}
+
+func conformance(t *testing.T, o wguser.Options) {
 	tunneltest.Run(t, tunneltest.Harness{
-		Kind:      wguser.Kind(options()),
+		Kind:      wguser.Kind(o),
 		Hosts:     tunneltest.Namespaces,
 		Leftovers: leftovers,
 	})

@@ -32,6 +32,7 @@ type workerArgs struct {
 	mark   string // shows in ps, and tells whose worker it is
 	port   uint
 	mtu    int
+	single bool // Options.Single
 }
 
 func (a *workerArgs) flags() *flag.FlagSet {
@@ -40,6 +41,7 @@ func (a *workerArgs) flags() *flag.FlagSet {
 	f.StringVar(&a.mark, "mark", "", "")
 	f.UintVar(&a.port, "port", 0, "")
 	f.IntVar(&a.mtu, "mtu", 0, "")
+	f.BoolVar(&a.single, "single", false, "")
 	return f
 }
 
@@ -47,7 +49,7 @@ func (a *workerArgs) flags() *flag.FlagSet {
 func (a workerArgs) command() []string {
 	return []string{
 		"--device=" + a.device, "--mark=" + a.mark,
-		fmt.Sprintf("--port=%d", a.port), fmt.Sprintf("--mtu=%d", a.mtu),
+		fmt.Sprintf("--port=%d", a.port), fmt.Sprintf("--mtu=%d", a.mtu), fmt.Sprintf("--single=%t", a.single),
 	}
 }
 
@@ -91,7 +93,7 @@ func startWorker(args []string) (*server, error) {
 		return nil, fmt.Errorf("start worker: %w", err)
 	}
 	_ = unix.Close(secureFD)
-	link, err := newTunLink(ns, a.device, a.mtu)
+	link, err := newTunLink(ns, a)
 	if err != nil {
 		return nil, fmt.Errorf("start worker: %w", err)
 	}

@@ -1,0 +1,354 @@
+package wguser
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/secure-overlay/secure-overlay/internal/nl"
+	"github.com/secure-overlay/secure-overlay/test/netlab"
+	"github.com/secure-overlay/secure-overlay/tunnel"
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/gso"
+)
+
+const (
+	labVNI  = 77
+	labPort = 4789
+)
+
+var (
+	labSelf = netip.MustParseAddr("fd00::1")
+	labPeer = netip.MustParseAddr("fd00::2")
+)
+
+// labMACs are the addresses of a frame, first whom it is for.
+var labMACs = []byte{2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1}
+
+// tunLab is a VXLAN device whose peer is behind one of two TUN links: one gives packets
+// as they are to be on the wire, the other as they came.
+type tunLab struct {
+	t      *testing.T
+	h      *nl.Handle
+	single single
+	whole  *segmented
+	links  map[string]netlink.Link
+	raw    int // socket on the VXLAN device, of frames with a virtio header
+}
+
+func newTUNLab(t *testing.T) *tunLab {
+	t.Helper()
+	netlab.Require(t, netlab.FeatureNetns)
+	lab, err := netlab.New("tun")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := lab.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	box, err := lab.Container("box")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &tunLab{t: t, links: map[string]netlink.Link{}}
+	if l.h, err = box.NS().Handle(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(l.h.Close)
+	if err := errors.Join(box.NS().Do(l.open), l.configure(), box.NS().Do(l.openRaw)); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func (l *tunLab) open() error {
+	p, _, err := openSegmented("whole")
+	if err != nil {
+		return err
+	}
+	l.whole = p.(*segmented)
+	l.t.Cleanup(func() { _ = l.whole.file.Close() })
+	fd, err := openTUN("single", 0)
+	if err != nil {
+		return err
+	}
+	l.single = single{os.NewFile(uintptr(fd), clonePath)}
+	l.t.Cleanup(func() { _ = l.single.file.Close() })
+	return nil
+}
+
+func (l *tunLab) configure() error {
+	err := l.h.LinkAdd(&netlink.Vxlan{
+		LinkAttrs: netlink.LinkAttrs{Name: "vx", MTU: 1400, TxQLen: -1},
+		VxlanId:   labVNI, SrcAddr: labSelf.AsSlice(), Group: labPeer.AsSlice(), Port: labPort, TTL: 64, UDPCSum: true,
+	})
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"lo", "single", "whole", "vx"} {
+		link, err := l.h.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		l.links[name] = link
+		if err := l.h.LinkSetUp(link); err != nil {
+			return err
+		}
+	}
+	return l.h.AddrAdd(l.links["lo"], &netlink.Addr{IPNet: &net.IPNet{IP: labSelf.AsSlice(), Mask: net.CIDRMask(128, 128)}})
+}
+
+func (l *tunLab) openRaw() error {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	l.raw = fd
+	l.t.Cleanup(func() { _ = unix.Close(fd) })
+	return errors.Join(
+		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1),
+		unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: l.links["vx"].Attrs().Index}))
+}
+
+// via sends what is for the peer to one of the TUN links.
+func (l *tunLab) via(name string) {
+	l.t.Helper()
+	err := l.h.RouteReplace(&netlink.Route{
+		LinkIndex: l.links[name].Attrs().Index,
+		Dst:       &net.IPNet{IP: labPeer.AsSlice(), Mask: net.CIDRMask(128, 128)},
+	})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// send puts a frame with a virtio header onto the VXLAN device.
+func (l *tunLab) send(frame []byte) {
+	l.t.Helper()
+	if _, err := unix.Write(l.raw, frame); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// receive returns the next n packets that a TUN link gives and that are of the overlay.
+func (l *tunLab) receive(p packets, file *os.File, n int) (out [][]byte) {
+	l.t.Helper()
+	if err := file.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		l.t.Fatal(err)
+	}
+	bufs, sizes := make([][]byte, p.BatchSize()), make([]int, p.BatchSize())
+	for i := range bufs {
+		bufs[i] = make([]byte, 1<<16)
+	}
+	for len(out) < n {
+		got, err := p.Read(bufs, sizes, 16)
+		if err != nil {
+			l.t.Fatalf("after %d packets of %d: %v", len(out), n, err)
+		}
+		for i := range got {
+			// The kernel says hello to neighbours and routers by itself.
+			if b := bufs[i][16 : 16+sizes[i]]; len(b) > 70 && bytes.HasPrefix(b[56:], labMACs) {
+				out = append(out, slices.Clone(b))
+			}
+		}
+	}
+	return out
+}
+
+// superframe is a frame with payload bytes of TCP or UDP that are to go in pieces of size, with
+// the header that PACKET_VNET_HDR takes.
+func superframe(v6, udp bool, flags byte, payload, size int) []byte {
+	transport := make([]byte, 20)
+	protocol, at, typ := byte(unix.IPPROTO_TCP), 16, byte(unix.VIRTIO_NET_HDR_GSO_TCPV4)
+	binary.BigEndian.PutUint32(transport[4:], 1<<32-1000)
+	transport[12], transport[13] = 5<<4, flags
+	if v6 {
+		typ = unix.VIRTIO_NET_HDR_GSO_TCPV6
+	}
+	if udp {
+		transport = make([]byte, 8)
+		protocol, at, typ = unix.IPPROTO_UDP, 6, unix.VIRTIO_NET_HDR_GSO_UDP_L4
+		binary.BigEndian.PutUint16(transport[4:], uint16(8+payload))
+	}
+	transport[1], transport[3] = 40, 80
+	n := len(transport) + payload
+	src, dst := []byte{10, 0, 0, 1}, []byte{10, 0, 0, 2}
+	ip := []byte{0x45, 0, 0, 0, 0xff, 0xfe, 0x40, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2}
+	etherType := []byte{8, 0}
+	binary.BigEndian.PutUint16(ip[2:], uint16(20+n))
+	binary.BigEndian.PutUint16(ip[10:], ^onesSum(ip))
+	if v6 {
+		src, dst = labSelf.AsSlice(), labPeer.AsSlice()
+		ip = slices.Concat([]byte{0x60, 1, 2, 3, byte(n >> 8), byte(n), protocol, 64}, src, dst)
+		etherType = []byte{0x86, 0xdd}
+	}
+	binary.BigEndian.PutUint16(transport[at:], onesSum(slices.Concat(src, dst, []byte{0, protocol, byte(n >> 8), byte(n)})))
+	head := make([]byte, 10)
+	head[0], head[1] = unix.VIRTIO_NET_HDR_F_NEEDS_CSUM, typ
+	binary.NativeEndian.PutUint16(head[2:], uint16(14+len(ip)+len(transport)))
+	binary.NativeEndian.PutUint16(head[4:], uint16(size))
+	binary.NativeEndian.PutUint16(head[6:], uint16(14+len(ip)))
+	binary.NativeEndian.PutUint16(head[8:], uint16(at))
+	data := make([]byte, payload)
+	for i := range data {
+		data[i] = byte(i * 31 >> 3)
+	}
+	return slices.Concat(head, labMACs, etherType, ip, transport, data)
+}
+
+func onesSum(b []byte) uint16 {
+	var s uint32
+	for i := 0; i < len(b); i += 2 {
+		s += uint32(binary.BigEndian.Uint16(b[i:]))
+	}
+	return uint16(s>>16 + s&0xffff)
+}
+
+// TestSegmentsAreTheKernels sends the same frames through a link for which the kernel
+// splits them, and through one for which we do: what leaves is the same, to the byte.
+func TestSegmentsAreTheKernels(t *testing.T) {
+	l := newTUNLab(t)
+	const payload, size = 30_000, 1210
+	const n = (payload + size - 1) / size
+	for _, v6 := range []bool{false, true} {
+		for _, udp := range []bool{false, true} {
+			for _, flags := range []byte{0x10, 0x18, 0x19, 0x50} {
+				frame := superframe(v6, udp, flags, payload, size)
+				l.via("single")
+				l.send(frame)
+				want := l.receive(l.single, l.single.file, n)
+				l.via("whole")
+				l.send(frame)
+				got := l.receive(l.whole, l.whole.file, n)
+				if d := cmp.Diff(want, got); d != "" {
+					t.Errorf("v6 %v, udp %v, flags %#x: ours differ from the kernel's:\n%s", v6, udp, flags, d)
+				}
+			}
+		}
+	}
+}
+
+// TestSegmentedComesWhole: it is we who split, or nothing above is shown.
+func TestSegmentedComesWhole(t *testing.T) {
+	l := newTUNLab(t)
+	l.via("whole")
+	l.send(superframe(false, false, 0x10, 30_000, 1210))
+	if err := l.whole.file.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		p, err := l.whole.next(true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := gso.Decode(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(p) > 30_000 {
+			t.Logf("%d bytes, %+v", len(p), h)
+			return
+		}
+	}
+}
+
+// TestJoinedArrives writes segments to the link as they came from a peer: the VXLAN device
+// gets one packet with all of them.
+func TestJoinedArrives(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("v6=%v", v6), func(t *testing.T) {
+			joinedArrives(t, newTUNLab(t), v6)
+		})
+	}
+}
+
+func joinedArrives(t *testing.T, l *tunLab, v6 bool) {
+	const payload, size = 30_000, 1210
+	frame := superframe(v6, false, 0x18, payload, size)
+	l.via("whole")
+	l.send(frame)
+	segments := l.receive(l.whole, l.whole.file, (payload+size-1)/size)
+	// What it sent comes back, from the peer.
+	for _, s := range segments {
+		swap := slices.Clone(s[8:24])
+		copy(s[8:], s[24:40])
+		copy(s[24:], swap)
+	}
+	if err := unix.SetsockoptTimeval(l.raw, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10}); err != nil {
+		t.Fatal(err)
+	}
+	// The socket hears from now on.
+	err := unix.Bind(l.raw, &unix.SockaddrLinklayer{Protocol: 0x0300, Ifindex: l.links["vx"].Attrs().Index})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := l.whole.Write(segments, 0)
+	if err != nil || n != len(segments) {
+		t.Fatalf("wrote %d of %d packets: %v", n, len(segments), err)
+	}
+	b := make([]byte, 1<<17)
+	for {
+		n, err := unix.Read(l.raw, b)
+		if err != nil {
+			t.Fatalf("nothing arrived: %v", err)
+		}
+		if n < 1000 {
+			continue // the kernel's own
+		}
+		h, err := gso.Decode(slices.Concat(b[:10], make([]byte, gso.HeaderLen-10)))
+		if err != nil || n != len(frame) || int(h.Size) != size || !slices.Equal(b[10:n], frame[10:]) {
+			t.Errorf("%d bytes of %d arrived, %+v, %v", n, len(frame), h, err)
+		}
+		return
+	}
+}
+
+// TestFormIsTheKernels: Linux 6.17 and later has what the fast form needs, and the driver uses
+// it; an earlier one has not, and the driver says so and works in the other form.
+func TestFormIsTheKernels(t *testing.T) {
+	netlab.Require(t, netlab.FeatureNetns)
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		t.Fatal(err)
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	var form packets
+	err := nl.InScratch(func(*nl.Namespace, *nl.Handle) error {
+		p, file, err := openPackets("form", false)
+		if err != nil {
+			return err
+		}
+		form = p
+		return file.Close()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, fast := form.(*segmented)
+	if want := major > 6 || major == 6 && minor >= 17; fast != want {
+		t.Errorf("on Linux %d.%d the form is %T", major, minor, form)
+	}
+	slower := Kind(Options{}).Slower(t.Context())
+	if fast != (slower == nil) || slower != nil && !errors.Is(slower, tunnel.ErrNotSupported) {
+		t.Errorf("the driver is in form %T and says: %v", form, slower)
+	}
+	if err := Kind(Options{Single: true}).Slower(t.Context()); err == nil || !strings.Contains(err.Error(), "since Linux 6.17") {
+		t.Errorf("made to be slow, the driver says: %v", err)
+	}
+}
