@@ -21,6 +21,8 @@ type variant struct {
 	from, to *nl.Namespace
 	dst      netip.Addr
 	mbit     []float64
+	cpu      []float64 // of the whole machine, in seconds per Gbit of payload
+	busy     []float64 // share of all processors' time
 	rtt      []time.Duration
 }
 
@@ -126,11 +128,22 @@ const (
 
 // measure adds one round: a TCP stream, then pings on the idle path.
 func (v *variant) measure(ctx context.Context, d time.Duration) error {
+	busy, all, err := machineTime()
+	if err != nil {
+		return err
+	}
 	tcp, err := netlab.TCPTransfer(ctx, v.from, v.to, netip.AddrPortFrom(v.dst, 0), netlab.TransferOptions{Duration: d})
 	if err != nil {
 		return err
 	}
+	busyAfter, allAfter, err := machineTime()
+	if err != nil {
+		return err
+	}
+	used := busyAfter - busy
 	v.mbit = append(v.mbit, tcp.MbitPerS)
+	v.cpu = append(v.cpu, used.Seconds()/(tcp.MbitPerS*d.Seconds()/1000))
+	v.busy = append(v.busy, used.Seconds()/(allAfter-all).Seconds())
 	ping, err := netlab.Ping(ctx, v.from, v.dst, netlab.PingOptions{Count: 100, Interval: 2 * time.Millisecond})
 	if err != nil {
 		return err
@@ -145,13 +158,13 @@ func report(vs []*variant, mtu int) {
 		base[v.name] = median(v.mbit)
 	}
 	fmt.Printf("one TCP stream, underlay MTU %d, medians of %d alternated rounds\n\n", mtu, len(vs[0].mbit))
-	fmt.Printf("%-24s %8s %15s %9s %8s %8s\n", "SET-UP", "MBIT/S", "MIN-MAX", "RTT P50", "x VXLAN", "x WG-GO")
+	fmt.Printf("%-22s %7s %12s %8s %5s %8s %8s\n", "SET-UP", "MBIT/S", "MIN-MAX", "S/GBIT", "BUSY", "RTT P50", "x WG-GO")
 	for _, v := range vs {
 		m := median(v.mbit)
-		fmt.Printf("%-24s %8.0f %15s %9s %8.2f %8.2f\n", v.name, m,
+		fmt.Printf("%-22s %7.0f %12s %8.3f %4.0f%% %8s %8.2f\n", v.name, m,
 			fmt.Sprintf("%.0f-%.0f", slices.Min(v.mbit), slices.Max(v.mbit)),
-			median(v.rtt).Round(time.Microsecond),
-			m/base[plainName], m/base[wgName])
+			median(v.cpu), 100*median(v.busy),
+			median(v.rtt).Round(time.Microsecond), m/base[wgName])
 	}
 }
 
