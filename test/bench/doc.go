@@ -9,6 +9,11 @@
 // variants run alternately in one go and are compared by the ratios of their
 // medians.
 //
+// throughput has one TCP stream and four beside each other, UDP packets with 64 bytes of payload from one
+// sender that sends as fast as it can (so most are lost where less gets through), and pings on the idle
+// path. Seconds per Gbit are of all processors, for both ends and whatever else
+// the machine does, such as the agents.
+//
 // rotate shows, for each driver that works on this machine, when the last pair
 // left each step of a rotation. Rows called real are agents as processes that
 // share this machine; their phases are as exact as they are asked, 10 ms.

@@ -23,6 +23,9 @@ type variant struct {
 	mbit     []float64
 	cpu      []float64 // of the whole machine, in seconds per Gbit of payload
 	busy     []float64 // share of all processors' time
+	four     []float64 // Mbit/s of four streams together
+	small    []float64 // small packets that arrived, in 1000/s
+	lost     []float64 // share of the small packets that did not
 	rtt      []time.Duration
 }
 
@@ -126,8 +129,14 @@ const (
 	wgName    = "wireguard-go, layer 3"
 )
 
-// measure adds one round: a TCP stream, then pings on the idle path.
+// measure adds one round: pings on the idle path, a TCP stream, four beside each other, small
+// packets.
 func (v *variant) measure(ctx context.Context, d time.Duration) error {
+	ping, err := netlab.Ping(ctx, v.from, v.dst, netlab.PingOptions{Count: 100, Interval: 2 * time.Millisecond})
+	if err != nil {
+		return err
+	}
+	v.rtt = append(v.rtt, ping.RTTs...)
 	busy, all, err := machineTime()
 	if err != nil {
 		return err
@@ -144,35 +153,52 @@ func (v *variant) measure(ctx context.Context, d time.Duration) error {
 	v.mbit = append(v.mbit, tcp.MbitPerS)
 	v.cpu = append(v.cpu, used.Seconds()/(tcp.MbitPerS*d.Seconds()/1000))
 	v.busy = append(v.busy, used.Seconds()/(allAfter-all).Seconds())
-	ping, err := netlab.Ping(ctx, v.from, v.dst, netlab.PingOptions{Count: 100, Interval: 2 * time.Millisecond})
+	four, err := streams(ctx, v, 4, d)
 	if err != nil {
 		return err
 	}
-	v.rtt = append(v.rtt, ping.RTTs...)
+	v.four = append(v.four, four)
+	sent, received, err := flood(ctx, v.from, v.to, v.dst, d)
+	if err != nil {
+		return err
+	}
+	v.small = append(v.small, float64(received)/d.Seconds()/1000)
+	v.lost = append(v.lost, 1-float64(received)/float64(sent))
 	return nil
 }
 
 func report(vs []*variant, mtu int) {
-	base := map[string]float64{}
+	var base *variant
 	for _, v := range vs {
-		base[v.name] = median(v.mbit)
+		if v.name == wgName {
+			base = v
+		}
 	}
-	fmt.Printf("one TCP stream, underlay MTU %d, medians of %d alternated rounds\n\n", mtu, len(vs[0].mbit))
-	fmt.Printf("%-22s %7s %12s %8s %5s %8s %8s\n", "SET-UP", "MBIT/S", "MIN-MAX", "S/GBIT", "BUSY", "RTT P50", "x WG-GO")
+	ratio := func(v *variant, of func(*variant) float64) float64 { return of(v) / of(base) }
+	fmt.Printf("underlay MTU %d, medians of %d alternated rounds; x: to %s\n\n", mtu, len(vs[0].mbit), wgName)
+	fmt.Printf("%-21s %7s %11s %5s %7s %5s %6s %5s\n", "TCP", "MBIT/S", "MIN-MAX", "x", "4 STR.", "x", "S/GBIT", "BUSY")
+	one, four := func(v *variant) float64 { return median(v.mbit) }, func(v *variant) float64 { return median(v.four) }
 	for _, v := range vs {
-		m := median(v.mbit)
-		fmt.Printf("%-22s %7.0f %12s %8.3f %4.0f%% %8s %8.2f\n", v.name, m,
-			fmt.Sprintf("%.0f-%.0f", slices.Min(v.mbit), slices.Max(v.mbit)),
-			median(v.cpu), 100*median(v.busy),
-			median(v.rtt).Round(time.Microsecond), m/base[wgName])
+		fmt.Printf("%-21s %7.0f %11s %5.2f %7.0f %5.2f %6.3f %4.0f%%\n", v.name, one(v),
+			fmt.Sprintf("%.0f-%.0f", slices.Min(v.mbit), slices.Max(v.mbit)), ratio(v, one),
+			four(v), ratio(v, four), median(v.cpu), 100*median(v.busy))
+	}
+	small, rtt := func(v *variant) float64 { return median(v.small) }, func(v *variant) float64 { return median(v.rtt).Seconds() }
+	fmt.Printf("\n%-21s %8s %5s %5s %9s %9s %5s\n", fmt.Sprintf("%d BYTES OF UDP; PING", smallPacket), "1000/S", "x", "LOST", "RTT P50", "P99", "x")
+	for _, v := range vs {
+		fmt.Printf("%-21s %8.0f %5.2f %4.0f%% %9s %9s %5.2f\n", v.name, small(v), ratio(v, small), 100*median(v.lost),
+			median(v.rtt).Round(time.Microsecond), quantile(v.rtt, 0.99).Round(time.Microsecond), ratio(v, rtt))
 	}
 }
 
 // median returns the middle value of a non-empty list, or zero.
-func median[T float64 | time.Duration](list []T) T {
+func median[T float64 | time.Duration](list []T) T { return quantile(list, 0.5) }
+
+// quantile returns the value below which the share q of a list lies, or zero of an empty one.
+func quantile[T float64 | time.Duration](list []T, q float64) T {
 	if len(list) == 0 {
 		return 0
 	}
 	sorted := slices.Sorted(slices.Values(list))
-	return sorted[len(sorted)/2]
+	return sorted[int(q*float64(len(sorted)))]
 }
