@@ -360,6 +360,28 @@ func TestWorkerSurroundings(t *testing.T) {
 	}
 }
 
+// TestSingleWorker: asked for the form for kernels that can do no more, a worker has it.
+func TestSingleWorker(t *testing.T) {
+	n := newNode(t)
+	n.close()
+	o := options()
+	o.Single = true
+	n.open(o)
+	n.set()
+	h, err := n.host.Env.Secure.Handle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	l, err := h.LinkByName(tunnel.DeviceName(n.host.Env.Node, 1, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tun, ok := l.(*netlink.Tuntap); !ok || tun.Flags&netlink.TUNTAP_VNET_HDR != 0 {
+		t.Errorf("link %+v must be a TUN without a virtio header", l)
+	}
+}
+
 func coreIsZero(limits string) bool {
 	for line := range strings.Lines(limits) {
 		if f := strings.Fields(line); strings.HasPrefix(line, "Max core file size") {

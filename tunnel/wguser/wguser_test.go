@@ -40,18 +40,9 @@ func options() wguser.Options {
 	return wguser.Options{Worker: []string{"/proc/self/exe", workerWord}}
 }
 
-func TestConformance(t *testing.T) { conformance(t, options()) }
-
-// TestConformanceSingle: the form for kernels that can do no more is the same driver.
-func TestConformanceSingle(t *testing.T) {
-	o := options()
-	o.Single = true
-	conformance(t, o)
-}
-
-func conformance(t *testing.T, o wguser.Options) {
+func TestConformance(t *testing.T) {
 	tunneltest.Run(t, tunneltest.Harness{
-		Kind:      wguser.Kind(o),
+		Kind:      wguser.Kind(options()),
 		Hosts:     tunneltest.Namespaces,
 		Leftovers: leftovers,
 	})
