@@ -337,24 +337,14 @@ func TestWorkerSurroundings(t *testing.T) {
 		t.Errorf("the worker is in namespace %v, want the host's %v", is, want)
 	}
 
-	h, err := n.host.Env.Secure.Handle()
-	if err != nil {
-		t.Fatal(err)
+	tun, addrs := n.tun()
+	if tun.Flags&netlink.TUNTAP_NO_PI == 0 || !tun.NonPersist {
+		t.Errorf("link %+v must be a TUN that is bound to its worker's life", tun)
 	}
-	defer h.Close()
-	l, err := h.LinkByName(tunnel.DeviceName(n.host.Env.Node, 1, 0))
-	if err != nil {
-		t.Fatal(err)
+	if len(addrs) != 0 {
+		t.Errorf("addresses on the tunnel device: %v", addrs)
 	}
-	tun, ok := l.(*netlink.Tuntap)
-	if !ok || tun.Flags&netlink.TUNTAP_NO_PI == 0 || !tun.NonPersist {
-		t.Errorf("link %+v must be a TUN that is bound to its worker's life", l)
-	}
-	addrs, err := h.AddrList(l, netlink.FAMILY_ALL)
-	if err != nil || len(addrs) != 0 {
-		t.Errorf("addresses on the tunnel device: %v, %v", addrs, err)
-	}
-	mark, ok := tunnel.ParseMark(l.Attrs().Alias)
+	mark, ok := tunnel.ParseMark(tun.Attrs().Alias)
 	if want := (tunnel.Mark{Node: n.host.Env.Node, Protocol: "wg", Driver: wguser.Name, Epoch: 1}); !ok || mark != want {
 		t.Errorf("mark %+v, want %+v", mark, want)
 	}
@@ -368,18 +358,32 @@ func TestSingleWorker(t *testing.T) {
 	o.Single = true
 	n.open(o)
 	n.set()
+	if tun, _ := n.tun(); tun.Flags&netlink.TUNTAP_VNET_HDR != 0 {
+		t.Errorf("link %+v must be a TUN without a virtio header", tun)
+	}
+}
+
+// tun returns the device of epoch 1, and its addresses.
+func (n *node) tun() (*netlink.Tuntap, []netlink.Addr) {
+	n.t.Helper()
 	h, err := n.host.Env.Secure.Handle()
 	if err != nil {
-		t.Fatal(err)
+		n.t.Fatal(err)
 	}
 	defer h.Close()
 	l, err := h.LinkByName(tunnel.DeviceName(n.host.Env.Node, 1, 0))
 	if err != nil {
-		t.Fatal(err)
+		n.t.Fatal(err)
 	}
-	if tun, ok := l.(*netlink.Tuntap); !ok || tun.Flags&netlink.TUNTAP_VNET_HDR != 0 {
-		t.Errorf("link %+v must be a TUN without a virtio header", l)
+	tun, ok := l.(*netlink.Tuntap)
+	if !ok {
+		n.t.Fatalf("link %+v is no TUN", l)
 	}
+	addrs, err := h.AddrList(l, netlink.FAMILY_ALL)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return tun, addrs
 }
 
 func coreIsZero(limits string) bool {

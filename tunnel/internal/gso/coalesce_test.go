@@ -242,14 +242,7 @@ func TestJoinAny(t *testing.T) {
 func byConnection(packets [][]byte) map[string][][]byte {
 	out := map[string][][]byte{}
 	for _, p := range packets {
-		p = slices.Clone(p)
-		f, _ := parse(p)
-		if f.tcp == innerAt+20 {
-			clear(p[innerAt+4 : innerAt+6])
-			clear(p[innerAt+10 : innerAt+12])
-			// The outer checksum does not cover the number: headers of the inner packet
-			// add up to nothing, by its own checksum.
-		}
+		p, f := numberless(p)
 		key := fmt.Sprintf("%x", p[8:24])
 		if f.tcp != 0 {
 			key += fmt.Sprintf(" %x %x", p[outerLen+udpLen:innerAt-ethernetLen], p[f.tcp-8:f.tcp+4])
@@ -257,6 +250,19 @@ func byConnection(packets [][]byte) map[string][][]byte {
 		out[key] = append(out[key], p)
 	}
 	return out
+}
+
+// numberless returns a copy of a packet without the number of its inner IPv4 packet and the
+// checksum of that header. The outer checksum does not cover them: the header adds up to
+// nothing, by its own.
+func numberless(p []byte) ([]byte, flow) {
+	p = slices.Clone(p)
+	f, _ := parse(p)
+	if f.tcp == innerAt+20 {
+		clear(p[innerAt+4 : innerAt+6])
+		clear(p[innerAt+10 : innerAt+12])
+	}
+	return p, f
 }
 
 // FuzzJoin: packets from a peer that may say what it likes come out as they went in, split
@@ -288,12 +294,7 @@ func FuzzJoin(f *testing.F) {
 // and the two forms of zero of a checksum.
 func normal(packets [][]byte) (out [][]byte) {
 	for _, p := range packets {
-		p = slices.Clone(p)
-		f, _ := parse(p)
-		if f.tcp == innerAt+20 {
-			clear(p[innerAt+4 : innerAt+6])
-			clear(p[innerAt+10 : innerAt+12])
-		}
+		p, f := numberless(p)
 		p[f.tcp+tcpFlags] &^= flagPSH
 		clear(p[f.tcp+tcpChecksum : f.tcp+tcpChecksum+2])
 		clear(p[outerLen+udpChecksum : outerLen+udpLen])
