@@ -108,6 +108,7 @@ func (s *segmented) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		}
 		h, err := gso.Decode(p)
 		if err == nil {
+			// What the kernel could not have meant is dropped: there is nobody to tell.
 			_ = s.split.Start(h, p[gso.HeaderLen:])
 		}
 	}

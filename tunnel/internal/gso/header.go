@@ -42,8 +42,9 @@ type Header struct {
 	InnerNetwork   uint16 // the inner IP header, with a tunnel
 }
 
-// Decode reads a header from the first HeaderLen bytes of b. Little endian is what TUN
-// uses on all machines that Go's TUN drivers support but big-endian ones.
+// Decode reads a header from the first HeaderLen bytes of b. Numbers have the machine's byte
+// order, as TUN links have them unless told otherwise, but for the two of the tunnel,
+// which are little endian.
 func Decode(b []byte) (Header, error) {
 	if len(b) < HeaderLen {
 		return Header{}, fmt.Errorf("%w: %d bytes, its virtio header has %d", ErrMalformed, len(b), HeaderLen)
