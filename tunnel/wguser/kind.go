@@ -73,7 +73,7 @@ func probe(context.Context, tunnel.Env) error {
 
 // What probeSegmented looks for.
 const (
-	offloadFeature = "segmentation offload of VXLAN on TUN links, without which it is about five times slower,"
+	offloadFeature = "segmentation offload of VXLAN on TUN links, without which it is several times slower,"
 	offloadSince   = "Linux 6.17"
 )
 

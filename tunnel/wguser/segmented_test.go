@@ -265,13 +265,20 @@ func TestSegmentedComesWhole(t *testing.T) {
 	}
 }
 
-// back makes packets that came from the VXLAN device such that come back to it from the peer.
-func back(packets [][]byte) {
-	for _, p := range packets {
+// answer sends a frame through a TUN link and returns its n packets as a peer sends them
+// back. From now on hear hears.
+func (l *tunLab) answer(link string, p packets, file *os.File, frame []byte, n int) [][]byte {
+	l.t.Helper()
+	l.via(link)
+	l.send(frame)
+	out := l.receive(p, file, n)
+	for _, p := range out {
 		swap := slices.Clone(p[8:24])
 		copy(p[8:], p[24:40])
 		copy(p[24:], swap)
 	}
+	l.listen()
+	return out
 }
 
 // hear returns the next frame that arrives on the VXLAN device and has payload in it, with its
@@ -315,11 +322,7 @@ func TestJoinedArrives(t *testing.T) {
 			const payload, size = 30_000, 1210
 			l := newTUNLab(t)
 			frame := superframe(v6, false, 0x18, payload, size)
-			l.via("whole")
-			l.send(frame)
-			segments := l.receive(l.whole, l.whole.file, (payload+size-1)/size)
-			back(segments)
-			l.listen()
+			segments := l.answer("whole", l.whole, l.whole.file, frame, (payload+size-1)/size)
 			if n, err := l.whole.Write(segments, 0); err != nil || n != len(segments) {
 				t.Fatalf("wrote %d of %d packets: %v", n, len(segments), err)
 			}
@@ -336,11 +339,7 @@ func TestSingleArrives(t *testing.T) {
 	const payload, size, headers = 30_000, 1210, 14 + 20 + 20
 	l := newTUNLab(t)
 	frame := superframe(false, false, 0x18, payload, size)
-	l.via("single")
-	l.send(frame)
-	packets := l.receive(l.single, l.single.file, (payload+size-1)/size)
-	back(packets)
-	l.listen()
+	packets := l.answer("single", l.single, l.single.file, frame, (payload+size-1)/size)
 	if n, err := l.single.Write(packets, 0); err != nil || n != len(packets) {
 		t.Fatalf("wrote %d of %d packets: %v", n, len(packets), err)
 	}
