@@ -25,8 +25,8 @@ func (s Suite) Name() string {
 }
 
 // Suites returns what runs inside the machine, in order. To add a package, add a
-// line: its tests must pass there without a skip. Of tunnel/wguser there is only what an older
-// kernel shows: it needs nothing that the host's kernel lacks, and emulated it takes minutes.
+// line: its tests must pass there without a skip. Of TUN links there is only what an older
+// kernel shows: tunnel/wguser needs nothing that the host's kernel lacks, and emulated it takes minutes.
 func Suites() []Suite {
 	suites := []Suite{
 		{Package: "test/vm/probe"},
@@ -34,7 +34,7 @@ func Suites() []Suite {
 		{Package: "internal/nl"},
 		{Package: "tunnel/secure"},
 		{Package: "tunnel/wgkernel"},
-		{Package: "tunnel/wguser", Part: "form", Args: []string{"-test.run=^TestFormIsTheKernels$"}},
+		{Package: "tunnel/internal/tun", Part: "form", Args: []string{"-test.run=^TestFormIsTheKernels$"}},
 		{Package: "tunnel/ipsec", Seconds: 480},
 		{Package: "vxlan"},
 		{Package: "vxlan/gateway"},

@@ -7,10 +7,8 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/tunnel"
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/tun"
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/wg"
 )
 
@@ -37,58 +35,15 @@ type Options struct {
 // Kind returns the driver's row for the table of drivers.
 func Kind(o Options) tunnel.Kind {
 	return tunnel.Kind{
-		Name:  Name,
-		Probe: probe,
-		Slower: func(context.Context) error {
-			if o.Single {
-				return &tunnel.UnsupportedError{Driver: Name, Feature: offloadFeature, Since: offloadSince}
-			}
-			return probeSegmented()
-		},
+		Name:   Name,
+		Probe:  func(context.Context, tunnel.Env) error { return tun.Probe(Name) },
+		Slower: func(context.Context) error { return tun.Slower(Name, o.Single) },
 		Open: func(_ context.Context, env tunnel.Env) (tunnel.Driver, error) {
 			return open(env, o)
 		},
 		Overhead:   tunnel.WireGuardOverhead,
 		Compatible: "wireguard",
 	}
-}
-
-// probe opens a TUN in a namespace that goes with the probe.
-func probe(context.Context, tunnel.Env) error {
-	return wg.InScratchNamespace(func(*nl.Handle) error {
-		fd, err := openTUN("soprobe", 0)
-		if err == nil {
-			return unix.Close(fd)
-		}
-		for _, missing := range []error{unix.ENOENT, unix.ENXIO, unix.ENODEV} {
-			if errors.Is(err, missing) {
-				return &tunnel.UnsupportedError{
-					Driver: Name, Feature: "TUN devices (CONFIG_TUN and " + clonePath + ")", Err: err,
-				}
-			}
-		}
-		return fmt.Errorf("probe driver %s: %w", Name, err)
-	})
-}
-
-// What probeSegmented looks for.
-const (
-	offloadFeature = "segmentation offload of VXLAN on TUN links, without which it is several times slower,"
-	offloadSince   = "Linux 6.17"
-)
-
-// probeSegmented tries the fast form of a TUN in a namespace that goes with it.
-func probeSegmented() error {
-	return wg.InScratchNamespace(func(*nl.Handle) error {
-		_, f, err := openSegmented("soprobe")
-		if errors.Is(err, errNotSegmented) {
-			return &tunnel.UnsupportedError{Driver: Name, Feature: offloadFeature, Since: offloadSince, Err: err}
-		}
-		if err != nil {
-			return fmt.Errorf("probe driver %s: %w", Name, err)
-		}
-		return f.Close()
-	})
 }
 
 func open(env tunnel.Env, o Options) (tunnel.Driver, error) {

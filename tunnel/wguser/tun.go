@@ -1,181 +1,74 @@
 package wguser
 
 import (
-	"errors"
-	"fmt"
 	"os"
-	"sync"
-	"sync/atomic"
 
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/tun"
+	"golang.zx2c4.com/wireguard/conn"
+	wgtun "golang.zx2c4.com/wireguard/tun"
 
 	"github.com/secure-overlay/secure-overlay/internal/nl"
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/tun"
 )
 
-const clonePath = "/dev/net/tun"
-
-// openTUN makes a TUN link in the namespace of the calling thread. The link
-// lives as long as the file. flags are added to those of any such link.
-func openTUN(name string, flags uint16) (int, error) {
-	fd, err := unix.Open(clonePath, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return -1, fmt.Errorf("open %s: %w", clonePath, err)
-	}
-	ifr, err := unix.NewIfreq(name)
-	if err != nil {
-		_ = unix.Close(fd)
-		return -1, fmt.Errorf("make tun %s: %w", name, err)
-	}
-	ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_TUN_EXCL | flags)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
-		_ = unix.Close(fd)
-		return -1, fmt.Errorf("make tun %s: %w", name, err)
-	}
-	return fd, nil
-}
-
 // tunLink is the TUN as wireguard-go sees it. It differs from wireguard-go's
-// own in three points: packets are as packets says; it never asks for
+// own in three points: packets cross it as package tun says; it never asks for
 // the MTU by name from whatever namespace a thread happens to be in; it
 // reports no up and down events, so the UDP sockets are open from start to
 // end and a port that is taken shows at once, to the one who asked for it.
 type tunLink struct {
-	packets
-	ns     *nl.Namespace
-	file   *os.File
-	name   string
-	index  int
-	mtu    atomic.Int32
-	events chan tun.Event
-
-	stop   chan struct{} // closed by Close; ends watch
-	closed sync.Once
-	err    error // of Close, written once inside closed
+	*tun.Link
+	events chan wgtun.Event
 }
 
-// queueLength is how many packets wait in the kernel for this process. What
-// does not fit is dropped, so it bounds how long the process may be without a
-// processor: the default of 500 is over in a quarter of a second at 2,000
-// packets/s, which a busy machine takes now and then.
-const queueLength = 2048
-
-// newTunLink makes the link in the namespace and watches its MTU. It keeps ns
-// open and closes it in the end.
+// newTunLink makes the link in the namespace. It keeps ns open and closes it in the end.
 func newTunLink(ns *nl.Namespace, a workerArgs) (*tunLink, error) {
-	var p packets
-	var file *os.File
-	err := ns.Do(func() (err error) {
-		p, file, err = openPackets(a.device, a.single)
-		return err
+	t := &tunLink{events: make(chan wgtun.Event, 1)}
+	var err error
+	t.Link, err = tun.Open(ns, tun.Options{
+		Name: a.device, MTU: a.mtu, Single: a.single,
+		// wireguard-go pads packets up to the MTU it was told last, so a stale one
+		// would make the outer packet too long.
+		Changed: func() {
+			select {
+			case t.events <- wgtun.EventMTUUpdate:
+			default: // one is waiting; the reader asks for the value anyway
+			}
+		},
 	})
-	if err != nil {
-		return nil, errors.Join(err, ns.Close())
-	}
-	t := &tunLink{packets: p, ns: ns, file: file, name: a.device, events: make(chan tun.Event, 1), stop: make(chan struct{})}
-	t.mtu.Store(int32(a.mtu))
-	err = t.tune(a.mtu)
-	var updates <-chan netlink.LinkUpdate
-	if err == nil {
-		updates, err = t.subscribe()
-	}
-	if err != nil {
-		return nil, errors.Join(err, file.Close(), ns.Close())
-	}
-	go t.watch(updates)
-	return t, nil
+	return t, err
 }
 
-func (t *tunLink) tune(mtu int) error {
-	h, err := t.ns.Handle()
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	l, err := h.LinkByName(t.name)
-	if err != nil {
-		return fmt.Errorf("find link %s: %w", t.name, err)
-	}
-	t.index = l.Attrs().Index
-	if err := h.LinkSetTxQLen(l, queueLength); err != nil {
-		return fmt.Errorf("set queue length of tun %s: %w", t.name, err)
-	}
-	if err := h.LinkSetMTU(l, mtu); err != nil {
-		return fmt.Errorf("set mtu %d on %s: %w", mtu, t.name, err)
-	}
-	return nil
-}
+// BatchSize implements tun.Device.
+func (*tunLink) BatchSize() int { return conn.IdealBatchSize }
 
-// subscribe asks for all links as they are and for every change.
-func (t *tunLink) subscribe() (<-chan netlink.LinkUpdate, error) {
-	updates := make(chan netlink.LinkUpdate)
-	fd := netns.NsHandle(t.ns.FD())
-	err := netlink.LinkSubscribeWithOptions(updates, t.stop, netlink.LinkSubscribeOptions{Namespace: &fd, ListExisting: true})
-	if err != nil {
-		return nil, fmt.Errorf("watch link %s: %w", t.name, err)
-	}
-	return updates, nil
-}
-
-// watch passes on changes of the MTU until Close. wireguard-go pads packets
-// up to the MTU it was told last, so a stale one would make the outer packet
-// too long. The events channel is closed here, by its only sender.
-func (t *tunLink) watch(updates <-chan netlink.LinkUpdate) {
-	defer close(t.events)
-	defer func() { _ = t.ns.Close() }()
-	for {
-		select {
-		case <-t.stop:
-			return
-		case u, ok := <-updates:
-			if ok {
-				t.update(u)
-				continue
-			}
-			// The kernel had more to say than the socket could hold. Ask anew;
-			// if that fails, live with the MTU as it is.
-			var err error
-			if updates, err = t.subscribe(); err != nil {
-				<-t.stop
-				return
-			}
+// Read implements tun.Device. It waits for a first packet and takes what else is there, as
+// far as it fits: the more go into one batch, the fewer system calls sending takes.
+func (t *tunLink) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	for n := range bufs {
+		size, err := t.Next(bufs[n][offset:], n == 0)
+		if err != nil || size == 0 && n > 0 {
+			return n, err
 		}
+		sizes[n] = size // wireguard-go passes over empty ones
 	}
+	return len(bufs), nil
 }
-
-func (t *tunLink) update(u netlink.LinkUpdate) {
-	if u.Link == nil || u.Link.Attrs().Index != t.index {
-		return
-	}
-	mtu := int32(u.Link.Attrs().MTU)
-	if mtu == 0 || t.mtu.Swap(mtu) == mtu {
-		return
-	}
-	select {
-	case t.events <- tun.EventMTUUpdate:
-	default: // one is waiting; the reader asks for the value anyway
-	}
-}
-
-// File implements tun.Device.
-func (t *tunLink) File() *os.File { return t.file }
 
 // Name implements tun.Device.
-func (t *tunLink) Name() (string, error) { return t.name, nil }
+func (t *tunLink) Name() (string, error) { return t.Link.Name(), nil }
 
 // MTU implements tun.Device.
-func (t *tunLink) MTU() (int, error) { return int(t.mtu.Load()), nil }
+func (t *tunLink) MTU() (int, error) { return t.Link.MTU(), nil }
+
+// File implements tun.Device.
+func (t *tunLink) File() *os.File { return t.Link.File() }
 
 // Events implements tun.Device.
-func (t *tunLink) Events() <-chan tun.Event { return t.events }
+func (t *tunLink) Events() <-chan wgtun.Event { return t.events }
 
 // Close implements tun.Device.
 func (t *tunLink) Close() error {
-	t.closed.Do(func() {
-		close(t.stop)
-		t.err = t.file.Close()
-	})
-	return t.err
+	err := t.Link.Close()
+	close(t.events) // nothing is reported after Close
+	return err
 }

@@ -1,14 +1,12 @@
-package wguser
+package tun
 
 import (
 	"errors"
 	"fmt"
 	"os"
 	"sync"
-	"syscall"
 
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/conn"
 
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/gso"
 )
@@ -16,19 +14,14 @@ import (
 // segmented exchanges packets of up to 64 KiB with the link, VXLAN with a TCP or UDP packet
 // inside that is yet to be split, and splits and joins them itself (package gso).
 type segmented struct {
-	file *os.File
-	conn syscall.RawConn
-	lag  uint16 // for gso.Joined.Header
+	*reader
+	lag uint16 // for gso.Joined.Header
 
 	// Of the one goroutine that reads.
 	in    []byte
 	split gso.Segmenter
-	read  func(fd uintptr) bool
-	wait  bool // whether read waits for a packet
-	n     int  // what it read
-	err   error
 
-	outputs sync.Pool // of *output; several peers' goroutines write
+	outputs sync.Pool // of *output
 }
 
 // readBuffer holds the largest packet that the kernel hands over: its GSO limit is 64 KiB
@@ -50,16 +43,11 @@ func openSegmented(name string) (packets, *os.File, error) {
 		_ = unix.Close(fd)
 		return nil, nil, err
 	}
-	// Only now may the runtime poll the file: epoll on a TUN without a link
-	// reports an error once and never again.
-	file := os.NewFile(uintptr(fd), clonePath)
-	conn, err := file.SyscallConn()
+	r, err := newReader(fd)
 	if err != nil {
-		return nil, nil, errors.Join(err, file.Close())
+		return nil, nil, err
 	}
-	s := &segmented{file: file, conn: conn, lag: lag, in: make([]byte, readBuffer)}
-	s.read = s.readOnce
-	return s, file, nil
+	return &segmented{reader: r, lag: lag, in: make([]byte, readBuffer)}, r.file, nil
 }
 
 // offload asks for packets that are yet to be split, in both directions, and returns what
@@ -84,55 +72,24 @@ func offload(fd int) (lag uint16, err error) {
 // ethernetLen is by how much Linux 6.17 and 6.18 want places on a TUN link to be too large.
 const ethernetLen = 14
 
-// BatchSize implements packets.
-func (*segmented) BatchSize() int { return conn.IdealBatchSize }
-
-// Read implements packets. It waits for a first packet and takes what else is there, as
-// far as it fits: the more go into one batch, the fewer system calls sending takes.
-func (s *segmented) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	n := 0
-	for {
-		for ; n < len(bufs) && s.split.More(); n++ {
-			size, err := s.split.Next(bufs[n][offset:])
-			if err != nil {
-				size = 0 // wireguard-go passes over empty ones
-			}
-			sizes[n] = size
+// Next implements packets.
+func (s *segmented) Next(dst []byte, wait bool) (int, error) {
+	for !s.split.More() {
+		n, err := s.read(s.in, wait)
+		if err != nil || n == 0 {
+			return 0, err
 		}
-		if n == len(bufs) {
-			return n, nil
-		}
-		p, err := s.next(n == 0)
-		if err != nil || p == nil {
-			return n, err
-		}
-		h, err := gso.Decode(p)
+		h, err := gso.Decode(s.in[:n])
 		if err == nil {
 			// What the kernel could not have meant is dropped: there is nobody to tell.
-			_ = s.split.Start(h, p[gso.HeaderLen:])
+			_ = s.split.Start(h, s.in[gso.HeaderLen:n])
 		}
 	}
-}
-
-// next returns the next packet, with its header; nil if there is none and it may not wait.
-func (s *segmented) next(wait bool) ([]byte, error) {
-	s.wait, s.n, s.err = wait, 0, nil
-	if err := s.conn.Read(s.read); err != nil {
-		return nil, err
+	n, err := s.split.Next(dst)
+	if err != nil {
+		return 0, nil //nolint:nilerr // likewise: what fits the link's MTU fits
 	}
-	switch {
-	case errors.Is(s.err, unix.EAGAIN):
-		return nil, nil
-	case s.err != nil:
-		return nil, closedIf(os.NewSyscallError("read", s.err))
-	}
-	return s.in[:s.n], nil
-}
-
-// readOnce reads what is there, and reports whether that was anything to go on with.
-func (s *segmented) readOnce(fd uintptr) bool {
-	s.n, s.err = unix.Read(int(fd), s.in)
-	return !s.wait || !errors.Is(s.err, unix.EAGAIN)
+	return n, nil
 }
 
 // output is what one call of Write needs.

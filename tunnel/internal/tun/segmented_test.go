@@ -1,4 +1,4 @@
-package wguser
+package tun
 
 import (
 	"bytes"
@@ -41,7 +41,7 @@ var labMACs = []byte{2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1}
 type tunLab struct {
 	t      *testing.T
 	h      *nl.Handle
-	single single
+	single *single
 	whole  *segmented
 	links  map[string]netlink.Link
 	raw    int // socket on the VXLAN device, of frames with a virtio header
@@ -81,11 +81,9 @@ func (l *tunLab) open() error {
 	}
 	l.whole = p.(*segmented)
 	l.t.Cleanup(func() { _ = l.whole.file.Close() })
-	fd, err := openTUN("single", 0)
-	if err != nil {
+	if l.single, err = openSingle("single"); err != nil {
 		return err
 	}
-	l.single = single{os.NewFile(uintptr(fd), clonePath)}
 	l.t.Cleanup(func() { _ = l.single.file.Close() })
 	return nil
 }
@@ -149,20 +147,15 @@ func (l *tunLab) receive(p packets, file *os.File, n int) (out [][]byte) {
 	if err := file.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		l.t.Fatal(err)
 	}
-	bufs, sizes := make([][]byte, p.BatchSize()), make([]int, p.BatchSize())
-	for i := range bufs {
-		bufs[i] = make([]byte, 1<<16)
-	}
+	b := make([]byte, 1<<16)
 	for len(out) < n {
-		got, err := p.Read(bufs, sizes, 16)
+		size, err := p.Next(b, true)
 		if err != nil {
 			l.t.Fatalf("after %d packets of %d: %v", len(out), n, err)
 		}
-		for i := range got {
-			// The kernel says hello to neighbours and routers by itself.
-			if b := bufs[i][16 : 16+sizes[i]]; len(b) > 70 && bytes.HasPrefix(b[56:], labMACs) {
-				out = append(out, slices.Clone(b))
-			}
+		// The kernel says hello to neighbours and routers by itself.
+		if size > 70 && bytes.HasPrefix(b[56:], labMACs) {
+			out = append(out, slices.Clone(b[:size]))
 		}
 	}
 	return out
@@ -250,16 +243,16 @@ func TestSegmentedComesWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	for {
-		p, err := l.whole.next(true)
+		n, err := l.whole.read(l.whole.in, true)
 		if err != nil {
 			t.Fatal(err)
 		}
-		h, err := gso.Decode(p)
+		h, err := gso.Decode(l.whole.in[:n])
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(p) > 30_000 {
-			t.Logf("%d bytes, %+v", len(p), h)
+		if n > 30_000 {
+			t.Logf("%d bytes, %+v", n, h)
 			return
 		}
 	}
@@ -353,8 +346,8 @@ func TestSingleArrives(t *testing.T) {
 	}
 }
 
-// TestFormIsTheKernels: Linux 6.17 and later has what the fast form needs, and the driver uses
-// it; an earlier one has not, and the driver says so and works in the other form.
+// TestFormIsTheKernels: Linux 6.17 and later has what the fast form needs, and it is
+// used; an earlier one has not, and drivers say so and work in the other form.
 func TestFormIsTheKernels(t *testing.T) {
 	netlab.Require(t, netlab.FeatureNetns)
 	var name unix.Utsname
@@ -381,11 +374,11 @@ func TestFormIsTheKernels(t *testing.T) {
 	if want := major > 6 || major == 6 && minor >= 17; fast != want {
 		t.Errorf("on Linux %d.%d the form is %T", major, minor, form)
 	}
-	slower := Kind(Options{}).Slower(t.Context())
+	slower := Slower("some", false)
 	if fast != (slower == nil) || slower != nil && !errors.Is(slower, tunnel.ErrNotSupported) {
 		t.Errorf("the driver is in form %T and says: %v", form, slower)
 	}
-	if err := Kind(Options{Single: true}).Slower(t.Context()); err == nil || !strings.Contains(err.Error(), "since Linux 6.17") {
+	if err := Slower("some", true); err == nil || !strings.Contains(err.Error(), "since Linux 6.17") {
 		t.Errorf("made to be slow, the driver says: %v", err)
 	}
 }
