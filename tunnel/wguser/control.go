@@ -1,14 +1,8 @@
 package wguser
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"net"
-	"os"
-	"time"
 
-	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/wg"
@@ -16,17 +10,17 @@ import (
 )
 
 // Control implements wg.Maker.
-func (m *maker) Control() (wg.Control, error) { return &control{patience: m.patience}, nil }
+func (m *maker) Control() (wg.Control, error) { return control{m.workers}, nil }
 
 // control configures devices through their workers' sockets. Each request has
 // a connection of its own.
-type control struct{ patience time.Duration }
+type control struct{ workers *worker.Fleet }
 
 // Close implements wg.Control.
-func (c *control) Close() error { return nil }
+func (control) Close() error { return nil }
 
 // Device implements wg.Control.
-func (c *control) Device(name string) (*wgtypes.Device, error) {
+func (c control) Device(name string) (*wgtypes.Device, error) {
 	var dev *wgtypes.Device
 	var public wgtypes.Key
 	err := c.ask(name, []byte(identityRequest), func(l *lineReader) error {
@@ -52,7 +46,7 @@ func (c *control) Device(name string) (*wgtypes.Device, error) {
 }
 
 // ConfigureDevice implements wg.Control.
-func (c *control) ConfigureDevice(name string, cfg wgtypes.Config) error {
+func (c control) ConfigureDevice(name string, cfg wgtypes.Config) error {
 	request := encodeSet(cfg)
 	defer clear(request)
 	return c.ask(name, request, func(l *lineReader) error {
@@ -60,49 +54,14 @@ func (c *control) ConfigureDevice(name string, cfg wgtypes.Config) error {
 	})
 }
 
-// ask sends a request to a device's worker and lets read take the answer. A
-// worker that does not answer in time is killed: its device is broken, and the
-// next Set makes a new one.
-func (c *control) ask(name string, request []byte, read func(*lineReader) error) error {
-	conn, cred, err := worker.Dial(socketPath(name))
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close() }()
-	err = c.exchange(conn, request, read)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return errors.Join(fmt.Errorf("worker of %s does not answer", name), kill(name, cred.Pid), err)
-	}
-	if err != nil {
-		return fmt.Errorf("worker of %s: %w", name, err)
-	}
-	return nil
-}
-
-func (c *control) exchange(conn *net.UnixConn, request []byte, read func(*lineReader) error) error {
-	if err := conn.SetDeadline(time.Now().Add(c.patience)); err != nil {
-		return err
-	}
-	if _, err := conn.Write(request); err != nil {
-		return err
-	}
-	l := newLineReader(conn)
-	defer l.wipe()
-	return read(l)
-}
-
-// kill ends the worker of a device if it still is the process that was asked.
-func kill(name string, pid int32) error {
-	p, err := worker.Find(socketPath(name))
-	if err != nil {
-		return err
-	}
-	defer p.Close()
-	if p.PID != int(pid) {
-		return nil
-	}
-	p.Signal(unix.SIGKILL)
-	// Collected here, if it is a child: nothing leads to it any more.
-	p.Wait(context.Background(), time.Second)
-	return nil
+// ask sends a request to a device's worker and lets read take the answer.
+func (c control) ask(name string, request []byte, read func(*lineReader) error) error {
+	return c.workers.Ask(name, func(conn net.Conn) error {
+		if _, err := conn.Write(request); err != nil {
+			return err
+		}
+		l := newLineReader(conn)
+		defer l.wipe()
+		return read(l)
+	})
 }

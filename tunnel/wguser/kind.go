@@ -74,13 +74,13 @@ type driver struct {
 
 // Set implements tunnel.Driver.
 func (d *driver) Set(ctx context.Context, spec tunnel.Spec) error {
-	d.maker.children.Reap()
+	d.maker.workers.Reap()
 	return d.Driver.Set(ctx, spec)
 }
 
 // State implements tunnel.Driver.
 func (d *driver) State(ctx context.Context) (tunnel.State, error) {
-	d.maker.children.Reap()
+	d.maker.workers.Reap()
 	return d.Driver.State(ctx)
 }
 
@@ -88,14 +88,13 @@ func (d *driver) State(ctx context.Context) (tunnel.State, error) {
 // sockets that have lost theirs.
 func (d *driver) Remove(ctx context.Context) error {
 	err := d.Driver.Remove(ctx)
-	err = errors.Join(err, d.maker.sweep(ctx))
-	d.maker.children.Reap()
+	err = errors.Join(err, d.maker.workers.Sweep(ctx))
+	d.maker.workers.Reap()
 	return err
 }
 
 // Close implements tunnel.Driver.
 func (d *driver) Close() error {
-	d.maker.children.Reap()
 	d.maker.close()
 	return d.Driver.Close()
 }

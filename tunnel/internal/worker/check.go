@@ -1,0 +1,84 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+)
+
+// ErrUnclear says that it is not known whether a worker works.
+var ErrUnclear = errors.New("unclear whether the worker works")
+
+// question is one ping on its way. err may be read when done is closed.
+type question struct {
+	asked time.Time
+	done  chan struct{}
+	err   error
+}
+
+// answerTime is how long callers wait for a worker that is slow to answer.
+// The question stays open beyond it, see Check.
+const answerTime = time.Second
+
+// Check reports whether the worker of a device answers ping, which writes a request and
+// reads the answer; ErrUnclear (wrapped) if that is not known yet.
+//
+// A worker may take the fleet's patience to answer, its caller does not: the agent's
+// loop would stand still for all networks, and with a deadline no longer than
+// the patience it would never learn that the worker is stuck. So the question
+// stays open from call to call, and the answer is unclear meanwhile.
+func (f *Fleet) Check(ctx context.Context, device string, ping func(net.Conn) error) error {
+	q := f.asked[device]
+	if q == nil {
+		q = &question{asked: time.Now(), done: make(chan struct{})}
+		f.asked[device] = q
+		f.asking.Go(func() {
+			defer close(q.done)
+			q.err = f.ask(device, ping)
+		})
+	}
+	// Together they wait once, not each of them.
+	wait, cancel := context.WithDeadline(ctx, q.asked.Add(answerTime))
+	defer cancel()
+	select {
+	case <-q.done:
+	case <-wait.Done():
+	}
+	select {
+	case <-q.done:
+		// That a worker was silent for so long stays known until its device
+		// is made anew: State may hear of it before Set, which acts on it.
+		if !errors.Is(q.err, os.ErrDeadlineExceeded) {
+			delete(f.asked, device)
+		}
+		return q.err
+	default:
+		if ctx.Err() != nil {
+			return fmt.Errorf("ask worker of %s: %w", device, ctx.Err())
+		}
+		return fmt.Errorf("%w: that of %s has not answered yet", ErrUnclear, device)
+	}
+}
+
+// ask pings the worker, for as long as the fleet is open.
+func (f *Fleet) ask(device string, ping func(net.Conn) error) error {
+	c, _, err := Dial(f.Socket(device))
+	if err != nil && !errors.Is(err, ErrNone) {
+		return fmt.Errorf("%w: %w", ErrUnclear, err) // such as no file descriptor left here
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	if err := c.SetDeadline(time.Now().Add(f.patience)); err != nil {
+		return fmt.Errorf("ask worker of %s: %w", device, err)
+	}
+	defer context.AfterFunc(f.life, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
+	if err := ping(c); err != nil {
+		return fmt.Errorf("ask worker of %s: %w", device, errors.Join(err, f.life.Err()))
+	}
+	return nil
+}
