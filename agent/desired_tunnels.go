@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/keys/rotate"
@@ -112,7 +113,8 @@ func (b *build) takenPorts() map[uint16]bool {
 
 // deviceOf returns the driver and the port of an epoch's device: those it has,
 // or for a new one the driver of the target epoch and the first free of the
-// MaxEpochs ports from data.port on.
+// MaxEpochs ports from data.port on. The kernel's ESP needs none of them: in UDP all
+// of its devices have the one port that is the driver's own.
 func (b *build) deviceOf(e ids.Epoch, taken map[uint16]bool) (driver string, port uint16) {
 	base := b.in.Config.Data.Port
 	inRange := func(p uint16) bool { return p >= base && p-base < rotate.MaxEpochs }
@@ -128,6 +130,9 @@ func (b *build) deviceOf(e ids.Epoch, taken map[uint16]bool) (driver string, por
 	}
 	if e == b.in.Tunnels.Target && b.in.Tunnels.Replace {
 		driver = b.in.Tunnels.Driver
+	}
+	if driver == config.DriverIPsec {
+		return driver, 0
 	}
 	for p := base; port == 0 && inRange(p); p++ {
 		if !taken[p] {

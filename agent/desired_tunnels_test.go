@@ -57,21 +57,28 @@ func TestDevicePorts(t *testing.T) {
 		{"second", map[ids.Epoch]uint16{7: 51871}, []ids.Epoch{7, 8}, map[ids.Epoch]uint16{7: 51871, 8: 51872}},
 		{"gap", map[ids.Epoch]uint16{5: 51872, 7: 51873}, []ids.Epoch{5, 7, 8}, map[ids.Epoch]uint16{5: 51872, 7: 51873, 8: 51871}},
 		{"one goes", map[ids.Epoch]uint16{5: 51871, 7: 51872}, []ids.Epoch{7, 8}, map[ids.Epoch]uint16{7: 51872, 8: 51871}},
+		{"beside kernel ESP, whose port is its own", map[ids.Epoch]uint16{5: 4500, 6: 51871}, []ids.Epoch{5, 6, 7}, map[ids.Epoch]uint16{5: 0, 6: 51871, 7: 51872}},
 		{"data.port has changed", map[ids.Epoch]uint16{5: 40000}, []ids.Epoch{5}, map[ids.Epoch]uint16{5: 51871}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			in := newSim(1, blue()).nodes[0].in
 			in.Tunnels.Devices = nil
 			for e, port := range c.have {
-				in.Tunnels.Devices = append(in.Tunnels.Devices, OwnDevice{
+				d := OwnDevice{
 					Driver: config.DriverUserspace, Wire: record.WireWireGuard,
 					DeviceState: tunnel.DeviceState{Epoch: e, Port: port, Public: keys.TunnelPublic{byte(e)}},
-				})
+				}
+				if port == 4500 {
+					d.Driver, d.Wire, d.Public = config.DriverIPsec, record.WireESP, keys.TunnelPublic{}
+				}
+				in.Tunnels.Devices = append(in.Tunnels.Devices, d)
 			}
 			in.Tunnels.Plan.Devices = c.plan
 			got := map[ids.Epoch]uint16{}
-			for _, d := range Desired(in).Tunnels[config.DriverUserspace].Devices {
-				got[d.Epoch] = d.Port
+			for _, spec := range Desired(in).Tunnels {
+				for _, d := range spec.Devices {
+					got[d.Epoch] = d.Port
+				}
 			}
 			for e, port := range c.ports {
 				if got[e] != port || len(got) != len(c.ports) {
