@@ -457,7 +457,7 @@ func idOf(inner netip.Addr) (id ids.NodeID) {
 
 // key returns what a device holds for a peer.
 func (p fakeProber) key(own, peer netip.Addr, device string) fakeKey {
-	for _, kind := range []tunnel.Kind{p.w.fabric.Kind(), p.w.fabric.ESPKind()} {
+	for _, kind := range []tunnel.Kind{p.w.fabric.Kind(), p.w.fabric.ESPKind(0), p.w.fabric.UserESPKind()} {
 		d, err := kind.Open(context.Background(), tunnel.Env{Node: idOf(own)})
 		if err != nil {
 			return fakeKey{}

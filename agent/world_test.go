@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -202,7 +203,11 @@ func (m *machine) start() *machine {
 	}
 	kinds := []tunnel.Kind{kind}
 	if m.ipsec {
-		esp := m.w.fabric.ESPKind()
+		port := uint16(4500)
+		if cmp.Or(m.encap, config.EncapNone) == config.EncapNone {
+			port = 0
+		}
+		esp := m.w.fabric.ESPKind(port)
 		esp.Name = config.DriverIPsec
 		switch m.encap {
 		case config.EncapAuto:

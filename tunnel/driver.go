@@ -53,10 +53,13 @@ type Kind struct {
 	Overhead func(underlay netip.Addr) int
 	// InUDP is how long an inner packet may be, at most, for a pair with
 	// ESP.InUDP on an underlay of the family of the given address and of this
-	// MTU. Nil: the driver does not let pairs choose, one by one.
+	// MTU, where Overhead is that of ESP as it is: networks become narrower only
+	// while there are such pairs. With Compatible "esp" each pair may have ESP in
+	// UDP; with "esp-udp" all have. Nil: Overhead says it for all pairs.
 	InUDP func(underlay netip.Addr, mtu int) int
-	// Compatible names the wire protocol; two nodes can talk when theirs
-	// are equal ("wireguard" for both kernel and userspace).
+	// Compatible names the wire protocol: "wireguard" (kernel and userspace),
+	// "esp", or "esp-udp", which is ESP in UDP only. Two nodes can talk when
+	// theirs are equal; "esp" with InUDP can talk to "esp-udp", too.
 	Compatible string
 }
 

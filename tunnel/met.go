@@ -25,7 +25,8 @@ func (s Spec) MetBy(state State) bool {
 }
 
 func (s Spec) deviceMet(d Device, have DeviceState) bool {
-	if !have.Up || have.MTU != d.MTU || have.Port != 0 && have.Port != d.Port { // plain ESP has no port
+	// Of a driver with one port for all devices, or none, a device names none or has none.
+	if !have.Up || have.MTU != d.MTU || have.Port != 0 && d.Port != 0 && have.Port != d.Port {
 		return false
 	}
 	peers := 0
@@ -50,7 +51,13 @@ func (k PeerKey) metBy(inner netip.Addr, have PeerState) bool {
 	if k.ESP == (ESP{}) {
 		return have.In == 0 // WireGuard's endpoint follows the peer
 	}
-	return k.ESP == ESP{Local: have.Local, Remote: have.Endpoint.Addr(), In: have.In, Out: have.Out, InUDP: have.InUDP}
+	is := ESP{
+		Local: have.Local, Remote: have.Endpoint.Addr(), In: have.In, Out: have.Out, InUDP: have.InUDP, Port: have.Endpoint.Port(),
+	}
+	if k.ESP.InUDP && k.ESP.Port == 0 {
+		is.Port = 0 // whichever the driver has
+	}
+	return k.ESP == is
 }
 
 // Equal reports whether s and o ask for the same. Secrets do not count, since the

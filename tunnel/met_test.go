@@ -61,6 +61,41 @@ func TestMetBy(t *testing.T) {
 	}
 }
 
+// TestMetPorts: a device, or a pair in UDP, that names no port is met by whichever
+// the driver has.
+func TestMetPorts(t *testing.T) {
+	here, there := netip.MustParseAddr("198.18.0.1"), netip.MustParseAddr("198.18.0.2")
+	id, inner := ids.NodeIDOf([32]byte{7}), netip.MustParseAddr("fd00::7")
+	for _, c := range []struct {
+		device, hasDevice uint16
+		inUDP             bool // both of the spec and of the state
+		peer, hasPeer     uint16
+		met               bool
+	}{
+		{0, 0, false, 0, 0, true},
+		{51871, 0, false, 0, 0, true},
+		{0, 4500, true, 0, 4500, true},
+		{0, 4500, true, 4500, 4500, true},
+		{51871, 51871, true, 51873, 51873, true},
+		{51871, 51872, true, 51873, 51873, false},
+		{51871, 51871, true, 51873, 4500, false},
+		{51871, 51871, false, 0, 4500, false},
+	} {
+		spec := tunnel.Spec{
+			Devices: []tunnel.Device{{Epoch: 1, Port: c.device, MTU: 1400}},
+			Peers: []tunnel.Peer{{ID: id, Inner: inner, Keys: []tunnel.PeerKey{
+				{Epoch: 1, Key: 12, ESP: tunnel.ESP{Local: here, Remote: there, In: 1000, InUDP: c.inUDP, Port: c.peer}},
+			}}},
+		}
+		state := tunnel.State{Devices: []tunnel.DeviceState{{Epoch: 1, Port: c.hasDevice, MTU: 1400, Up: true, Peers: []tunnel.PeerState{
+			{Inner: inner, Key: 12, In: 1000, Local: here, Endpoint: netip.AddrPortFrom(there, c.hasPeer), InUDP: c.inUDP},
+		}}}}
+		if spec.MetBy(state) != c.met {
+			t.Errorf("%+v: met %t", c, !c.met)
+		}
+	}
+}
+
 // TestSpecEqual: secrets and the revision do not count, all else does.
 func TestSpecEqual(t *testing.T) {
 	secret, err := keys.TunnelSecretFromRaw32(slices.Repeat([]byte{5}, 32))
@@ -94,6 +129,7 @@ func TestSpecEqual(t *testing.T) {
 		"key":      func(s *tunnel.Spec) { s.Peers[0].Keys[0].Key++ },
 		"endpoint": func(s *tunnel.Spec) { s.Peers[0].Keys[0].Endpoint = netip.MustParseAddrPort("198.18.0.1:5") },
 		"ESP":      func(s *tunnel.Spec) { s.Peers[0].Keys[0].ESP.In++ },
+		"ESP port": func(s *tunnel.Spec) { s.Peers[0].Keys[0].ESP.Port++ },
 	} {
 		s := spec()
 		change(&s)

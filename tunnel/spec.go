@@ -21,8 +21,10 @@ type Spec struct {
 type Device struct {
 	Epoch ids.Epoch
 	Lane  ids.Lane
-	Port  uint16 // outer UDP port in the host namespace; 0: none, as plain ESP
-	MTU   int    // bytes of inner packet, IPv6 header included
+	// Port is the outer UDP port in the host namespace. 0: none, or the one port
+	// that the driver has for all of its devices, as kernel ESP.
+	Port uint16
+	MTU  int // bytes of inner packet, IPv6 header included
 }
 
 // Peer is another node as the driver sees it.
@@ -65,6 +67,10 @@ type ESP struct {
 	// is the same on both nodes: the kernel takes from an association only what
 	// comes in the form that it was made for.
 	InUDP bool
+	// Port is the UDP port at which the peer receives what travels in UDP, and from
+	// which it sends. 0: the driver's own, as on nodes that all have one port
+	// (4500). It is 0 without InUDP.
+	Port uint16
 }
 
 // State is what a driver found in the kernel and in its processes.
@@ -78,7 +84,7 @@ type DeviceState struct {
 	Epoch  ids.Epoch
 	Lane   ids.Lane
 	Public keys.TunnelPublic
-	Port   uint16
+	Port   uint16 // outer UDP port, also one that the driver has for all devices; 0: none
 	MTU    int
 	Up     bool
 	Peers  []PeerState
@@ -89,13 +95,15 @@ type DeviceState struct {
 // handshakes, without outer UDP and IP. ESP counts the packets inside, under the
 // present key.
 type PeerState struct {
-	ID            ids.NodeID // zero if the key belongs to no peer of the last Spec
-	Inner         netip.Addr // the one inner address it may use; zero if not exactly one
-	Public        keys.TunnelPublic
-	Key           keys.KeyID // of the secret that is installed; zero: none
-	In, Out       ids.SPI    // of the installed ESP associations
-	Local         netip.Addr // own outer address of the ESP associations
-	InUDP         bool       // of the ESP associations: ESP.InUDP
+	ID      ids.NodeID // zero if the key belongs to no peer of the last Spec
+	Inner   netip.Addr // the one inner address it may use; zero if not exactly one
+	Public  keys.TunnelPublic
+	Key     keys.KeyID // of the secret that is installed; zero: none
+	In, Out ids.SPI    // of the installed ESP associations
+	Local   netip.Addr // own outer address of the ESP associations
+	InUDP   bool       // of the ESP associations: ESP.InUDP
+	// Endpoint is where the peer is, as far as is known. Of ESP it is the peer's outer
+	// address, and the port is ESP.Port, 0 if it does not travel in UDP.
 	Endpoint      netip.AddrPort
 	LastHandshake time.Time // zero if there was none; always with ESP
 	RxBytes       uint64

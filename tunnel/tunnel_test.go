@@ -188,6 +188,7 @@ func TestUsableESP(t *testing.T) {
 		"receiving SPI 0x00000000":              peer(2, func(k *tunnel.PeerKey) { k.ESP.In = 0 }),
 		"receiving SPI 0x000000ff":              peer(2, func(k *tunnel.PeerKey) { k.ESP.In = 255 }),
 		"sending SPI 0x00000001":                peer(2, func(k *tunnel.PeerKey) { k.ESP.Out = 1 }),
+		"port 4500 and does not travel in UDP":  peer(2, func(k *tunnel.PeerKey) { k.ESP.Port = 4500 }),
 		"to 198.18.0.1 is used already":         peer(2, func(k *tunnel.PeerKey) { k.ESP.In = 1001 }),
 		"to 198.18.0.2 belongs to another peer": peer(2, func(k *tunnel.PeerKey) { k.ESP.Out = 2001 }),
 	} {
@@ -201,7 +202,7 @@ func TestUsableESP(t *testing.T) {
 		}
 	}
 	// Receiving only, and the same index at another address, are right.
-	half := peer(2, func(k *tunnel.PeerKey) { k.ESP.Out = 0 })
+	half := peer(2, func(k *tunnel.PeerKey) { k.ESP.Out, k.ESP.InUDP, k.ESP.Port = 0, true, 51871 })
 	other := peer(3, func(k *tunnel.PeerKey) { k.ESP.Out, k.ESP.Remote = 2001, addr("198.18.0.3") })
 	last := peer(4, func(k *tunnel.PeerKey) { k.ESP.Out = 0 })
 	spec := tunnel.Spec{Devices: devices, Peers: []tunnel.Peer{good, half, other, last}}

@@ -217,6 +217,8 @@ func checkESP(k PeerKey) error {
 		return fmt.Errorf("receiving SPI %s is below %s", e.In, ids.MinSPI)
 	case e.Out != 0 && !e.Out.Valid():
 		return fmt.Errorf("sending SPI %s is below %s", e.Out, ids.MinSPI)
+	case e.Port != 0 && !e.InUDP:
+		return fmt.Errorf("has UDP port %d and does not travel in UDP", e.Port)
 	}
 	return nil
 }

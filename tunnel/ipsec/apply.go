@@ -34,7 +34,7 @@ func (d *driver) setDevice(dev tunnel.Device, peers []tunnel.Peer, f found) (uin
 		return ifID, err
 	}
 	wants, errs := d.wantsOf(dev, peers)
-	at := place{self: d.self, ifID: ifID, ports: d.ports}
+	at := place{self: d.self, ifID: ifID, port: d.port}
 	steps, more := plan(at, wants, d.have(f, ifID))
 	errs = append(append(errs, more...), d.apply(steps, wants)...)
 	return ifID, errors.Join(errs...)

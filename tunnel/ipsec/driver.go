@@ -24,7 +24,7 @@ type driver struct {
 	self   netip.Addr // this node's inner address
 	owner  links.Owner
 	encap  Encap
-	ports  xfrm.Encap // of what this node sends in UDP
+	port   uint16 // of ESP in UDP, this node's; 0: there is none
 	holder holder
 	secure *nl.Handle // links
 	host   *nl.Handle // addresses, to know their devices
@@ -53,9 +53,9 @@ func open(env tunnel.Env, o Options) (tunnel.Driver, error) {
 	d := &driver{
 		env: env, log: env.Log.With(logkey.Driver, Name), self: env.Node.InnerAddr(),
 		owner: links.Owner{Node: env.Node, Protocol: protocol, Driver: Name, Type: linkType},
-		encap: o.Encap, ports: o.ports(), used: map[uint32]map[use]bool{}, owners: map[netip.Addr]ids.NodeID{},
+		encap: o.Encap, port: o.port(), used: map[uint32]map[use]bool{}, owners: map[netip.Addr]ids.NodeID{},
 	}
-	d.holder = holder{env: env, port: d.ports.Src, children: worker.Children{}}
+	d.holder = holder{env: env, port: d.port, children: worker.Children{}}
 	if o.Encap != EncapNone {
 		d.holder.argv = o.Worker
 	}

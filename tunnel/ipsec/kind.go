@@ -40,7 +40,8 @@ const (
 // Options choose how ESP travels.
 type Options struct {
 	Encap Encap
-	// Port is the UDP port of all nodes; zero means DefaultPort.
+	// Port is this node's UDP port; zero means DefaultPort. Peers whose
+	// associations name no other (tunnel.ESP.Port) have the same.
 	Port uint16
 	// Worker is the command that calls RunHolder with the arguments that
 	// follow it, for example ["/proc/self/exe", "esp-holder"]. EncapNone
@@ -70,13 +71,12 @@ func Kind(o Options) tunnel.Kind {
 	return k
 }
 
-// ports are the UDP ports of what a node sends in UDP.
-func (o Options) ports() xfrm.Encap {
+// port is this node's UDP port, 0 if it has none.
+func (o Options) port() uint16 {
 	if o.Encap == EncapNone {
-		return xfrm.Encap{}
+		return 0
 	}
-	port := cmp.Or(o.Port, DefaultPort)
-	return xfrm.Encap{Src: port, Dst: port}
+	return cmp.Or(o.Port, DefaultPort)
 }
 
 // overhead is what ESP in tunnel mode adds at most (RFC 4303 section 2, RFC
@@ -143,7 +143,7 @@ func probeFamily(c *xfrm.Conn, o Options, feature, src, dst string) error {
 		From: netip.MustParseAddr("fd00::1"), To: netip.MustParseAddr("fd00::2"),
 	}
 	if o.Encap == EncapUDP {
-		s.Encap = o.ports()
+		s.Encap = xfrm.Encap{Src: o.port(), Dst: o.port()}
 	}
 	// All zero, in a namespace without links: nothing is ever sent with it.
 	err := c.AddState(s, make([]byte, keys.ESPKeySize))

@@ -23,9 +23,9 @@ type want struct {
 
 // place is where a device's associations and policies belong.
 type place struct {
-	self  netip.Addr // this node's inner address
-	ifID  uint32
-	ports xfrm.Encap // of what this node sends in UDP
+	self netip.Addr // this node's inner address
+	ifID uint32
+	port uint16 // at which this node receives ESP in UDP, and from which it sends
 }
 
 // states returns the two associations of a wanted peer. out has no SPI if
@@ -35,7 +35,8 @@ func (p place) states(w want) (in, out xfrm.State) {
 	in = xfrm.State{Src: e.Remote, Dst: e.Local, SPI: e.In, IfID: p.ifID, ReqID: id, From: w.inner, To: p.self}
 	out = xfrm.State{Src: e.Local, Dst: e.Remote, SPI: e.Out, IfID: p.ifID, ReqID: id, From: p.self, To: w.inner}
 	if e.InUDP {
-		in.Encap, out.Encap = xfrm.Encap{Src: p.ports.Dst, Dst: p.ports.Src}, p.ports
+		peer := cmp.Or(e.Port, p.port)
+		in.Encap, out.Encap = xfrm.Encap{Src: peer, Dst: p.port}, xfrm.Encap{Src: p.port, Dst: peer}
 	}
 	return in, out
 }

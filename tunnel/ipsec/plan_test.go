@@ -19,7 +19,7 @@ var (
 	self  = netip.MustParseAddr("fd00::5e1f")
 	here  = netip.MustParseAddr("198.18.0.1")
 	there = netip.MustParseAddr("198.18.0.2")
-	at    = place{self: self, ifID: 77, ports: xfrm.Encap{Src: DefaultPort, Dst: DefaultPort}}
+	at    = place{self: self, ifID: 77, port: DefaultPort}
 )
 
 // wanted makes a peer under a key, to be reached under two indices; 0 for out
@@ -36,6 +36,29 @@ func wanted(peer byte, key keys.KeyID, in, out ids.SPI, hasSecret bool) want {
 func inUDP(w want) want {
 	w.key.ESP.InUDP = true
 	return w
+}
+
+// toPort is w in UDP, with a peer that has another port than this node.
+func toPort(w want, port uint16) want {
+	w = inUDP(w)
+	w.key.ESP.Port = port
+	return w
+}
+
+// TestPortsInUDP: what comes from the peer's port to this node's, and back.
+func TestPortsInUDP(t *testing.T) {
+	for _, c := range []struct {
+		w       want
+		in, out xfrm.Encap
+	}{
+		{wanted(1, 10, 1000, 2000, true), xfrm.Encap{}, xfrm.Encap{}},
+		{inUDP(wanted(1, 10, 1000, 2000, true)), xfrm.Encap{Src: 4500, Dst: 4500}, xfrm.Encap{Src: 4500, Dst: 4500}},
+		{toPort(wanted(1, 10, 1000, 2000, true), 51871), xfrm.Encap{Src: 51871, Dst: 4500}, xfrm.Encap{Src: 4500, Dst: 51871}},
+	} {
+		if in, out := at.states(c.w); in.Encap != c.in || out.Encap != c.out {
+			t.Errorf("%+v: in %+v, out %+v", c.w.key.ESP, in.Encap, out.Encap)
+		}
+	}
 }
 
 // installed is what is there when these have been installed.
@@ -63,7 +86,7 @@ func show(steps []step) string {
 		switch s.do {
 		case addState, deleteState:
 			line += fmt.Sprintf(" %d key %d", s.state.SPI, s.state.ReqID)
-			if s.state.Encap == at.ports {
+			if s.state.Encap != (xfrm.Encap{}) {
 				line += " in UDP"
 			}
 		case setPolicy:
@@ -145,6 +168,12 @@ func TestPlan(t *testing.T) {
 		{
 			name: "other form under one key", wants: []want{inUDP(full)}, have: installed(full), gone: true,
 			plan: "delete policy out\ndelete association out 2000 key 10\ndelete policy in\ndelete association in 1000 key 10",
+		},
+		{name: "in UDP, the driver's port by name", wants: []want{toPort(bare, DefaultPort)}, have: installed(inUDP(full))},
+		{name: "in UDP, another port", wants: []want{toPort(bare, 51871)}, have: installed(toPort(full, 51871))},
+		{
+			name: "the peer's port changes under one key", wants: []want{toPort(full, 51872)}, have: installed(toPort(full, 51871)), gone: true,
+			plan: "delete policy out\ndelete association out 2000 key 10 in UDP\ndelete policy in\ndelete association in 1000 key 10 in UDP",
 		},
 		{
 			name: "policy gone", wants: []want{bare},

@@ -30,7 +30,7 @@ func (d *driver) State(ctx context.Context) (tunnel.State, error) {
 		}
 		s := tunnel.DeviceState{
 			Name: name, Epoch: l.Mark.Epoch, Lane: l.Mark.Lane,
-			MTU: l.Attrs().MTU, Up: l.Attrs().Flags&net.FlagUp != 0,
+			Port: d.port, MTU: l.Attrs().MTU, Up: l.Attrs().Flags&net.FlagUp != 0,
 		}
 		s.Peers = d.peers(d.have(f, ifIDOf(l.Link)))
 		out.Devices = append(out.Devices, s)

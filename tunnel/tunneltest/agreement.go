@@ -18,7 +18,7 @@ type pairEpoch struct {
 
 // agreement is what a pair has agreed on for an epoch: a common secret, and by
 // host, the lower one first, the index it wants to receive on. It ends when one
-// of the devices is made anew.
+// of the devices is made anew, or gets another port at which it receives ESP.
 type agreement struct {
 	secret  keys.TunnelSecret
 	spi     [2]ids.SPI
@@ -29,6 +29,7 @@ type agreement struct {
 type device struct {
 	public keys.TunnelPublic
 	link   int
+	port   uint16 // with ESP in UDP
 }
 
 // randomSecret makes a secret that nobody else has.
@@ -75,7 +76,11 @@ func (m *mesh) agreement(i, j int, epoch ids.Epoch) *agreement {
 func (m *mesh) devicesOf(i, j int, epoch ids.Epoch) (out [2]device) {
 	m.t.Helper()
 	for at, host := range []int{min(i, j), max(i, j)} {
-		out[at] = device{public: m.device(host, epoch).Public, link: m.link(host, epoch)}
+		d := m.device(host, epoch)
+		out[at] = device{public: d.Public, link: m.link(host, epoch)}
+		if m.h.Keyless && m.h.InUDP {
+			out[at].port = d.Port
+		}
 	}
 	return out
 }
@@ -95,6 +100,9 @@ func (m *mesh) key(i, j int, epoch ids.Epoch) tunnel.PeerKey {
 		k.ESP = tunnel.ESP{
 			Local: m.hosts[i].Underlay[m.family], Remote: m.hosts[j].Underlay[m.family],
 			In: a.spi[mine], Out: a.spi[theirs], InUDP: m.h.InUDP,
+		}
+		if m.h.InUDP {
+			k.ESP.Port = far.Port
 		}
 		return k
 	}
@@ -200,10 +208,16 @@ func (m *mesh) establish(i, j int, epoch ids.Epoch) {
 	})
 }
 
-// port is the outer UDP port of an epoch's devices.
+// port is the outer UDP port that specs name for an epoch's devices; 0: none.
 func (m *mesh) port(epoch ids.Epoch) uint16 {
 	if m.h.NoPort {
 		return 0
 	}
 	return firstPort + uint16(epoch) - 1
+}
+
+// hasPort reports whether a device of an epoch has the port of its spec, where
+// that names one.
+func (m *mesh) hasPort(d tunnel.DeviceState, epoch ids.Epoch) bool {
+	return m.h.NoPort || d.Port == m.port(epoch)
 }

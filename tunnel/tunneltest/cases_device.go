@@ -52,7 +52,10 @@ func testPlacement(t *testing.T, h Harness) {
 		}
 		d := m.device(i, 1)
 		want := tunnel.DeviceState{
-			Name: m.name(i, 1), Epoch: 1, Public: d.Public, Port: m.port(1), MTU: 1400, Up: true, Peers: d.Peers,
+			Name: m.name(i, 1), Epoch: 1, Public: d.Public, Port: d.Port, MTU: 1400, Up: true, Peers: d.Peers,
+		}
+		if !m.hasPort(d, 1) || h.Keyless && h.InUDP != (d.Port != 0) {
+			t.Errorf("device has port %d", d.Port)
 		}
 		if diff := cmp.Diff(want, d, byValue...); diff != "" {
 			t.Errorf("device (-want +got):\n%s", diff)
@@ -120,7 +123,7 @@ func testDeletedDevice(t *testing.T, h Harness) {
 	if !h.Keyless && (d.Public.IsZero() || d.Public == old) || m.link(1, 1) == link {
 		t.Errorf("restored with key %s, the old one was %s", d.Public, old)
 	}
-	if !d.Up || d.Port != m.port(1) || d.MTU != 1400 {
+	if !d.Up || !m.hasPort(d, 1) || d.MTU != 1400 {
 		t.Errorf("restored device is incomplete: %+v", d)
 	}
 	m.exchangeKeys(1)
@@ -160,16 +163,28 @@ func testAdopt(t *testing.T, h Harness) {
 	}
 }
 
+// testPort gives a device another port. Of ESP that is a new key, too: an
+// association is for the port that it was made for.
 func testPort(t *testing.T, h Harness) {
 	m := newTunnels(t, h, 2)
 	a, b := m.listen(0), m.listen(1)
 	a.deliver(b, []byte("before"))
-	old, link := m.device(1, 1).Public, m.link(1, 1)
+	old, link, was := m.device(1, 1).Public, m.link(1, 1), m.key(0, 1, 1)
 	m.specs[1].Devices[0].Port = firstPort + 100
 	m.set(1)
 	d := m.device(1, 1)
 	if d.Port != firstPort+100 || d.Public != old || m.link(1, 1) != link {
 		t.Errorf("after the change: %+v", d)
+	}
+	if h.Keyless {
+		was.ESP.Port, was.Secret = firstPort+100, keys.TunnelSecret{}
+		m.put(0, 1, was)
+		if err := m.drivers[0].Set(m.ctx, m.specs[0]); !errors.Is(err, tunnel.ErrSecretGone) {
+			t.Errorf("another port under the same key: %v", err)
+		}
+		if n := len(m.device(0, 1).Peers); n != 0 {
+			t.Errorf("%d peers are left at the former port", n)
+		}
 	}
 	m.exchangeKeys(1)
 	m.setAll()
@@ -221,7 +236,7 @@ func testBadPeer(t *testing.T, h Harness) {
 	}
 	// A bad device costs only itself, and one that exists stays.
 	spoilt := []tunnel.Device{{Epoch: 1, Port: m.port(1), MTU: 1279}}
-	if !h.Keyless {
+	if !h.NoPort {
 		spoilt = append(spoilt, tunnel.Device{Epoch: 1, MTU: 1400}) // has no port
 	}
 	for _, d := range spoilt {

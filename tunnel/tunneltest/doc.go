@@ -2,8 +2,8 @@
 //
 // It owns Run, the conformance suite that every driver passes; Namespaces,
 // the world of network namespaces it runs real drivers in; and Fabric, an
-// in-memory network whose Kind and ESPKind make faithful fake drivers, for tests
-// of code that uses drivers. The fakes pass the same suite: if one drifts from
+// in-memory network whose Kind, ESPKind and UserESPKind make faithful fake drivers, for
+// tests of code that uses drivers. The fakes pass the same suite: if one drifts from
 // the kernel, its own test breaks.
 //
 // It does not own any driver, and it imports testing: never import it from

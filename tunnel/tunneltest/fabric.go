@@ -14,8 +14,9 @@ import (
 
 // Names of the fakes' kinds, and the drivers in their marks.
 const (
-	FakeName    = "fake"
-	FakeESPName = "fake-esp"
+	FakeName        = "fake"
+	FakeESPName     = "fake-esp"
+	FakeUserESPName = "fake-user-esp"
 )
 
 // Fabric is an in-memory network that fake drivers share. Its methods may be
@@ -69,10 +70,17 @@ func (f *Fabric) Kind() tunnel.Kind {
 	return f.kind(FakeName, "wireguard", func(h *FakeHost) tunnel.Driver { return newFake(h) })
 }
 
-// ESPKind returns a driver kind named "fake-esp" that stands for ESP, in the
-// same fabric: a node may have devices of both.
-func (f *Fabric) ESPKind() tunnel.Kind {
-	return f.kind(FakeESPName, "esp", func(h *FakeHost) tunnel.Driver { return newFakeESP(h) })
+// ESPKind returns a driver kind named "fake-esp" that stands for the kernel's ESP,
+// in the same fabric: a node may have devices of both. All of its devices take ESP
+// in UDP at one port; 0: none does.
+func (f *Fabric) ESPKind(port uint16) tunnel.Kind {
+	return f.kind(FakeESPName, "esp", func(h *FakeHost) tunnel.Driver { return newFakeESP(h, FakeESPName, port) })
+}
+
+// UserESPKind returns a driver kind named "fake-user-esp" that stands for ESP in UDP,
+// each device with a port of its own.
+func (f *Fabric) UserESPKind() tunnel.Kind {
+	return f.kind(FakeUserESPName, "esp-udp", func(h *FakeHost) tunnel.Driver { return newFakeESP(h, FakeUserESPName, 0) })
 }
 
 func (f *Fabric) kind(name, compatible string, open func(*FakeHost) tunnel.Driver) tunnel.Kind {

@@ -19,7 +19,17 @@ func TestFakeConformance(t *testing.T) {
 
 func TestFakeESPConformance(t *testing.T) {
 	f := tunneltest.NewFabric()
-	tunneltest.Run(t, tunneltest.Harness{Kind: f.ESPKind(), Hosts: hosts(f), Keyless: true, NoPort: true, InProcess: true})
+	tunneltest.Run(t, tunneltest.Harness{Kind: f.ESPKind(0), Hosts: hosts(f), Keyless: true, NoPort: true, InProcess: true})
+}
+
+func TestFakeESPInUDPConformance(t *testing.T) {
+	f := tunneltest.NewFabric()
+	tunneltest.Run(t, tunneltest.Harness{Kind: f.ESPKind(4500), Hosts: hosts(f), Keyless: true, InUDP: true, NoPort: true, InProcess: true})
+}
+
+func TestFakeUserESPConformance(t *testing.T) {
+	f := tunneltest.NewFabric()
+	tunneltest.Run(t, tunneltest.Harness{Kind: f.UserESPKind(), Hosts: hosts(f), Keyless: true, InUDP: true, InProcess: true})
 }
 
 // hosts makes hosts in a fabric.

@@ -1,6 +1,7 @@
 package tunneltest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,10 +21,10 @@ import (
 const espOverhead = 8 + 8 + 2 + 16
 
 // espDevice is an xfrm interface with its security associations, as the kernel
-// keeps them.
+// keeps them, or the device of a process that does the same.
 type espDevice struct {
 	linkBase
-	port uint16
+	port uint16 // of ESP in UDP; 0: none
 	// pairs are the associations by the index this host has chosen.
 	pairs map[ids.SPI]*espPair
 }
@@ -57,11 +58,11 @@ func (d *espDevice) send(from, to netip.Addr, size int) *FakeHost {
 	}
 	for _, l := range there.links {
 		far, ok := l.(*espDevice)
-		if !ok || far.port != d.port {
+		if !ok {
 			continue
 		}
 		q := far.pairs[p.esp.Out]
-		if q == nil || q.esp.Local != p.esp.Remote || q.esp.Remote != p.esp.Local || q.esp.InUDP != p.esp.InUDP || !q.secret.Equal(p.secret) {
+		if q == nil || !d.reaches(far, p, q) || !q.secret.Equal(p.secret) {
 			continue
 		}
 		q.rx += uint64(size + espOverhead)
@@ -74,13 +75,34 @@ func (d *espDevice) send(from, to netip.Addr, size int) *FakeHost {
 	return nil
 }
 
+// reaches reports whether what d sends to a pair p comes to far's pair q: both name
+// the other's addresses, form and, in UDP, port.
+func (d *espDevice) reaches(far *espDevice, p, q *espPair) bool {
+	if q.esp.Local != p.esp.Remote || q.esp.Remote != p.esp.Local || q.esp.InUDP != p.esp.InUDP {
+		return false
+	}
+	return !p.esp.InUDP || d.peerPort(p) == far.port && far.peerPort(q) == d.port
+}
+
+// peerPort is the port of a pair's other end, 0 if it is not in UDP.
+func (d *espDevice) peerPort(p *espPair) uint16 {
+	if !p.esp.InUDP {
+		return 0
+	}
+	return cmp.Or(p.esp.Port, d.port)
+}
+
 // fakeESP is an ESP driver whose devices are in a fabric.
 type fakeESP struct {
 	host   *FakeHost
+	name   string // of the driver
+	port   uint16 // of ESP in UDP, of devices that the spec gives none; 0: none
 	owners map[ids.SPI]ids.NodeID
 }
 
-func newFakeESP(h *FakeHost) *fakeESP { return &fakeESP{host: h} }
+func newFakeESP(h *FakeHost, name string, port uint16) *fakeESP {
+	return &fakeESP{host: h, name: name, port: port}
+}
 
 // Set implements tunnel.Driver.
 func (f *fakeESP) Set(ctx context.Context, spec tunnel.Spec) error {
@@ -91,7 +113,7 @@ func (f *fakeESP) Set(ctx context.Context, spec tunnel.Spec) error {
 	f.host.fabric.mu.Lock()
 	defer f.host.fabric.mu.Unlock()
 	errs := []error{err}
-	f.host.prune(FakeESPName, spec.Devices)
+	f.host.prune(f.name, spec.Devices)
 	f.owners = map[ids.SPI]ids.NodeID{}
 	for _, d := range usable.Devices {
 		errs = append(errs, f.setDevice(d, usable.Peers))
@@ -101,14 +123,18 @@ func (f *fakeESP) Set(ctx context.Context, spec tunnel.Spec) error {
 
 func (f *fakeESP) setDevice(d tunnel.Device, peers []tunnel.Peer) error {
 	name := tunnel.DeviceName(f.host.node, d.Epoch, d.Lane)
+	port := cmp.Or(d.Port, f.port)
+	if port == 0 && f.name == FakeUserESPName {
+		return fmt.Errorf("device %s: has no port", name)
+	}
 	if f.host.links[name] == nil {
-		f.host.links[name] = &espDevice{linkBase: f.host.newLink("esp", FakeESPName, d), pairs: map[ids.SPI]*espPair{}}
+		f.host.links[name] = &espDevice{linkBase: f.host.newLink("esp", f.name, d), pairs: map[ids.SPI]*espPair{}}
 	}
 	dev, ok := f.host.links[name].(*espDevice)
-	if !ok {
+	if !ok || dev.mark.Driver != f.name {
 		return fmt.Errorf("create device %s: %w", name, unix.EEXIST)
 	}
-	dev.mtu, dev.port = d.MTU, d.Port
+	dev.mtu, dev.port = d.MTU, port
 	var errs []error
 	stays := map[ids.SPI]bool{}
 	for _, p := range peers {
@@ -116,8 +142,8 @@ func (f *fakeESP) setDevice(d tunnel.Device, peers []tunnel.Peer) error {
 			if k.Epoch != d.Epoch || k.Lane != d.Lane {
 				continue
 			}
-			if k.ESP == (tunnel.ESP{}) {
-				errs = append(errs, &tunnel.PeerError{Peer: p.ID, Err: errors.New("has no outer addresses")})
+			if err := dev.takes(k.ESP); err != nil {
+				errs = append(errs, &tunnel.PeerError{Peer: p.ID, Err: err})
 				continue
 			}
 			f.owners[k.ESP.In] = p.ID
@@ -134,13 +160,25 @@ func (f *fakeESP) setDevice(d tunnel.Device, peers []tunnel.Peer) error {
 	return errors.Join(errs...)
 }
 
+// takes reports why the device cannot have such associations.
+func (d *espDevice) takes(e tunnel.ESP) error {
+	switch {
+	case e == (tunnel.ESP{}):
+		return errors.New("has no outer addresses")
+	case e.InUDP && d.port == 0:
+		return errors.New("is to travel in UDP, and the device has no port")
+	}
+	return nil
+}
+
 // setPair makes a peer's associations as k says. An error leaves the receiving
 // half, if k names it.
 func (d *espDevice) setPair(p tunnel.Peer, k tunnel.PeerKey) error {
 	have := d.pairs[k.ESP.In]
 	gone := &tunnel.PeerError{Peer: p.ID, Err: fmt.Errorf("key %s on device %s: %w", k.Key, d.name, tunnel.ErrSecretGone)}
 	same := have != nil && have.key == k.Key && have.inner == p.Inner &&
-		have.esp.Local == k.ESP.Local && have.esp.Remote == k.ESP.Remote && have.esp.InUDP == k.ESP.InUDP
+		have.esp.Local == k.ESP.Local && have.esp.Remote == k.ESP.Remote && have.esp.InUDP == k.ESP.InUDP &&
+		d.peerPort(have) == d.peerPort(&espPair{esp: k.ESP})
 	switch {
 	case same && (k.ESP.Out == have.esp.Out || k.ESP.Out == 0 || !k.Secret.IsZero()):
 		have.esp.Out = k.ESP.Out
@@ -168,7 +206,7 @@ func (f *fakeESP) State(ctx context.Context) (tunnel.State, error) {
 	var out tunnel.State
 	for _, l := range f.host.links {
 		d, ok := l.(*espDevice)
-		if !ok {
+		if !ok || d.mark.Driver != f.name {
 			continue
 		}
 		s := tunnel.DeviceState{
@@ -177,7 +215,7 @@ func (f *fakeESP) State(ctx context.Context) (tunnel.State, error) {
 		for spi, p := range d.pairs {
 			s.Peers = append(s.Peers, tunnel.PeerState{
 				ID: f.owners[spi], Inner: p.inner, Key: p.key, In: p.esp.In, Out: p.esp.Out,
-				Local: p.esp.Local, Endpoint: netip.AddrPortFrom(p.esp.Remote, 0), InUDP: p.esp.InUDP,
+				Local: p.esp.Local, Endpoint: netip.AddrPortFrom(p.esp.Remote, d.peerPort(p)), InUDP: p.esp.InUDP,
 				RxBytes: p.rx, TxBytes: p.tx, TxPackets: p.txPacket,
 			})
 		}
@@ -192,7 +230,7 @@ func (f *fakeESP) State(ctx context.Context) (tunnel.State, error) {
 func (f *fakeESP) Remove(context.Context) error {
 	f.host.fabric.mu.Lock()
 	defer f.host.fabric.mu.Unlock()
-	f.host.prune(FakeESPName, nil)
+	f.host.prune(f.name, nil)
 	return nil
 }
 

@@ -28,9 +28,11 @@ type Harness struct {
 	Loosen func(t *testing.T, h *Host, device string)
 	// InProcess says that the devices are in this process, hence their secrets.
 	InProcess bool
-	// InUDP says that associations travel in UDP (tunnel.ESP.InUDP).
+	// InUDP says that associations travel in UDP (tunnel.ESP.InUDP). Each names
+	// the port of the peer's device.
 	InUDP bool
-	// NoPort says that devices have no outer UDP port.
+	// NoPort says that devices have no outer UDP port of their own: at most one
+	// that the driver has for all of them, which it shows.
 	NoPort bool
 }
 
