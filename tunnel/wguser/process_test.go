@@ -88,7 +88,7 @@ func (n *node) public() keys.TunnelPublic {
 // worker returns the process ID of the only worker.
 func (n *node) worker() int {
 	n.t.Helper()
-	pids, err := workers("--mark=secure-overlay/" + n.host.Env.Node.String() + "/")
+	pids, err := tunneltest.Processes("--mark=secure-overlay/" + n.host.Env.Node.String() + "/")
 	if err != nil || len(pids) != 1 {
 		n.t.Fatalf("workers = %v, %v", pids, err)
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -52,7 +51,7 @@ func TestConformance(t *testing.T) {
 func leftovers(hosts []*tunneltest.Host) ([]string, error) {
 	var left []string
 	for _, h := range hosts {
-		pids, err := workers(h.Env.Node.String())
+		pids, err := tunneltest.Processes(h.Env.Node.String())
 		if err != nil {
 			return nil, err
 		}
@@ -70,39 +69,6 @@ func leftovers(hosts []*tunneltest.Host) ([]string, error) {
 			left = append(left, files...)
 		}
 	}
-	children, err := filepath.Glob("/proc/self/task/*/children")
-	if err != nil {
-		return nil, err
-	}
-	for _, c := range children {
-		list, err := os.ReadFile(c)
-		if err != nil && !os.IsNotExist(err) { // a thread may end meanwhile
-			return nil, err
-		}
-		for _, pid := range strings.Fields(string(list)) {
-			left = append(left, "child "+pid)
-		}
-	}
-	return left, nil
-}
-
-// workers lists the processes that have a text on their command line.
-func workers(mark string) ([]int, error) {
-	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		return nil, err
-	}
-	var pids []int
-	for _, l := range lines {
-		line, err := os.ReadFile(l)
-		if err != nil || !strings.Contains(string(line), mark) {
-			continue // it may have ended
-		}
-		var pid int
-		if _, err := fmt.Sscanf(l, "/proc/%d/", &pid); err != nil {
-			return nil, err
-		}
-		pids = append(pids, pid)
-	}
-	return pids, nil
+	children, err := tunneltest.Children()
+	return append(left, children...), err
 }

@@ -85,7 +85,7 @@ func startWorker(args []string) (*server, error) {
 	if a.device == "" || a.port == 0 || a.port > 65535 || a.mtu == 0 {
 		return nil, errors.New("start worker: needs a device, a port and an mtu")
 	}
-	if err := hide(); err != nil {
+	if err := worker.Hide(); err != nil {
 		return nil, err
 	}
 	ns, err := nl.OpenNamespace(fmt.Sprintf("/proc/self/fd/%d", secureFD))
@@ -202,16 +202,4 @@ func (c *begunConn) Read(b []byte) (int, error) {
 	clear(c.head[:n])
 	c.head = c.head[n:]
 	return n, nil
-}
-
-// hide keeps the keys in this process's memory out of reach: no core file, no
-// ptrace and no /proc/PID/mem for processes without CAP_SYS_PTRACE.
-func hide() error {
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("switch off core dumps: %w", err)
-	}
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-		return fmt.Errorf("switch off core dumps: %w", err)
-	}
-	return nil
 }

@@ -1,0 +1,153 @@
+package espuser
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
+	"github.com/secure-overlay/secure-overlay/tunnel"
+)
+
+// exchange sends one request and returns the body of the answer.
+func exchange(c net.Conn, k kind, body []byte) ([]byte, error) {
+	if err := writeMessage(c, k, body); err != nil {
+		return nil, err
+	}
+	got, answer, err := readMessage(c)
+	switch {
+	case err != nil:
+		return nil, err
+	case got == kindFailed:
+		return nil, fmt.Errorf("it answers: %s", answer)
+	case got != kindAnswer:
+		return nil, fmt.Errorf("%w: kind %d", errMessage, got)
+	}
+	return answer, nil
+}
+
+// check reports why a device's worker is not as it should be.
+func (d *driver) check(ctx context.Context, name string) error {
+	return d.workers.Check(ctx, name, func(c net.Conn) error {
+		_, err := exchange(c, kindGet, nil)
+		return err
+	})
+}
+
+// get reads what a device's worker has.
+func (d *driver) get(name string) (s state, err error) {
+	err = d.workers.Ask(name, func(c net.Conn) error {
+		s, err = ask(c)
+		return err
+	})
+	return s, err
+}
+
+func ask(c net.Conn) (state, error) {
+	body, err := exchange(c, kindGet, nil)
+	if err != nil {
+		return state{}, err
+	}
+	return decodeState(body)
+}
+
+// request is a peer that a worker is to have, and with which secret.
+type request struct {
+	peer   ids.NodeID
+	secret keys.TunnelSecret
+	wanted
+}
+
+// configure tells a device's worker whom it is to have.
+func (d *driver) configure(name string, dev tunnel.Device, peers []tunnel.Peer) error {
+	requests, errs := d.requests(dev, peers)
+	err := d.workers.Ask(name, func(c net.Conn) error {
+		have, err := ask(c)
+		if err != nil {
+			return err
+		}
+		body := d.encode(dev.Port, requests, have)
+		defer clear(body)
+		answer, err := exchange(c, kindSet, body)
+		if err != nil {
+			return err
+		}
+		if len(answer) != len(requests) {
+			return fmt.Errorf("%w: %d verdicts on %d peers", errMessage, len(answer), len(requests))
+		}
+		for i, v := range answer {
+			if verdict(v) != verdictDone {
+				err := fmt.Errorf("device %s: %w", name, tunnel.ErrSecretGone)
+				errs = append(errs, &tunnel.PeerError{Peer: requests[i].peer, Err: err})
+			}
+		}
+		return nil
+	})
+	return errors.Join(append(errs, err)...)
+}
+
+// requests lists the peers of one device.
+func (d *driver) requests(dev tunnel.Device, peers []tunnel.Peer) ([]request, []error) {
+	var out []request
+	var errs []error
+	for _, p := range peers {
+		for _, k := range p.Keys {
+			if k.Epoch != dev.Epoch || k.Lane != dev.Lane {
+				continue
+			}
+			why := ""
+			switch {
+			case k.Key == 0 || k.ESP == (tunnel.ESP{}):
+				why = "names no ESP associations"
+			case !k.ESP.InUDP:
+				why = "is to travel as it is, and this driver sends in UDP only"
+			}
+			if why != "" {
+				err := fmt.Errorf("epoch %d lane %d: %s", k.Epoch, k.Lane, why)
+				errs = append(errs, &tunnel.PeerError{Peer: p.ID, Err: err})
+				continue
+			}
+			out = append(out, request{peer: p.ID, secret: k.Secret, wanted: wanted{
+				inner: p.Inner, key: k.Key, in: k.ESP.In, out: k.ESP.Out,
+				local:  netip.AddrPortFrom(k.ESP.Local, dev.Port),
+				remote: netip.AddrPortFrom(k.ESP.Remote, cmp.Or(k.ESP.Port, d.o.Port, defaultPort)),
+			}})
+		}
+	}
+	return out, errs
+}
+
+// defaultPort is the UDP port of ESP in UDP (RFC 3948, 2).
+const defaultPort = 4500
+
+// encode makes the request. Key material is derived here, for the halves that the worker lacks,
+// from the node that sends to the node that receives; the caller clears it.
+func (d *driver) encode(port uint16, requests []request, have state) []byte {
+	has := map[netip.Addr]peer{}
+	for _, p := range have.peers {
+		has[p.inner] = p
+	}
+	all := make([]wanted, len(requests))
+	for i, r := range requests {
+		old := has[r.inner]
+		same := old.key == r.key && old.in == r.in && old.local.Addr() == r.local.Addr() && old.remote == r.remote
+		w := r.wanted
+		if !same {
+			r.secret.ExposeESP(r.peer, d.env.Node, r.in, func(m []byte) { w.inMaterial = append([]byte(nil), m...) })
+		}
+		if r.out != 0 && (!same || old.out != r.out) {
+			r.secret.ExposeESP(d.env.Node, r.peer, r.out, func(m []byte) { w.outMaterial = append([]byte(nil), m...) })
+		}
+		all[i] = w
+	}
+	body := encodeSet(port, all)
+	for _, w := range all {
+		clear(w.inMaterial)
+		clear(w.outMaterial)
+	}
+	return body
+}

@@ -1,0 +1,41 @@
+package espuser
+
+import "sync/atomic"
+
+// reason is why a packet was dropped.
+type reason uint8
+
+// The reasons. Their order is part of the protocol with the driver: new ones go to the end.
+const (
+	dropNoPeer    reason = iota // to an inner address that no peer has
+	dropForeign                 // an inner address that is not the peer's or this node's, or no IPv6 packet
+	dropUnsent                  // the kernel did not take it
+	dropUnknown                 // no association with its SPI
+	dropReplay                  // was there before, or is older than the window
+	dropForged                  // wrong tag, or a trailer that makes no sense
+	dropUnread                  // an error in place of a packet
+	dropUnwritten               // the TUN did not take it
+	dropExhausted               // the association has no sequence number left
+	reasons
+)
+
+// String says it for people.
+func (r reason) String() string {
+	return [reasons]string{
+		"no peer", "foreign address", "not sent", "unknown SPI", "replay", "forged", "not read", "not delivered", "exhausted",
+	}[r]
+}
+
+// drops counts dropped packets. Several goroutines add.
+type drops [reasons]atomic.Uint64
+
+func (d *drops) count(r reason) { d.add(r, 1) }
+
+func (d *drops) add(r reason, n int) { d[r].Add(uint64(n)) }
+
+func (d *drops) read() (out [reasons]uint64) {
+	for i := range d {
+		out[i] = d[i].Load()
+	}
+	return out
+}

@@ -1,0 +1,60 @@
+package espuser_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/secure-overlay/secure-overlay/tunnel/espuser"
+	"github.com/secure-overlay/secure-overlay/tunnel/tunneltest"
+)
+
+// The test binary is also the worker, and the agent that dies, if its first
+// argument says so.
+const workerWord = "worker"
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == workerWord {
+		if err := espuser.RunWorker(context.Background(), os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func options() espuser.Options {
+	return espuser.Options{Worker: []string{"/proc/self/exe", workerWord}}
+}
+
+func TestConformance(t *testing.T) {
+	tunneltest.Run(t, tunneltest.Harness{
+		Kind: espuser.Kind(options()), Hosts: tunneltest.Namespaces, Keyless: true, InUDP: true, Leftovers: leftovers,
+	})
+}
+
+// leftovers lists workers, zombies, control sockets and log files.
+func leftovers(hosts []*tunneltest.Host) ([]string, error) {
+	var left []string
+	for _, h := range hosts {
+		of, err := tunneltest.Processes(h.Env.Node.String())
+		if err != nil {
+			return nil, err
+		}
+		for _, pid := range of {
+			left = append(left, fmt.Sprintf("process %d", pid))
+		}
+		files, err := filepath.Glob(filepath.Join(h.Env.RuntimeDir, "*"))
+		if err != nil {
+			return nil, err
+		}
+		left = append(left, files...)
+	}
+	children, err := tunneltest.Children()
+	return append(left, children...), err
+}

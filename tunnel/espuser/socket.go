@@ -1,0 +1,147 @@
+package espuser
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// ends are the two UDP sockets of a worker: ESP in UDP goes out of the port that it comes in by.
+type ends struct {
+	port   uint16
+	v4, v6 *net.UDPConn
+}
+
+// socketBuffer is how many bytes wait in the kernel for this process, or for the link: what a
+// machine that is busy for a moment does not lose.
+const socketBuffer = 7 << 20
+
+// listen opens both sockets on a port, in the calling process's namespace.
+func listen(ctx context.Context, port uint16) (*ends, error) {
+	e := &ends{port: port}
+	for _, network := range []string{"udp4", "udp6"} {
+		c := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+			var err error
+			return errors.Join(raw.Control(func(fd uintptr) { err = prepare(int(fd), network == "udp4") }), err)
+		}}
+		l, err := c.ListenPacket(ctx, network, fmt.Sprintf(":%d", port))
+		if err != nil {
+			e.close()
+			return nil, fmt.Errorf("open udp port %d: %w", port, err)
+		}
+		u, ok := l.(*net.UDPConn)
+		if !ok {
+			return nil, fmt.Errorf("open udp port %d: got a %T", port, l)
+		}
+		if network == "udp4" {
+			e.v4 = u
+		} else {
+			e.v6 = u
+		}
+	}
+	return e, nil
+}
+
+// prepare sets what a socket needs before it is bound.
+func prepare(fd int, v4 bool) error {
+	// A path with a smaller MTU than anybody knew: let it be cut, as WireGuard's and the
+	// kernel's ESP are (tunnel/ipsec/DESIGN.md, "Don't fragment"). Swallowing it
+	// is what nobody would find.
+	level, discover, off := unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DONT
+	if v4 {
+		level, discover, off = unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT
+	}
+	if err := unix.SetsockoptInt(fd, level, discover, off); err != nil {
+		return fmt.Errorf("let packets be fragmented: %w", err)
+	}
+	// Several packets in one call: since Linux 5.0; without it they come one by one.
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+	// Beyond the system's limit, which needs CAP_NET_ADMIN; or as far as that allows.
+	for force, plain := range map[int]int{unix.SO_RCVBUFFORCE: unix.SO_RCVBUF, unix.SO_SNDBUFFORCE: unix.SO_SNDBUF} {
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, socketBuffer) != nil {
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, plain, socketBuffer)
+		}
+	}
+	return nil
+}
+
+// of returns the socket of an address's family.
+func (e *ends) of(a netip.Addr) *net.UDPConn {
+	if a.Is4() {
+		return e.v4
+	}
+	return e.v6
+}
+
+func (e *ends) close() {
+	for _, c := range []*net.UDPConn{e.v4, e.v6} {
+		if c != nil {
+			_ = c.Close()
+		}
+	}
+}
+
+// appendControl appends a control message (cmsg(3)) to b.
+func appendControl(b []byte, level, typ int32, data []byte) []byte {
+	at := len(b)
+	b = append(b, make([]byte, unix.CmsgSpace(len(data)))...)
+	m := b[at:]
+	// struct cmsghdr begins with a length of the machine's word size.
+	if length := uint64(unix.CmsgLen(len(data))); unix.SizeofCmsghdr == 16 {
+		binary.NativeEndian.PutUint64(m, length)
+	} else {
+		binary.NativeEndian.PutUint32(m, uint32(length))
+	}
+	typed := m[unix.SizeofCmsghdr-8:]
+	binary.NativeEndian.PutUint32(typed, uint32(level))
+	binary.NativeEndian.PutUint32(typed[4:], uint32(typ))
+	copy(m[unix.CmsgLen(0):], data)
+	return b
+}
+
+// sourceMessage is the control message that gives a packet its source address: a host may have
+// several, and firewalls between the two let the one pass that the records name.
+func sourceMessage(a netip.Addr) []byte {
+	if a.Is4() {
+		info := make([]byte, unix.SizeofInet4Pktinfo)
+		copy(info[4:], a.AsSlice()) // ipi_spec_dst
+		return appendControl(nil, unix.IPPROTO_IP, unix.IP_PKTINFO, info)
+	}
+	info := make([]byte, unix.SizeofInet6Pktinfo)
+	copy(info, a.AsSlice())
+	return appendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, info)
+}
+
+// segmentMessage appends the control message that has the kernel cut what is sent into packets
+// of a size (UDP_SEGMENT, Linux 4.18).
+func segmentMessage(b []byte, size int) []byte {
+	var data [2]byte
+	binary.NativeEndian.PutUint16(data[:], uint16(size))
+	return appendControl(b, unix.IPPROTO_UDP, unix.UDP_SEGMENT, data[:])
+}
+
+// controlRoom has room for all control messages of a packet that is received or sent.
+const controlRoom = 128
+
+// segmentSize returns into packets of which size n received bytes are to be cut.
+func segmentSize(control []byte, n int) int {
+	for len(control) > 0 {
+		h, data, rest, err := unix.ParseOneSocketControlMessage(control)
+		if err != nil {
+			break
+		}
+		if h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(data) >= 4 {
+			if size := int(binary.NativeEndian.Uint32(data)); size > 0 {
+				return size
+			}
+		}
+		control = rest
+	}
+	return n
+}
