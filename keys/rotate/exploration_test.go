@@ -40,7 +40,7 @@ var explorations = []struct {
 	{"among others, rotation, restart", among(2, 1, limits{restarts: 1}), rested, 12_000, false, fairly},
 	{"among others, rotation, arriving", among(2, 1, limits{}), rested, 2_000, true, amongOthers},
 
-	{"among others, three epochs, restart", among(3, 1, limits{restarts: 1}), rested, 0, true, unchecked},
+	{"among others, three epochs, restart", among(3, 1, limits{restarts: 1}), rested, 0, true, fairly},
 	{"among others, three epochs", among(3, 1, limits{}), rested, 0, true, amongOthers},
 	{"among others, rotation, restart, arriving", among(2, 1, limits{restarts: 1}), rested, 0, true, amongOthers},
 	{"among others, rotation, overtaking", among(2, 2, limits{}), rested, 0, true, fairly},
