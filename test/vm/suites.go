@@ -36,6 +36,7 @@ func Suites() []Suite {
 		{Package: "tunnel/wgkernel"},
 		{Package: "tunnel/internal/tun", Part: "form", Args: []string{"-test.run=^TestFormIsTheKernels$"}},
 		{Package: "tunnel/ipsec", Seconds: 480},
+		{Package: "tunnel/espuser", Part: "kernel", Seconds: 300, Args: []string{"-test.run=^TestKernelIsPeer$"}},
 		{Package: "vxlan"},
 		{Package: "vxlan/gateway"},
 	}

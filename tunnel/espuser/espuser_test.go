@@ -10,16 +10,20 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/secure-overlay/secure-overlay/tunnel/espuser"
+	"github.com/secure-overlay/secure-overlay/tunnel/ipsec"
 	"github.com/secure-overlay/secure-overlay/tunnel/tunneltest"
 )
 
-// The test binary is also the worker, and the agent that dies, if its first
-// argument says so.
-const workerWord = "worker"
+// The test binary is also a worker, if its first argument says so.
+const (
+	workerWord = "worker"
+	holderWord = "holder" // of the kernel's ESP in UDP
+)
 
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == workerWord {
-		if err := espuser.RunWorker(context.Background(), os.Args[2:]); err != nil {
+	other := map[string]func(context.Context, []string) error{workerWord: espuser.RunWorker, holderWord: ipsec.RunHolder}
+	if len(os.Args) > 1 && other[os.Args[1]] != nil {
+		if err := other[os.Args[1]](context.Background(), os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

@@ -85,7 +85,7 @@ func (s *sender) fill() error {
 		if first {
 			t = s.table.Load() // it may have waited for long
 		}
-		by, why := t.route(b[esp.HeaderLen:esp.HeaderLen+n])
+		by, why := t.route(b[esp.HeaderLen : esp.HeaderLen+n])
 		if by == nil {
 			s.dropped.count(why)
 			continue
@@ -120,14 +120,14 @@ func (t *table) route(p []byte) (*outbound, reason) {
 func (s *sender) flush() {
 	e := s.ends.Load()
 	for i := 0; i < len(s.batch); {
-		run := s.batch[i : i+s.run1(i)]
+		run := s.batch[i : i+s.runFrom(i)]
 		i += len(run)
 		s.send(e.of(run[0].by.remote.Addr()), run)
 	}
 }
 
-// run1 returns how many packets from the i-th on go in one call.
-func (s *sender) run1(i int) int {
+// runFrom returns how many packets from the i-th on go in one call.
+func (s *sender) runFrom(i int) int {
 	first := s.batch[i]
 	size, end := first.to-first.from, min(len(s.batch), i+runPackets)
 	if s.whole {

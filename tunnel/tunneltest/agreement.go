@@ -208,16 +208,17 @@ func (m *mesh) establish(i, j int, epoch ids.Epoch) {
 	})
 }
 
-// port is the outer UDP port that specs name for an epoch's devices; 0: none.
-func (m *mesh) port(epoch ids.Epoch) uint16 {
-	if m.h.NoPort {
+// port is the outer UDP port that host i's spec names for an epoch's device; 0: none.
+func (m *mesh) port(i int, epoch ids.Epoch) uint16 {
+	if m.h.NoPort && !m.other(i) || m.other(i) && m.h.Other.NoPort {
 		return 0
 	}
 	return firstPort + uint16(epoch) - 1
 }
 
-// hasPort reports whether a device of an epoch has the port of its spec, where
+// hasPort reports whether host i's device of an epoch has the port of its spec, where
 // that names one.
-func (m *mesh) hasPort(d tunnel.DeviceState, epoch ids.Epoch) bool {
-	return m.h.NoPort || d.Port == m.port(epoch)
+func (m *mesh) hasPort(d tunnel.DeviceState, i int, epoch ids.Epoch) bool {
+	want := m.port(i, epoch)
+	return want == 0 || d.Port == want
 }

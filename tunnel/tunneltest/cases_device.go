@@ -54,7 +54,7 @@ func testPlacement(t *testing.T, h Harness) {
 		want := tunnel.DeviceState{
 			Name: m.name(i, 1), Epoch: 1, Public: d.Public, Port: d.Port, MTU: 1400, Up: true, Peers: d.Peers,
 		}
-		if !m.hasPort(d, 1) || h.Keyless && h.InUDP != (d.Port != 0) {
+		if !m.hasPort(d, i, 1) || h.Keyless && h.InUDP != (d.Port != 0) {
 			t.Errorf("device has port %d", d.Port)
 		}
 		if diff := cmp.Diff(want, d, byValue...); diff != "" {
@@ -123,7 +123,7 @@ func testDeletedDevice(t *testing.T, h Harness) {
 	if !h.Keyless && (d.Public.IsZero() || d.Public == old) || m.link(1, 1) == link {
 		t.Errorf("restored with key %s, the old one was %s", d.Public, old)
 	}
-	if !d.Up || !m.hasPort(d, 1) || d.MTU != 1400 {
+	if !d.Up || !m.hasPort(d, 1, 1) || d.MTU != 1400 {
 		t.Errorf("restored device is incomplete: %+v", d)
 	}
 	m.exchangeKeys(1)
@@ -148,7 +148,7 @@ func testAdopt(t *testing.T, h Harness) {
 			t.Fatalf("close: %v", err)
 		}
 		there.waitMore(m, 10)
-		m.drivers[0] = m.open(m.hosts[0])
+		m.drivers[0] = m.open(0)
 		m.set(0)
 	}
 	back.waitMore(m, 10)
@@ -235,13 +235,13 @@ func testBadPeer(t *testing.T, h Harness) {
 		t.Errorf("%d peers are left", n)
 	}
 	// A bad device costs only itself, and one that exists stays.
-	spoilt := []tunnel.Device{{Epoch: 1, Port: m.port(1), MTU: 1279}}
+	spoilt := []tunnel.Device{{Epoch: 1, Port: m.port(0, 1), MTU: 1279}}
 	if !h.NoPort {
 		spoilt = append(spoilt, tunnel.Device{Epoch: 1, MTU: 1400}) // has no port
 	}
 	for _, d := range spoilt {
 		spec := m.specs[0]
-		spec.Devices = []tunnel.Device{d, {Epoch: 2, Port: m.port(2), MTU: 1400}}
+		spec.Devices = []tunnel.Device{d, {Epoch: 2, Port: m.port(0, 2), MTU: 1400}}
 		if err := m.drivers[0].Set(m.ctx, spec); err == nil {
 			t.Errorf("device %+v was taken", d)
 		}

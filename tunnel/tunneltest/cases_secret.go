@@ -95,7 +95,7 @@ func testKnowsKeys(t *testing.T, h Harness) {
 	if err := m.drivers[0].Close(); err != nil {
 		t.Fatalf("close: %v", err)
 	}
-	m.drivers[0] = m.open(m.hosts[0])
+	m.drivers[0] = m.open(0)
 	after := m.state(0)
 	if len(after.Devices) != 1 {
 		t.Fatalf("devices: %+v", after.Devices)

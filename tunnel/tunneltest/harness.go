@@ -34,6 +34,15 @@ type Harness struct {
 	// NoPort says that devices have no outer UDP port of their own: at most one
 	// that the driver has for all of them, which it shows.
 	NoPort bool
+	// Other is the driver of every second host, from the second on, for Interoperate;
+	// the rest of a Harness is about the driver of the first.
+	Other *Other
+}
+
+// Other is a driver of the same wire.
+type Other struct {
+	Kind   tunnel.Kind
+	NoPort bool // Harness.NoPort
 }
 
 // Host is one machine of the world.

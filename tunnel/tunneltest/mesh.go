@@ -39,8 +39,8 @@ func newMesh(t *testing.T, h Harness, n int) *mesh {
 		m.removeAll()
 		cancel()
 	})
-	for _, host := range m.hosts {
-		m.drivers = append(m.drivers, m.open(host))
+	for i := range m.hosts {
+		m.drivers = append(m.drivers, m.open(i))
 		m.specs = append(m.specs, tunnel.Spec{})
 	}
 	return m
@@ -55,14 +55,21 @@ func newTunnels(t *testing.T, h Harness, n int) *mesh {
 	return m
 }
 
-func (m *mesh) open(host *Host) tunnel.Driver {
+func (m *mesh) open(i int) tunnel.Driver {
 	m.t.Helper()
-	d, err := m.h.Kind.Open(m.ctx, host.Env)
+	kind := m.h.Kind
+	if m.other(i) {
+		kind = m.h.Other.Kind
+	}
+	d, err := kind.Open(m.ctx, m.hosts[i].Env)
 	if err != nil {
 		m.t.Fatalf("open driver: %v", err)
 	}
 	return d
 }
+
+// other reports whether host i has the other driver.
+func (m *mesh) other(i int) bool { return m.h.Other != nil && i%2 == 1 }
 
 func (m *mesh) removeAll() {
 	m.t.Helper()
@@ -170,7 +177,7 @@ func (m *mesh) name(i int, epoch ids.Epoch) string {
 func (m *mesh) addDevices(epoch ids.Epoch) {
 	m.t.Helper()
 	for i := range m.hosts {
-		dev := tunnel.Device{Epoch: epoch, Port: m.port(epoch), MTU: 1400}
+		dev := tunnel.Device{Epoch: epoch, Port: m.port(i, epoch), MTU: 1400}
 		m.specs[i].Devices = append(m.specs[i].Devices, dev)
 		m.set(i)
 	}

@@ -51,3 +51,25 @@ func Run(t *testing.T, h Harness) {
 		t.Run(c.name, func(t *testing.T) { c.run(t, h) })
 	}
 }
+
+// Interoperate checks that a driver and Harness.Other understand each other, in everything that
+// crosses the wire. Each case is a subtest with hosts of its own.
+func Interoperate(t *testing.T, h Harness) {
+	for _, c := range []testCase{
+		{"TrafficBothWays", testTraffic},
+		{"TrafficOverIPv6Underlay", testTrafficIPv6},
+		{"RepeatedSetChangesNothing", testRepeat},
+		{"NewKeyOfPeer", testNewKey},
+		{"NextDriverAdopts", testAdopt},
+		{"TwoEpochs", testTwoEpochs},
+		{"Rotation", testRotation},
+		{"LowerReceivesBeforeItSends", testLowerReceives},
+		{"HigherReceivesBeforeItSends", testHigherReceives},
+		{"OtherSecretIsRefused", testOtherSecret},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.run(t, h) })
+	}
+	if !h.Other.NoPort { // the sender is of the other driver, and lets such packets out
+		t.Run("ForeignInnerSourceIsDropped", func(t *testing.T) { testForeignSource(t, h) })
+	}
+}
