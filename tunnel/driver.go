@@ -96,6 +96,10 @@ func (e *UnsupportedError) Is(target error) bool { return target == ErrNotSuppor
 // brings none to install: the pair has to agree on a new one.
 var ErrSecretGone = errors.New("the secret is neither installed nor known")
 
+// ErrUnclear says that it is not known whether a device works, since its worker has not
+// answered yet. The device is then neither used nor given up.
+var ErrUnclear = errors.New("unclear whether the device works")
+
 // PeerError blames one peer for a failure in Set.
 type PeerError struct {
 	Peer ids.NodeID

@@ -73,7 +73,7 @@ func (d *driver) setDevice(ctx context.Context, dev tunnel.Device, peers []tunne
 	}
 	if exists {
 		if err := d.check(ctx, name); err != nil {
-			if ctx.Err() != nil || errors.Is(err, worker.ErrUnclear) { // neither says that the device is broken
+			if ctx.Err() != nil || errors.Is(err, tunnel.ErrUnclear) { // neither says that the device is broken
 				return fmt.Errorf("check device %s: %w", name, err)
 			}
 			d.log.Warn("tunnel device is broken", logkey.Device, name, logkey.Error, err)
@@ -176,7 +176,7 @@ func (d *driver) deviceState(ctx context.Context, name string, l links.Link) (tu
 		Name: name, Epoch: l.Mark.Epoch, Lane: l.Mark.Lane, MTU: l.Attrs().MTU, Up: l.Attrs().Flags&net.FlagUp != 0,
 	}
 	if err := d.check(ctx, name); err != nil {
-		if ctx.Err() != nil || errors.Is(err, worker.ErrUnclear) {
+		if ctx.Err() != nil || errors.Is(err, tunnel.ErrUnclear) {
 			return out, fmt.Errorf("read device %s: %w", name, err)
 		}
 		out.Up = false

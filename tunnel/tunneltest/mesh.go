@@ -8,7 +8,6 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/tunnel"
-	"github.com/secure-overlay/secure-overlay/tunnel/internal/wg"
 )
 
 // patience bounds every wait of the suite. It is long because kernels under
@@ -118,7 +117,7 @@ func (m *mesh) clear(i int, what string, call func() error) {
 	var err error
 	m.waitFor("a clear answer", func() bool {
 		err = call()
-		return !errors.Is(err, wg.ErrUnclear)
+		return !errors.Is(err, tunnel.ErrUnclear)
 	})
 	if err != nil {
 		m.t.Fatalf("host %d: %s: %v", i, what, err)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 
@@ -53,11 +52,7 @@ func (m *maker) Delete(ctx context.Context, name string) error {
 
 // Check implements wg.Maker: a device is as good as its worker.
 func (m *maker) Check(ctx context.Context, name string) error {
-	err := m.workers.Check(ctx, name, ping)
-	if errors.Is(err, worker.ErrUnclear) {
-		return fmt.Errorf("%w: %w", wg.ErrUnclear, err)
-	}
-	return err
+	return m.workers.Check(ctx, name, ping)
 }
 
 // ping asks the worker for an answer: an empty set changes nothing and its

@@ -25,7 +25,7 @@ type Maker interface {
 	// Create makes the device, without key or peers, its link down.
 	Create(ctx context.Context, name string, m tunnel.Mark, d tunnel.Device) error
 	// Check says why an existing device cannot be kept, or nil. An error that
-	// matches ErrUnclear says that this cannot be told now.
+	// matches tunnel.ErrUnclear says that this cannot be told now.
 	Check(ctx context.Context, name string) error
 	// Delete ends the device and returns when nothing of it is left. A
 	// missing one is no error.
@@ -33,10 +33,6 @@ type Maker interface {
 	// Control opens the way to configure devices.
 	Control() (Control, error)
 }
-
-// ErrUnclear says that it is not known whether a device works. It is then
-// neither used nor given up.
-var ErrUnclear = errors.New("unclear whether the device works")
 
 // Control configures devices. Device leaves the private key out, and the public
 // one if there is no private key; the caller clears the preshared keys that it
@@ -169,7 +165,7 @@ func (d *Driver) delete(ctx context.Context, name, reason string) error {
 func (d *Driver) setDevice(ctx context.Context, t target, exists bool) error {
 	if exists {
 		if err := d.o.Maker.Check(ctx, t.name); err != nil {
-			if ctx.Err() != nil || errors.Is(err, ErrUnclear) { // neither says that the device is broken
+			if ctx.Err() != nil || errors.Is(err, tunnel.ErrUnclear) { // neither says that the device is broken
 				return fmt.Errorf("check device %s: %w", t.name, err)
 			}
 			d.log.Warn("tunnel device is broken", logkey.Device, t.name, logkey.Error, err)

@@ -7,10 +7,9 @@ import (
 	"net"
 	"os"
 	"time"
-)
 
-// ErrUnclear says that it is not known whether a worker works.
-var ErrUnclear = errors.New("unclear whether the worker works")
+	"github.com/secure-overlay/secure-overlay/tunnel"
+)
 
 // question is one ping on its way. err may be read when done is closed.
 type question struct {
@@ -24,7 +23,7 @@ type question struct {
 const answerTime = time.Second
 
 // Check reports whether the worker of a device answers ping, which writes a request and
-// reads the answer; ErrUnclear (wrapped) if that is not known yet.
+// reads the answer; tunnel.ErrUnclear (wrapped) if that is not known yet.
 //
 // A worker may take the fleet's patience to answer, its caller does not: the agent's
 // loop would stand still for all networks, and with a deadline no longer than
@@ -59,7 +58,7 @@ func (f *Fleet) Check(ctx context.Context, device string, ping func(net.Conn) er
 		if ctx.Err() != nil {
 			return fmt.Errorf("ask worker of %s: %w", device, ctx.Err())
 		}
-		return fmt.Errorf("%w: that of %s has not answered yet", ErrUnclear, device)
+		return fmt.Errorf("%w: the worker of %s has not answered yet", tunnel.ErrUnclear, device)
 	}
 }
 
@@ -67,7 +66,7 @@ func (f *Fleet) Check(ctx context.Context, device string, ping func(net.Conn) er
 func (f *Fleet) ask(device string, ping func(net.Conn) error) error {
 	c, _, err := Dial(f.Socket(device))
 	if err != nil && !errors.Is(err, ErrNone) {
-		return fmt.Errorf("%w: %w", ErrUnclear, err) // such as no file descriptor left here
+		return fmt.Errorf("%w: %w", tunnel.ErrUnclear, err) // such as no file descriptor left here
 	}
 	if err != nil {
 		return err
