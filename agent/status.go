@@ -103,6 +103,8 @@ func label(driver string) string {
 		return "wireguard (userspace)"
 	case config.DriverIPsec:
 		return "ipsec (kernel)"
+	case config.DriverIPsecUser:
+		return "ipsec (userspace)"
 	default:
 		return driver
 	}

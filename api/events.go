@@ -20,7 +20,7 @@ type Event struct {
 	Time    time.Time `json:"time"`
 	Kind    EventKind `json:"kind"`
 	Epoch   ids.Epoch `json:"epoch,omitempty"`
-	Driver  string    `json:"driver,omitempty"` // wireguard, userspace, ipsec or auto
+	Driver  string    `json:"driver,omitempty"` // wireguard, userspace, ipsec, ipsec-userspace or auto
 	Node    *NodeRef  `json:"node,omitempty"`   // the other node it is about
 	Text    string    `json:"text,omitempty"`   // for people
 	Seconds float64   `json:"seconds,omitempty"`

@@ -34,7 +34,7 @@ type KeyStatus struct {
 // KeyTarget is the epoch that the whole cluster should use.
 type KeyTarget struct {
 	Epoch   ids.Epoch `json:"epoch"`
-	Driver  string    `json:"driver"`           // auto, wireguard, userspace or ipsec
+	Driver  string    `json:"driver"`           // auto, wireguard, userspace, ipsec or ipsec-userspace
 	Created time.Time `json:"created,omitzero"` // when it was asked for; zero: it is the first
 	Reason  string    `json:"reason,omitempty"` // what asked for it, for people; empty: not known here
 }
@@ -42,7 +42,7 @@ type KeyTarget struct {
 // KeyDevice is a tunnel device of this node: one epoch of its keys.
 type KeyDevice struct {
 	Epoch   ids.Epoch `json:"epoch"`
-	Driver  string    `json:"driver"` // wireguard, userspace or ipsec
+	Driver  string    `json:"driver"` // wireguard, userspace, ipsec or ipsec-userspace
 	Label   string    `json:"label"`  // for people: "wireguard (kernel)"
 	Created time.Time `json:"created,omitzero"`
 	Peers   int       `json:"peers"`   // that this node reaches through it
@@ -110,8 +110,8 @@ type KeyCounts struct {
 
 // RotateRequest asks for a new key epoch in the whole cluster.
 type RotateRequest struct {
-	// Driver of the new epoch: auto, wireguard, userspace or ipsec; empty:
-	// that of the present one.
+	// Driver of the new epoch: auto, wireguard, userspace, ipsec or
+	// ipsec-userspace; empty: that of the present one.
 	Driver string `json:"driver,omitempty"`
 	DryRun bool   `json:"dry_run,omitempty"` // say what would happen and change nothing
 }
@@ -139,7 +139,9 @@ func (k *KeyStatus) complete() {
 }
 
 // RotateDrivers lists the words for RotateRequest.Driver.
-func RotateDrivers() []string { return []string{"auto", "wireguard", "userspace", "ipsec"} }
+func RotateDrivers() []string {
+	return []string{"auto", "wireguard", "userspace", "ipsec", "ipsec-userspace"}
+}
 
 // check applies the rules that need no knowledge of the agent's state.
 func (q RotateRequest) check() error {

@@ -25,7 +25,7 @@ type NetworkRequest struct {
 	Name      string   `json:"name"`
 	Subnets   []string `json:"subnets"`
 	Plaintext bool     `json:"plaintext,omitempty"`
-	Driver    string   `json:"driver,omitempty"` // auto, wireguard, userspace or ipsec; empty: auto
+	Driver    string   `json:"driver,omitempty"` // auto, wireguard, userspace, ipsec or ipsec-userspace; empty: auto
 	VNI       ids.VNI  `json:"vni,omitempty"`    // 0: derived from the name
 	MTU       int      `json:"mtu,omitempty"`    // 0: what the underlay leaves
 

@@ -272,7 +272,7 @@ func TestStrictRequests(t *testing.T) {
 		{"POST", "/v1/keys/rotate", "", 400, "want a JSON object"},
 		{"POST", "/v1/keys/rotate", `{"drivr":"auto"}`, 400, `did you mean \"driver\"?`},
 		{"POST", "/v1/keys/rotate", `{"driver":"wiregard"}`, 400, `did you mean \"wireguard\"?`},
-		{"POST", "/v1/keys/rotate", `{"driver":"none"}`, 400, "one of auto, wireguard, userspace, ipsec"},
+		{"POST", "/v1/keys/rotate", `{"driver":"none"}`, 400, "one of auto, wireguard, userspace, ipsec, ipsec-userspace"},
 	} {
 		status, body := raw(t, path, tc.method, tc.target, tc.body)
 		if status != tc.status || !strings.Contains(body, tc.want) || !strings.Contains(body, `"schema":1`) {

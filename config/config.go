@@ -26,7 +26,8 @@ const (
 	DriverAuto      = "auto"
 	DriverWireGuard = "wireguard"
 	DriverUserspace = "userspace"
-	DriverIPsec     = "ipsec"
+	DriverIPsec     = "ipsec"           // ESP in the kernel
+	DriverIPsecUser = "ipsec-userspace" // ESP in UDP, in a process
 )
 
 // How ESP packets travel: as IP protocol 50, in UDP (RFC 3948), or, with each

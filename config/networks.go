@@ -67,7 +67,7 @@ func (c *checker) network(path string, raw rawNetwork) Network {
 }
 
 func drivers() []string {
-	return []string{DriverAuto, DriverWireGuard, DriverUserspace, DriverIPsec}
+	return []string{DriverAuto, DriverWireGuard, DriverUserspace, DriverIPsec, DriverIPsecUser}
 }
 
 func (c *checker) networkName(path string, name *string) string {

@@ -102,7 +102,7 @@ c.yaml:2: ipsec.encap: unknown value "upd" (did you mean "udp"? one of auto, non
 		{"two drivers", net + "    driver: ipsec\n  - {name: b, subnets: [10.1.0.0/16], driver: userspace}\n",
 			`c.yaml:5: networks[1].driver: network "b" asks for driver userspace, network "blue" (line 4) for ipsec; all encrypted networks share one tunnel (set driver: ipsec here, or remove one of the two)`},
 		{"unknown driver", net + "    driver: wiregard\n",
-			`c.yaml:4: networks[0].driver: unknown value "wiregard" (did you mean "wireguard"? one of auto, wireguard, userspace, ipsec)`},
+			`c.yaml:4: networks[0].driver: unknown value "wiregard" (did you mean "wireguard"? one of auto, wireguard, userspace, ipsec, ipsec-userspace)`},
 		{"encrypted spellings", "networks:\n" +
 			"  - {name: a, subnets: [10.1.0.0/16], encrypted: yes please}\n" +
 			"  - {name: b, subnets: [10.2.0.0/16], encrypted: no}\n" +

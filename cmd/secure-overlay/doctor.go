@@ -269,7 +269,7 @@ func driverFix(name string) string {
 	switch name {
 	case config.DriverWireGuard:
 		return "modprobe wireguard (Linux 5.6 or newer); until then userspace WireGuard does the work, more slowly"
-	case config.DriverUserspace:
+	case config.DriverUserspace, config.DriverIPsecUser:
 		return "modprobe tun"
 	default:
 		return "see the message"

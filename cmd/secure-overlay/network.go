@@ -43,7 +43,7 @@ func (a *app) networkCreate() *cobra.Command {
 	var req api.NetworkRequest
 	f := cmd.Flags()
 	f.StringSliceVar(&req.Subnets, "subnet", nil, "subnet of its endpoints, such as 10.77.0.0/16; several: IPv4 and IPv6")
-	f.StringVar(&req.Driver, "encrypted", "", "encryption driver: auto, wireguard, userspace or ipsec (default auto)")
+	f.StringVar(&req.Driver, "encrypted", "", "encryption driver: auto, wireguard, userspace, ipsec or ipsec-userspace (default auto)")
 	f.Lookup("encrypted").NoOptDefVal = "auto"
 	f.BoolVar(&req.Plaintext, "plaintext", false, "readable by whoever sees the underlay; no encryption")
 	f.Uint32Var((*uint32)(&req.VNI), "vni", 0, "VXLAN network identifier (default: derived from the name)")

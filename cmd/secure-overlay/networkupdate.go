@@ -56,7 +56,7 @@ A migration that was interrupted is gone on with by the same command, and cut sh
 	format := a.output(cmd)
 	t := &toggle{}
 	f := cmd.Flags()
-	f.StringVar(&t.driver, "encrypted", "", "make it encrypted; driver: auto, wireguard, userspace or ipsec (default auto)")
+	f.StringVar(&t.driver, "encrypted", "", "make it encrypted; driver: auto, wireguard, userspace, ipsec or ipsec-userspace (default auto)")
 	f.Lookup("encrypted").NoOptDefVal = "auto"
 	f.BoolVar(&t.plaintext, "plaintext", false, "make it readable by whoever sees the underlay; needs --root-key")
 	f.StringVar(&t.rootKey, "root-key", "", "file with the root key that init wrote")

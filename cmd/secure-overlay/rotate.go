@@ -30,7 +30,7 @@ was refused, 8 if it is not finished in time.`,
 	format := a.output(cmd)
 	var req api.RotateRequest
 	f := cmd.Flags()
-	f.StringVar(&req.Driver, "driver", "", "tunnel driver of the new epoch: auto, wireguard, userspace, ipsec (default: as it is)")
+	f.StringVar(&req.Driver, "driver", "", "tunnel driver of the new epoch: auto, wireguard, userspace, ipsec, ipsec-userspace (default: as it is)")
 	f.BoolVar(&req.DryRun, "dry-run", false, "say what would happen, and change nothing")
 	wait := f.Bool("wait", false, "wait until every node has left the old keys")
 	timeout := f.Duration("timeout", 5*time.Minute, "with --wait: how long")

@@ -103,7 +103,7 @@ networks:
     subnets: ["10.77.0.0/16", "fd77::/64"]
     # vni: 4097          # default: derived from the name
     # mtu: 1370          # default: derived from the underlay
-    # driver: auto       # auto, wireguard (kernel only), userspace, ipsec
+    # driver: auto       # auto, wireguard (kernel only), userspace, ipsec, ipsec-userspace
 
   # A network that everyone on the path can read and forge:
   # - name: lab

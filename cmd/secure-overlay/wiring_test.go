@@ -25,7 +25,10 @@ func TestVocabulary(t *testing.T) {
 			t.Errorf("step %d is %q in the api and %q in the machine", i, s, steps[i])
 		}
 	}
-	drivers := []string{config.DriverAuto, config.DriverWireGuard, config.DriverUserspace, config.DriverIPsec}
+	drivers := []string{config.DriverAuto, config.DriverWireGuard, config.DriverUserspace, config.DriverIPsec, config.DriverIPsecUser}
+	if len(drivers) != len(api.RotateDrivers()) {
+		t.Fatalf("%d drivers in the api, %d in the configuration", len(api.RotateDrivers()), len(drivers))
+	}
 	for i, d := range api.RotateDrivers() {
 		if d != drivers[i] {
 			t.Errorf("driver %d is %q in the api and %q in the configuration", i, d, drivers[i])

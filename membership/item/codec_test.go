@@ -111,6 +111,15 @@ func TestParseRefusesContent(t *testing.T) {
 	}
 }
 
+// TestDriverNumbers: the numbers stand for these drivers for ever.
+func TestDriverNumbers(t *testing.T) {
+	for n, want := range []string{DriverAuto, DriverWireGuard, DriverUserspace, DriverIPsec, DriverIPsecUser} {
+		if got, err := DriverNumber(want); err != nil || int(got) != n || DriverName(got) != want {
+			t.Errorf("%s is %d, %v", want, got, err)
+		}
+	}
+}
+
 // TestUnknownNumbersAreKept: a newer node's driver and reason are read, shown
 // and passed on.
 func TestUnknownNumbersAreKept(t *testing.T) {

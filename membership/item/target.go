@@ -15,6 +15,7 @@ const (
 	DriverWireGuard = "wireguard"
 	DriverUserspace = "userspace"
 	DriverIPsec     = "ipsec"
+	DriverIPsecUser = "ipsec-userspace"
 )
 
 // KnownDriver reports whether a target can name the driver.
@@ -34,6 +35,8 @@ func DriverName(n uint8) string {
 		return DriverUserspace
 	case 3:
 		return DriverIPsec
+	case 4:
+		return DriverIPsecUser
 	}
 	return fmt.Sprintf("driver %d", n)
 }
@@ -41,12 +44,12 @@ func DriverName(n uint8) string {
 // DriverNumber returns the number of a driver on the wire; ErrMalformed
 // (wrapped) if this build does not know it.
 func DriverNumber(name string) (uint8, error) {
-	for n := range uint8(4) {
+	for n := range uint8(5) {
 		if DriverName(n) == name {
 			return n, nil
 		}
 	}
-	return 0, malformed("driver %q: want auto, wireguard, userspace or ipsec", name)
+	return 0, malformed("driver %q: want auto, wireguard, userspace, ipsec or ipsec-userspace", name)
 }
 
 // Reason says why a target was made. It is for people and changes nothing.
