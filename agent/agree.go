@@ -22,11 +22,12 @@ func (in Input) offer(w rotate.Wanted) (rotate.Offer, error) {
 		return rotate.Offer{}, fmt.Errorf("offer a secret of epoch %d: this node has no device", w.Epoch)
 	}
 	their, ok := in.theirs(w.Peer, w.Epoch)
-	if !ok || their.Wire != own.Wire {
+	m := own.meet(their)
+	if !ok || !m.ok {
 		return rotate.Offer{}, fmt.Errorf("offer node %s a secret of epoch %d: it has no such device", w.Peer, w.Epoch)
 	}
 	return rotate.Offer{
-		Epoch: w.Epoch, Lane: lane, Wire: uint8(own.Wire), Mine: w.Mine, Yours: w.Theirs,
+		Epoch: w.Epoch, Lane: lane, Wire: uint8(m.wire), Mine: w.Mine, Yours: w.Theirs,
 		MyKey: own.Public, YourKey: their.Public,
 	}, nil
 }
@@ -98,8 +99,8 @@ func (l *loop) agreed(w rotate.Wanted, h Held, hybrid bool) {
 		h.Secret.Wipe()
 		return
 	}
-	d, _ := l.facts.device(w.Epoch)
-	if have, ok := l.facts.installed(w.Peer, w.Epoch); ok && d.Forms && have.InUDP != h.InUDP {
+	choice := l.lastIn.meeting(w.Peer, w.Epoch).choice
+	if have, ok := l.facts.installed(w.Peer, w.Epoch); ok && choice && have.InUDP != h.InUDP {
 		l.noteSilent(w.Peer, w.Epoch, have.InUDP) // the asking node may have given it up first
 	}
 	at := heldKey{w.Peer, w.Epoch}

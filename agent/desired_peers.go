@@ -74,7 +74,7 @@ func (b *build) connectPeer(p *peer, holders map[keys.TunnelPublic]owner) {
 	p.link = &l
 	pair := rotate.Peer{ID: p.ID}
 	for _, t := range p.tunnels {
-		pair.Devices = append(pair.Devices, rotate.Device{Epoch: t.Epoch, Instance: t.Instance, Wire: uint8(t.Wire)})
+		pair.Devices = append(pair.Devices, deviceIn(t))
 	}
 	b.out.Pairs = append(b.out.Pairs, pair)
 	b.followPair(p)
@@ -90,8 +90,11 @@ func (b *build) followPair(p *peer) {
 	switch g := b.in.Tunnels.Plan.Progress[i]; {
 	case g.Step == rotate.StepRefused:
 		p.refusal = g.Reason
-		b.problem("peer-incompatible", p.ID.String(), fmt.Sprintf("no tunnel to node %s: %s", p.title(), b.incompatible(p)),
-			"set the same driver for the network on both nodes, or rotate to one that both have: secure-overlay keys rotate --driver auto")
+		fix := "set the same driver for the network on both nodes, or rotate to one that both have: secure-overlay keys rotate --driver auto"
+		if node := b.withoutUDP(p); node != "" {
+			fix = "set ipsec.encap: auto on " + node + " and start its agent again; or " + fix
+		}
+		b.problem("peer-incompatible", p.ID.String(), fmt.Sprintf("no tunnel to node %s: %s", p.title(), b.incompatible(p)), fix)
 	case g.Tx != 0 && !g.FullMTU && b.in.Underlay.Limits[p.link.to.Control.Addr()] == 0:
 		b.problem("mtu-black-hole", p.ID.String(),
 			fmt.Sprintf("packets of full size do not reach node %s through the tunnel, small ones do: something on the underlay swallows them; what passes is being looked for", p.title()),
@@ -126,6 +129,7 @@ func theirTunnels(r record.Node) []record.Tunnel {
 		switch {
 		case t.Lane != lane:
 		case t.Wire == record.WireWireGuard && (t.Public.IsZero() || t.Port == 0):
+		case t.Wire == record.WireESPUDP && t.Port == 0:
 		case t.Wire == record.WireWireGuard, t.Wire.ESP():
 			out = append(out, t)
 		}
@@ -149,6 +153,22 @@ func (b *build) incompatible(p *peer) string {
 		their = append(their, fmt.Sprintf("%s (epoch %d)", wireName(t.Wire), t.Epoch))
 	}
 	return fmt.Sprintf("this node speaks %s, it speaks %s", list(own), list(their))
+}
+
+// withoutUDP names the node of a pair that takes no ESP in UDP, where the other
+// takes nothing else; empty: that is not what keeps them apart.
+func (b *build) withoutUDP(p *peer) string {
+	for _, t := range p.tunnels {
+		d, ok := b.in.Tunnels.device(t.Epoch)
+		switch {
+		case !ok || d.meet(t).ok:
+		case d.Wire == record.WireESP && t.Wire == record.WireESPUDP:
+			return "this node"
+		case d.Wire == record.WireESPUDP && t.Wire == record.WireESP:
+			return "node " + p.title()
+		}
+	}
+	return ""
 }
 
 // wireName names a wire protocol for people.

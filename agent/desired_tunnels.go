@@ -143,14 +143,14 @@ func (b *build) deviceOf(e ids.Epoch, taken map[uint16]bool) (driver string, por
 }
 
 // driverOf returns the driver for a new device: that of the target, and for an
-// epoch that this node has missed the one whose wire its peers have there.
+// epoch that this node has missed one that can talk to what its peers have there.
 func (b *build) driverOf(e ids.Epoch) string {
 	if e == b.in.Tunnels.Target {
 		return b.in.Tunnels.Driver
 	}
 	for _, p := range b.peers {
 		for _, t := range p.tunnels {
-			i := slices.IndexFunc(b.in.Tunnels.Devices, func(d OwnDevice) bool { return d.Wire == t.Wire })
+			i := slices.IndexFunc(b.in.Tunnels.Devices, func(d OwnDevice) bool { return d.meet(t).ok })
 			if t.Epoch == e && i >= 0 {
 				return b.in.Tunnels.Devices[i].Driver
 			}
@@ -206,10 +206,14 @@ func (b *build) peerKey(pair rotate.Pair) (tunnel.PeerKey, bool) {
 	}
 	way, known := b.wayTo(pair)
 	if device.Wire.ESP() {
+		m := device.alone()
+		if they := device.meet(way.Tunnel); known && they.ok {
+			m = they
+		}
 		key.ESP = espOf(pair, way, have, held, isHeld)
-		// What was made for a form that the configuration no longer allows
-		// is to be made anew.
-		key.ESP.InUDP = device.Wire == record.WireESPUDP || device.Forms && key.ESP.InUDP
+		if key.ESP.InUDP = m.inUDP(key.ESP.InUDP); key.ESP.InUDP {
+			key.ESP.Port = cmp.Or(way.Port, have.Endpoint.Port())
+		}
 		return key, key.ESP.Local.IsValid() && key.ESP.Remote.IsValid()
 	}
 	initiates := b.in.Self.ID.Compare(pair.Peer) < 0 && !pair.Draining
@@ -296,7 +300,6 @@ func cmpAddr(a, b netip.Addr) netip.Addr {
 // observe writes down for the rotation machine what this node has and wants.
 func (in Input) observe(out Output, target rotate.Observation) rotate.Observation {
 	o := target
-	o.Peers = out.Pairs
 	for _, n := range in.Config.Networks {
 		o.Enabled = o.Enabled || n.Tunnelled()
 	}
@@ -307,6 +310,9 @@ func (in Input) observe(out Output, target rotate.Observation) rotate.Observatio
 	records := map[ids.NodeID]record.Node{}
 	for _, m := range in.Members {
 		inner[m.ID.InnerAddr()], records[m.ID] = m.ID, m.Record
+	}
+	for _, p := range out.Pairs {
+		o.Peers = append(o.Peers, in.Tunnels.seen(p, records[p.ID]))
 	}
 	for _, d := range in.Tunnels.Devices {
 		if _, ok := in.Tunnels.device(d.Epoch); !ok {
@@ -323,7 +329,7 @@ func (in Input) observe(out Output, target rotate.Observation) rotate.Observatio
 				continue
 			}
 			o.Installed = append(o.Installed, rotate.Installed{
-				Peer: id, Device: own, Theirs: instanceOf(records[id], d, p.Public), Key: p.Key, Forms: d.Forms, RxBytes: p.RxBytes,
+				Peer: id, Device: own, Theirs: instanceOf(records[id], d, p.Public), Key: p.Key, Forms: d.Forms && in.meeting(id, d.Epoch).choice, RxBytes: p.RxBytes,
 				Sends: p.Out != 0 || d.Wire == record.WireWireGuard && (in.Self.ID.Compare(id) > 0 || p.Endpoint.IsValid()),
 			})
 		}

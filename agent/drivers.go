@@ -173,9 +173,13 @@ type choice struct {
 // choose picks the driver for a device of the target epoch: the one that the
 // target names, else the one that the configuration's networks ask for, else
 // the first that works, ESP only on request. There is no plaintext to fall
-// back to, and no other driver stands in for one that was named.
+// back to, and no other driver stands in for one that was named; only, where both name
+// ESP, it is for this node to say whether its kernel does it or a process.
 func (d *drivers) choose(ctx context.Context, cfg config.Config, target string) choice {
 	pinned := cfg.Driver()
+	if isESP(target) && isESP(pinned) {
+		target = pinned
+	}
 	switch {
 	case target != config.DriverAuto && pinned != config.DriverAuto && target != pinned:
 		return choice{unable: fmt.Sprintf("the cluster's epoch wants driver %s, but a network of this node's configuration asks for %s", target, pinned)}
@@ -199,7 +203,7 @@ func (d *drivers) choose(ctx context.Context, cfg config.Config, target string) 
 	}
 	var errs []error
 	for _, k := range d.kinds {
-		if k.Name == config.DriverIPsec || k.Name == pinned {
+		if isESP(k.Name) || k.Name == pinned {
 			continue
 		}
 		err := d.works(ctx, k.Name)
@@ -210,6 +214,11 @@ func (d *drivers) choose(ctx context.Context, cfg config.Config, target string) 
 		errs = append(errs, err)
 	}
 	return choice{refused: refused, unable: fmt.Errorf("no tunnel driver works on this machine: %w", errors.Join(errs...)).Error()}
+}
+
+// isESP reports whether a driver's devices are ESP.
+func isESP(driver string) bool {
+	return driver == config.DriverIPsec || driver == config.DriverIPsecUser
 }
 
 // set makes the devices of every driver match its spec. Drivers that lose a
@@ -268,7 +277,8 @@ func (d *drivers) devices() []OwnDevice {
 	for name, state := range d.states {
 		k, _ := d.kind(name)
 		for _, dev := range state.Devices {
-			out = append(out, OwnDevice{DeviceState: dev, Driver: name, Wire: wireOf(k.Compatible), Forms: k.InUDP != nil})
+			wire, narrows := wireOf(k.Compatible), k.InUDP != nil
+			out = append(out, OwnDevice{DeviceState: dev, Driver: name, Wire: wire, Forms: narrows && wire == record.WireESP, Narrows: narrows})
 		}
 	}
 	slices.SortFunc(out, func(x, y OwnDevice) int {
@@ -280,7 +290,8 @@ func (d *drivers) devices() []OwnDevice {
 // extra is how many bytes a driver of this node may add beyond what every
 // network reckons with (tunnel.Overhead). The node's underlay counts as that
 // much narrower, for all nodes, so that they still derive one MTU. inUDP counts
-// what the longest packet of a pair with ESP in UDP needs, where pairs choose.
+// what the longest packet of a pair with ESP in UDP needs, where that depends on
+// the pairs.
 func (d *drivers) extra(underlay netip.Addr, mtu int, inUDP bool) (more int) {
 	for _, k := range d.kinds {
 		more = max(more, k.Overhead(underlay)-tunnel.Overhead(underlay))

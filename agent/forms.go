@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/api"
+	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
 	"github.com/secure-overlay/secure-overlay/keys"
@@ -59,18 +60,19 @@ type silence struct {
 // installed and gets no answer is followed by the other form. Else it is the
 // form that carries the pair's packets now, if it is ESP that does (tx is the
 // epoch that this node sends to the peer on), then the one that was offered
-// last, and after a restart that of the newest installed key.
+// last, and after a restart that of the newest installed key. Where there was no
+// choice, the form says nothing.
 func (in Input) nextForm(w rotate.Wanted, last form, known bool, tx ids.Epoch, now time.Time) form {
 	have, ok := in.Tunnels.installed(w.Peer, w.Epoch)
 	if ok && in.Tunnels.unproved(w.Peer, w.Epoch, have.Key) {
 		return form{inUDP: !have.InUDP, since: now}
 	}
 	is := last.inUDP
-	if used, ok := in.Tunnels.installed(w.Peer, tx); ok && used.In != 0 {
+	if used, ok := in.Tunnels.installed(w.Peer, tx); ok && used.In != 0 && in.meeting(w.Peer, tx).choice {
 		is = used.InUDP
 	} else if !known {
 		for _, d := range in.Tunnels.Devices { // the newest decides
-			if have, ok := in.Tunnels.installed(w.Peer, d.Epoch); ok && have.In != 0 {
+			if have, ok := in.Tunnels.installed(w.Peer, d.Epoch); ok && have.In != 0 && in.meeting(w.Peer, d.Epoch).choice {
 				is = have.InUDP
 			}
 		}
@@ -96,7 +98,7 @@ func (t TunnelFacts) unproved(peer ids.NodeID, epoch ids.Epoch, key keys.KeyID) 
 
 // chooseForm writes into an offer in which form its key is to travel.
 func (l *loop) chooseForm(in Input, w rotate.Wanted, offer *rotate.Offer) {
-	if d, ok := in.Tunnels.device(w.Epoch); !ok || !d.Forms {
+	if !in.meeting(w.Peer, w.Epoch).choice {
 		return
 	}
 	last, known := l.rot.forms.offered[w.Peer]
@@ -107,17 +109,17 @@ func (l *loop) chooseForm(in Input, w rotate.Wanted, offer *rotate.Offer) {
 	}
 }
 
-// wireFor returns the wire that an offer of a peer must name: that of both
-// devices, or ESP in UDP if it names that and pairs may choose it here.
+// wireFor returns the wire that an offer of a peer must name: that of the pair, or
+// ESP in UDP if it names that and the pair may choose.
 func (l *loop) wireFor(w rotate.Wanted, o rotate.Offer) (record.Wire, error) {
-	d, ok := l.facts.device(w.Epoch)
-	switch {
-	case !ok || !inUDP(o) || d.Wire != record.WireESP:
-		return d.Wire, nil
-	case !d.Forms:
+	if d, ok := l.facts.device(w.Epoch); ok && inUDP(o) && d.Wire == record.WireESP && !d.Forms {
 		return d.Wire, fmt.Errorf("agree with node %s on epoch %d: it offers ESP in UDP, and ipsec.encap of this node is none", w.Peer, w.Epoch)
 	}
-	return record.WireESPUDP, nil
+	m := l.lastIn.meeting(w.Peer, w.Epoch)
+	if m.choice && inUDP(o) {
+		return record.WireESPUDP, nil
+	}
+	return m.wire, nil
 }
 
 // inUDP reports whether an offer is for ESP in UDP.
@@ -178,23 +180,23 @@ func (l *loop) noteSilent(peer ids.NodeID, epoch ids.Epoch, inUDP bool) {
 	l.note(api.KeyEvent{Time: l.now(), Kind: api.EventESPBlocked, Epoch: epoch, Node: &ref, Text: text})
 }
 
-// narrowed reports whether packets of this node travel in ESP in UDP by the
-// choice of a pair, which leaves less room than networks reckon with. A form
+// narrowed reports whether packets of this node travel in ESP in UDP where that
+// leaves less room than networks reckon with. A form
 // counts once it has passed small packets, so that one that is only tried does
 // not change the MTU of every network back and forth.
 func (l *loop) narrowed() bool {
-	chosen := func(e ids.Epoch, p tunnel.PeerState) bool {
+	narrow := func(e ids.Epoch, p tunnel.PeerState) bool {
 		d, ok := l.facts.device(e)
-		return ok && d.Forms && p.InUDP
+		return ok && d.Narrows && p.InUDP
 	}
 	for id, e := range l.rot.routes {
-		if have, ok := l.facts.installed(id, e); ok && chosen(e, have) {
+		if have, ok := l.facts.installed(id, e); ok && narrow(e, have) {
 			return true
 		}
 	}
 	for _, d := range l.facts.Devices {
 		for _, p := range d.Peers {
-			if l.rot.forms.passed[p.Key] && chosen(d.Epoch, p) {
+			if l.rot.forms.passed[p.Key] && narrow(d.Epoch, p) {
 				return true
 			}
 		}
@@ -204,8 +206,8 @@ func (l *loop) narrowed() bool {
 
 // labelOf names for people what carries a peer's packets.
 func labelOf(d OwnDevice, p tunnel.PeerState) string {
-	if p.InUDP {
-		return "ipsec (kernel, in UDP)"
+	if p.InUDP && d.Driver == config.DriverIPsec {
+		return "ipsec (kernel, in UDP)" // by its driver alone it may be in either form
 	}
 	return label(d.Driver)
 }

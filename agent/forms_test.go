@@ -174,7 +174,7 @@ func TestESPBlockedAndRefused(t *testing.T) {
 		w.until("epoch 1", func() bool { return a.on(1, 1) && b.on(1, 1) })
 		w.block(a, b, swallows{native: true})
 		a.rotate(api.RotateRequest{Driver: config.DriverIPsec})
-		w.within(30*time.Second, "the refusal", func() bool { return strings.Contains(a.blockedTo(b), "ipsec.encap of this node is none") })
+		w.within(30*time.Second, "the refusal", func() bool { return strings.Contains(a.blockedTo(b), "ipsec.encap of that node is none") })
 		w.within(30*time.Second, "the other says it, too", func() bool { return b.blockedTo(a) != "" })
 		w.watch("the old keys", 10*time.Second, func() bool { return epochTo(a, b) == 1 && epochTo(b, a) == 1 })
 		w.block(a, b, swallows{})
@@ -188,7 +188,7 @@ func TestNextForm(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	long, short := now.Add(-nativeAgain), now.Add(-time.Hour)
 	device := func(e ids.Epoch, key keys.KeyID, inUDP bool) OwnDevice {
-		d := OwnDevice{Wire: record.WireESP, Forms: true, DeviceState: tunnel.DeviceState{Epoch: e, Up: true}}
+		d := OwnDevice{Wire: record.WireESP, Forms: true, Narrows: true, DeviceState: tunnel.DeviceState{Epoch: e, Up: true}}
 		if key != 0 {
 			d.Peers = []tunnel.PeerState{{Inner: peer.InnerAddr(), Key: key, In: 0x1000, InUDP: inUDP}}
 		}

@@ -108,7 +108,10 @@ type OwnDevice struct {
 	tunnel.DeviceState
 	Driver string // tunnel.Kind.Name
 	Wire   record.Wire
-	Forms  bool // each pair may have ESP in UDP or as it is (tunnel.Kind.InUDP)
+	Forms  bool // each pair may have ESP in UDP or as it is
+	// Narrows: pairs in UDP need more room than networks reckon with, which
+	// become narrower while there are such pairs (tunnel.Kind.InUDP).
+	Narrows bool
 }
 
 // heldKey names a pair's device.

@@ -105,6 +105,7 @@ func (l *loop) keyPeer(g rotate.Progress, snap membership.Snapshot) api.KeyPeer 
 	}
 	if s, d, ok := l.peerState(g.Peer); ok {
 		p.Driver, p.InUDP, p.LastHandshake, p.PQ = labelOf(d, s), s.InUDP, l.signs.shown(l.now(), d.Name, s), l.rot.hybrid[s.Key]
+		p.UDPOnly = s.InUDP && !l.lastIn.meeting(g.Peer, d.Epoch).choice
 	}
 	if was := l.rot.switched[g.Peer]; was.to == g.Tx {
 		p.Switched = was.at

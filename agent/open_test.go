@@ -30,6 +30,7 @@ func TestChooseDriver(t *testing.T) {
 	missing := &tunnel.UnsupportedError{Driver: "wireguard", Feature: "kernel WireGuard (CONFIG_WIREGUARD)", Since: "Linux 5.6"}
 	kernel, noKernel := fakeKind(config.DriverWireGuard, nil), fakeKind(config.DriverWireGuard, missing)
 	user, ipsec := fakeKind(config.DriverUserspace, nil), fakeKind(config.DriverIPsec, nil)
+	userESP := fakeKind(config.DriverIPsecUser, nil)
 	network := func(drivers ...string) config.Config {
 		var c config.Config
 		for _, d := range drivers {
@@ -47,6 +48,12 @@ func TestChooseDriver(t *testing.T) {
 		"auto, kernel":            {network("auto"), []tunnel.Kind{kernel, user}, "wireguard", "", ""},
 		"auto, no kernel":         {network("auto"), []tunnel.Kind{noKernel, user}, "userspace", "wireguard", ""},
 		"auto never takes ipsec":  {network("auto"), []tunnel.Kind{noKernel, ipsec}, "", "wireguard", ""},
+		"nor that in userspace":   {network("auto"), []tunnel.Kind{noKernel, ipsec, userESP}, "", "wireguard", ""},
+		"both name ESP":           {network("ipsec-userspace"), []tunnel.Kind{ipsec, userESP}, "ipsec-userspace", "", "ipsec"},
+		"both name ESP, reversed": {network("ipsec"), []tunnel.Kind{ipsec, userESP}, "ipsec", "", "ipsec-userspace"},
+		"own ESP is missing":      {network("auto", "ipsec-userspace"), []tunnel.Kind{kernel, ipsec}, "", "ipsec-userspace", "ipsec"},
+		"ESP and WireGuard":       {network("ipsec-userspace"), []tunnel.Kind{kernel, userESP}, "", "", "wireguard"},
+		"userspace ESP on target": {network("auto"), []tunnel.Kind{kernel, ipsec, userESP}, "ipsec-userspace", "", "ipsec-userspace"},
 		"explicit":                {network("auto", "userspace"), []tunnel.Kind{kernel, user}, "userspace", "", ""},
 		"explicit, missing":       {network("wireguard"), []tunnel.Kind{noKernel, user}, "", "wireguard", ""},
 		"explicit, missing, auto": {network("wireguard", "auto"), []tunnel.Kind{noKernel, user}, "userspace", "wireguard", ""},

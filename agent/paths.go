@@ -65,7 +65,7 @@ func (l *loop) dropPaths() {
 // tried on it now (see largeProbe).
 func (l *loop) pathDevice(v PeerView) (OwnDevice, bool) {
 	have, d, ok := l.peerState(v.ID)
-	waits := d.Forms && have.InUDP && !l.narrowed()
+	waits := d.Narrows && have.InUDP && !l.narrowed()
 	return d, ok && v.Tunnel && v.Frame > 0 && l.rot.prober != nil && !waits
 }
 

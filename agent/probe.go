@@ -30,14 +30,14 @@ func (l *loop) startProbe(ctx context.Context, p rotate.Probe) {
 }
 
 // largeProbe returns the size of a probe's large packet, false if there is to
-// be none now. Where a pair has just come to ESP in UDP its networks become
-// narrower first. That goes for a key, too, that has taken the place of the
+// be none now. Where a pair has just come to ESP in UDP its networks may have to
+// become narrower first. That goes for a key, too, that has taken the place of the
 // probed one meanwhile, and answered in its stead: a packet that is too large for
 // one device would make the kernel cut what it sends to the peer through any.
 func (l *loop) largeProbe(p rotate.Probe) (frame int, wanted bool) {
 	d, ok := l.facts.device(p.Epoch)
 	have, installed := l.facts.installed(p.Peer, p.Epoch)
-	if !ok || !installed || have.Key != p.Key || d.Forms && have.InUDP && !l.narrowed() {
+	if !ok || !installed || have.Key != p.Key || d.Narrows && have.InUDP && !l.narrowed() {
 		return 0, false
 	}
 	frame = d.MTU

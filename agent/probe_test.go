@@ -29,14 +29,15 @@ func TestLargeProbe(t *testing.T) {
 		"the peer is gone":      {func(_ *loop, d *OwnDevice) { d.Peers = nil }, 0, false},
 		"another key":           {func(_ *loop, d *OwnDevice) { d.Peers[0].Key = 8 }, 0, false},
 		"in UDP, still wide":    {func(_ *loop, d *OwnDevice) { d.Peers[0].InUDP = true }, 0, false},
-		"in UDP, all of them":   {func(_ *loop, d *OwnDevice) { d.Peers[0].InUDP, d.Forms = true, false }, 1438, true},
+		"in UDP, all of them":   {func(_ *loop, d *OwnDevice) { d.Peers[0].InUDP, d.Forms, d.Narrows = true, false, false }, 1438, true},
+		"in UDP, userspace":     {func(_ *loop, d *OwnDevice) { d.Peers[0].InUDP, d.Forms, d.Wire = true, false, record.WireESPUDP }, 0, false},
 		"in UDP, small passed":  {func(l *loop, d *OwnDevice) { d.Peers[0].InUDP, l.rot.forms.passed[7] = true, true }, 1438, true},
 		"in UDP, it carries us": {func(l *loop, d *OwnDevice) { d.Peers[0].InUDP, l.rot.routes = true, map[ids.NodeID]ids.Epoch{peer: 2} }, 1438, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLoop(New(Options{Log: slog.New(slog.DiscardHandler)}), keystore.Identity{ID: ids.NodeID{1}}, files{})
 			l.out.View.Peers = []PeerView{{ID: ids.NodeID{3}, Frame: 1300}, {ID: peer, Frame: 1438}}
-			d := OwnDevice{Wire: record.WireESP, Forms: true, DeviceState: tunnel.DeviceState{
+			d := OwnDevice{Wire: record.WireESP, Forms: true, Narrows: true, DeviceState: tunnel.DeviceState{
 				Epoch: 2, MTU: 1440, Up: true, Peers: []tunnel.PeerState{{Inner: peer.InnerAddr(), Key: keys.KeyID(7)}},
 			}}
 			c.change(l, &d)

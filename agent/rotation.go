@@ -14,7 +14,6 @@ import (
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/keys/rotate"
 	"github.com/secure-overlay/secure-overlay/membership/item"
-	"github.com/secure-overlay/secure-overlay/membership/record"
 )
 
 // pairs is how the loop talks to single members; *membership.Cluster.
@@ -201,42 +200,6 @@ func (l *loop) epochProblems() []api.Problem {
 	out := l.blockedESP()
 	if why := l.facts.Plan.Blocked; why != "" && !l.facts.Plan.Pausing {
 		out = append(out, api.Problem{Code: "epoch-blocked", Subject: epochText(l.target.Epoch), Message: why, Fix: "secure-overlay keys status"})
-	}
-	return out
-}
-
-// blockedESP names the peers that ESP does not reach. Nothing else than a peer
-// shows that an underlay, or a firewall on the way, drops IP protocol 50.
-func (l *loop) blockedESP() []api.Problem {
-	var out []api.Problem
-	for _, g := range l.facts.Plan.Progress {
-		d, ok := l.facts.device(g.Goal)
-		if !ok || d.Wire != record.WireESP || g.Tx == g.Goal {
-			continue
-		}
-		s := l.rot.forms.silent[g.Peer]
-		what := "ESP does not reach node %s, or does not come back: something on the way may block IP protocol 50"
-		rest := "the pair stays on its present keys"
-		switch {
-		case !d.Forms && g.Step == rotate.StepProve && l.now().Sub(g.Since) >= l.unproved:
-		case s.native && s.inUDP:
-			what = "neither ESP nor ESP in UDP reaches node %s, or comes back: something on the way may block IP protocol 50 and UDP port 4500"
-			rest += ", and tries both in turn"
-		case s.native && l.identity.ID.Compare(g.Peer) > 0:
-			rest += " until that node offers ESP in UDP, which it does with ipsec.encap: auto"
-		case s.native:
-			rest += " while it tries ESP in UDP"
-			if why := l.rot.forms.refused[g.Peer]; why != "" {
-				rest += ", which failed: " + why
-			}
-		default:
-			continue
-		}
-		message := fmt.Sprintf(what, l.shown(g.Peer)) + "; " + rest
-		out = append(out, api.Problem{
-			Code: "esp-blocked", Subject: g.Peer.String(), Message: message,
-			Fix: "let ESP through; or set ipsec.encap: auto on both nodes, let UDP port 4500 through, and start their agents again; or secure-overlay keys rotate --driver auto",
-		})
 	}
 	return out
 }

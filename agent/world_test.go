@@ -125,6 +125,7 @@ type machine struct {
 	roles    uint8                             // in its certificate
 	ipsec    bool                              // its kernel has ESP
 	encap    string                            // ipsec.encap; empty: none
+	userESP  bool                              // it has ESP in userspace
 	underlay int                               // MTU of its one underlay link
 	events   *events.Log                       // nil: not kept
 	disk     *fakeDisk
@@ -216,6 +217,11 @@ func (m *machine) start() *machine {
 			esp.Compatible = "esp-udp"
 			esp.Overhead = func(a netip.Addr) int { return tunnel.WireGuardOverhead(a) + inUDPMore }
 		}
+		kinds = append(kinds, esp)
+	}
+	if m.userESP {
+		esp := m.w.fabric.UserESPKind()
+		esp.Name, esp.InUDP = config.DriverIPsecUser, fakeInUDP
 		kinds = append(kinds, esp)
 	}
 	l.tunnels = newDrivers(kinds, tunnel.Env{Node: m.id}, l.log, l.now)

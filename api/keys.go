@@ -59,6 +59,9 @@ type KeyPeer struct {
 	Reason string    `json:"reason,omitempty"` // who or what holds it up; empty when done
 	Driver string    `json:"driver,omitempty"` // for people, of Epoch's device
 	InUDP  bool      `json:"in_udp,omitempty"` // it is ESP in UDP
+	// UDPOnly: it could not be anything else than ESP in UDP, since one of the two
+	// nodes has nothing else. Otherwise ESP as it is got no answer.
+	UDPOnly bool `json:"udp_only,omitempty"`
 	// LastHandshake is zero for drivers without handshakes of their own (ipsec).
 	LastHandshake time.Time `json:"last_handshake,omitzero"`
 	PQ            bool      `json:"pq"` // the keys of Epoch hold against a quantum computer, too

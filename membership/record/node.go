@@ -49,7 +49,9 @@ type Tunnel struct {
 	Instance uint32 // grows each time the device is made anew in its epoch
 	Wire     Wire
 	Public   keys.TunnelPublic
-	Port     uint16 // outer UDP port, at every Underlay address
+	// Port is the outer UDP port, at every Underlay address. Of ESP it is where the
+	// device takes ESP in UDP, 0 if it takes none.
+	Port uint16
 }
 
 // Wire is the protocol of a tunnel device on the wire.
