@@ -165,24 +165,24 @@ func espPeers(cfg config.Config, k api.KeyStatus, problems []api.Problem) (found
 			found = append(found, doctor.Finding{Name: "esp peers", Level: doctor.Warn, Detail: p.Message, Fix: p.Fix})
 		}
 	}
-	var names []string
+	names := map[bool][]string{} // by whether the pair has nothing but ESP in UDP
 	for _, p := range k.Peers {
-		if p.InUDP {
-			names = append(names, cmp.Or(p.Name, p.ID.Short()))
+		if only := p.UDPOnly || cfg.IPsec.Encap == config.EncapUDP; p.InUDP {
+			names[only] = append(names[only], cmp.Or(p.Name, p.ID.Short()))
 		}
 	}
-	if len(names) == 0 {
-		return found
+	if only := names[true]; len(only) > 0 {
+		f := doctor.Finding{Name: "esp peers", Level: doctor.OK, Detail: "ESP in UDP with " + strings.Join(only, ", ")}
+		f.Detail += ": these nodes, or this one, have nothing else (driver ipsec-userspace, or ipsec.encap is udp)"
+		found = append(found, f)
 	}
-	f := doctor.Finding{Name: "esp peers", Level: doctor.OK, Detail: "ESP in UDP with " + strings.Join(names, ", ")}
-	if cfg.IPsec.Encap == config.EncapUDP {
-		f.Detail += ": ipsec.encap is udp"
-		return append(found, f)
+	if fell := names[false]; len(fell) > 0 {
+		found = append(found, doctor.Finding{
+			Name: "esp peers", Level: doctor.Warn, Detail: "ESP in UDP with " + strings.Join(fell, ", ") + ": probes over ESP as it is got no answer",
+			Fix: "let IP protocol 50 through between these nodes, if you can: a pair tries it again at a rotation, a day after it went over to UDP",
+		})
 	}
-	f.Level = doctor.Warn
-	f.Detail += ": probes over ESP as it is got no answer"
-	f.Fix = "let IP protocol 50 through between these nodes, if you can: a pair tries it again at a rotation, a day after it went over to UDP"
-	return append(found, f)
+	return found
 }
 
 func agentFinding(running bool) doctor.Finding {

@@ -31,6 +31,11 @@ func TestESPPeers(t *testing.T) {
 			t.Errorf("encap %s: %+v", encap, got)
 		}
 	}
+	k.Peers[1].UDPOnly = true
+	got := espPeers(config.Config{IPsec: config.IPsec{Encap: config.EncapAuto}}, k, nil)
+	if len(got) != 2 || got[0].Level != doctor.OK || !strings.Contains(got[0].Detail, "with b:") || got[1].Level != doctor.Warn || !strings.Contains(got[1].Detail, "with a:") {
+		t.Errorf("one of them has nothing else: %+v", got)
+	}
 }
 
 // TestClockFinding: doctor says by how much the clock is off, where status says
