@@ -322,3 +322,41 @@ func TestNotESP(t *testing.T) {
 		t.Errorf("error counters (-want +got):\n%s", diff)
 	}
 }
+
+// TestPeersPort gives one node another port than the other, as a node with ESP in
+// userspace has: both send to the port that the association names, from their own.
+func TestPeersPort(t *testing.T) {
+	const port = 51871
+	w := newWorldOf(t, 2, pairWise())
+	other := pairWise()
+	other.Port = port
+	ok(t, w.nodes[1].driver.Close())
+	w.nodes[1].driver = must(ipsec.Kind(other).Open(w.ctx, w.nodes[1].env))(t)
+	w.inUDP = true
+	w.addDevice(1, 1400)
+	w.agree(1)
+	ports := []uint16{ipsec.DefaultPort, port}
+	for i, nd := range w.nodes {
+		nd.spec.Peers[0].Keys[0].ESP.Port = ports[1-i]
+	}
+	w.setAll()
+	w.routeAll(1)
+	there, back := w.flow(0, 1, 500, 100), w.flow(1, 0, 500, 100)
+	for _, f := range []*netlab.Flow{there, back} {
+		ok(t, f.WaitReceived(w.limit(), 20))
+		w.finish(f)
+	}
+	for i, nd := range w.nodes {
+		s := must(nd.driver.State(w.ctx))(t)
+		if p := w.peer(i, 1-i, 1); !nd.spec.MetBy(s) || s.Devices[0].Port != ports[i] || p.Endpoint.Port() != ports[1-i] {
+			t.Errorf("node %d: device port %d, peer at %s", i, s.Devices[0].Port, p.Endpoint)
+		}
+	}
+	for i, nd := range w.nodes {
+		nd.forget()
+		nd.spec.Peers[0].Keys[0].ESP.Port++
+		if err := nd.driver.Set(w.ctx, nd.spec); !errors.Is(err, tunnel.ErrSecretGone) {
+			t.Errorf("node %d: another port under the same key: %v", i, err)
+		}
+	}
+}
