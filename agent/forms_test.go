@@ -233,7 +233,7 @@ func TestNextForm(t *testing.T) {
 }
 
 // TestFormOfAssociations: associations are in UDP if they were agreed on or
-// found so, and if the configuration still allows it.
+// found so, and if the configuration still allows it; and for the peer's port.
 func TestFormOfAssociations(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -268,9 +268,21 @@ func TestFormOfAssociations(t *testing.T) {
 				in.Tunnels.Plan.Pairs[0].Key = 6
 				in.Tunnels.Held = map[heldKey]Held{{peer, 2}: {Key: 6, In: 0x3333, Out: 0x4444, InUDP: *c.held}}
 			}
-			peers := Desired(in).Tunnels[config.DriverIPsec].Peers
-			if len(peers) != 1 || len(peers[0].Keys) != 1 || peers[0].Keys[0].ESP.InUDP != c.want {
-				t.Errorf("peers = %+v", peers)
+			check := func(port uint16) {
+				t.Helper()
+				if !c.want {
+					port = 0
+				}
+				peers := Desired(in).Tunnels[config.DriverIPsec].Peers
+				if len(peers) != 1 || len(peers[0].Keys) != 1 || peers[0].Keys[0].ESP.InUDP != c.want || peers[0].Keys[0].ESP.Port != port {
+					t.Errorf("want port %d: peers = %+v", port, peers)
+				}
+			}
+			check(51872) // by the peer's record
+			if c.held == nil {
+				d.Peers[0].Endpoint = netip.AddrPortFrom(v4(2).Addr(), 4501)
+				in.Members = nil
+				check(4501) // it is not known: as it is
 			}
 		})
 	}
