@@ -52,7 +52,7 @@ configuration says otherwise. One agent runs on each host.
 	root.AddCommand(
 		a.initCmd(), a.tokenCmd(), a.issuerCmd(), a.joinCmd(), a.upCmd(), a.reloadCmd(), a.downCmd(),
 		a.statusCmd(), a.membersCmd(), a.revokeCmd(), a.leaveCmd(), a.networkCmd(), a.attachCmd(), a.detachCmd(), a.endpointCmd(),
-		a.keysCmd(), a.protocolCmd(), a.eventsCmd(), a.metricsCmd(), a.configCmd(), a.doctorCmd(), a.demoCmd(), a.versionCmd(), a.workerCmd(), a.holderCmd(),
+		a.keysCmd(), a.protocolCmd(), a.eventsCmd(), a.metricsCmd(), a.configCmd(), a.doctorCmd(), a.demoCmd(), a.versionCmd(), a.workerCmd(), a.holderCmd(), a.espWorkerCmd(),
 	)
 	return root
 }

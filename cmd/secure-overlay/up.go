@@ -25,6 +25,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/keys/clock"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/tunnel"
+	"github.com/secure-overlay/secure-overlay/tunnel/espuser"
 	"github.com/secure-overlay/secure-overlay/tunnel/ipsec"
 	"github.com/secure-overlay/secure-overlay/tunnel/wgkernel"
 	"github.com/secure-overlay/secure-overlay/tunnel/wguser"
@@ -40,6 +41,7 @@ func kinds(cfg config.Config) []tunnel.Kind {
 	return []tunnel.Kind{
 		wgkernel.Kind(), wguser.Kind(wguser.Options{Worker: workerCommand()}),
 		ipsec.Kind(ipsec.Options{Encap: espForms(cfg.IPsec.Encap), Worker: holderCommand()}),
+		espuser.Kind(espuser.Options{Worker: espWorkerCommand()}),
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secure-overlay/secure-overlay/api"
+	"github.com/secure-overlay/secure-overlay/tunnel/espuser"
 	"github.com/secure-overlay/secure-overlay/tunnel/ipsec"
 	"github.com/secure-overlay/secure-overlay/tunnel/wguser"
 )
@@ -76,6 +77,18 @@ func (a *app) holderCmd() *cobra.Command {
 		},
 	}
 }
+
+// espWorkerCmd is the process that serves one device of userspace ESP.
+func (a *app) espWorkerCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "esp-worker", Hidden: true, DisableFlagParsing: true, Args: cobra.ArbitraryArgs,
+		RunE: func(_ *cobra.Command, args []string) error {
+			return espuser.RunWorker(context.Background(), args)
+		},
+	}
+}
+
+func espWorkerCommand() []string { return []string{selfExe, "esp-worker"} }
 
 func holderCommand() []string { return []string{selfExe, "esp-holder"} }
 

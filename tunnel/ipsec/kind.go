@@ -14,6 +14,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/tunnel"
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/esp"
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/xfrm"
 )
 
@@ -58,15 +59,15 @@ func Kind(o Options) tunnel.Kind {
 		Open: func(_ context.Context, env tunnel.Env) (tunnel.Driver, error) {
 			return open(env, o)
 		},
-		Overhead:   func(underlay netip.Addr) int { return overhead(underlay, o.Encap == EncapUDP) },
+		Overhead:   esp.Overhead,
 		Compatible: "esp",
 	}
 	switch o.Encap {
 	case EncapNone:
 	case EncapUDP:
-		k.Compatible = "esp-udp"
+		k.Compatible, k.Overhead = "esp-udp", esp.OverheadInUDP
 	case EncapAuto:
-		k.InUDP = longestInUDP
+		k.InUDP = esp.LongestInUDP
 	}
 	return k
 }
@@ -77,31 +78,6 @@ func (o Options) port() uint16 {
 		return 0
 	}
 	return cmp.Or(o.Port, DefaultPort)
-}
-
-// overhead is what ESP in tunnel mode adds at most (RFC 4303 section 2, RFC
-// 4106 section 3): the outer header, SPI and sequence number, the IV, up to 3
-// bytes of padding, its length and the next header, the tag.
-func overhead(underlay netip.Addr, encap bool) int {
-	const header, iv, padding, trailer, tag = 8, 8, 3, 2, 16
-	sum := header + iv + padding + trailer + tag
-	if encap {
-		sum += 8 // UDP
-	}
-	if underlay.Unmap().Is4() {
-		return 20 + sum
-	}
-	return 40 + sum
-}
-
-// longestInUDP is the length of the longest inner packet that travels in ESP in
-// UDP on an underlay of an MTU: the packet and the two bytes of trailer are
-// padded to a multiple of four, so most underlays have room for more than
-// overhead says.
-func longestInUDP(underlay netip.Addr, mtu int) int {
-	const align, padding, trailer = 4, 3, 2
-	room := mtu - (overhead(underlay, true) - padding - trailer)
-	return room&^(align-1) - trailer
 }
 
 // probe makes an xfrm interface and an association and a policy of each family

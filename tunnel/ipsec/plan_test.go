@@ -305,31 +305,3 @@ func TestDeriveIfID(t *testing.T) {
 		t.Errorf("interface ID %#08x", id)
 	}
 }
-
-func TestOverhead(t *testing.T) {
-	for addr, want := range map[string]int{"198.18.0.1": 57, "::ffff:198.18.0.1": 57, "fd00::1": 77} {
-		for encap, more := range map[bool]int{false: 0, true: 8} {
-			if got := overhead(netip.MustParseAddr(addr), encap); got != want+more {
-				t.Errorf("on %s, in UDP %v: %d, want %d", addr, encap, got, want+more)
-			}
-		}
-	}
-}
-
-// TestLongestInUDP: the longest packet fits, and one more byte does not. No
-// underlay has less room than the greatest overhead leaves.
-func TestLongestInUDP(t *testing.T) {
-	for _, addr := range []netip.Addr{here, netip.MustParseAddr("2001:db8::1")} {
-		header := 20 + 8 + 8 + 8 // IP, UDP, SPI and sequence number, IV
-		if addr.Is6() {
-			header += 20
-		}
-		size := func(packet int) int { return header + (packet+2+3)/4*4 + 16 }
-		for mtu := 1400; mtu < 1420; mtu++ {
-			got := longestInUDP(addr, mtu)
-			if size(got) > mtu || size(got+1) <= mtu || got < mtu-overhead(addr, true) {
-				t.Errorf("%d bytes of %d on %s", got, mtu, addr)
-			}
-		}
-	}
-}
