@@ -105,7 +105,7 @@ func controlBench(ctx context.Context, args []string, out io.Writer) error {
 func (r *controlResult) measureFleet(ctx context.Context, bin, profile string, nodes, samples int) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, realLimit+time.Duration(nodes)*10*time.Second+time.Duration(samples)*5*time.Second)
 	defer cancel()
-	f, err := fleet.New(fleet.Options{Name: "bench", Binary: bin, Nodes: nodes, Networks: networks()[:1], Profile: profile})
+	f, err := fleet.New(fleet.Options{Name: "bench", Binary: bin, Nodes: nodes, Networks: networks("")[:1], Profile: profile})
 	if err != nil {
 		return err
 	}

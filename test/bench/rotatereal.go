@@ -32,7 +32,7 @@ func rotateReal(ctx context.Context, driver string, nodes, rounds int, c *costs)
 	defer clean()
 	ctx, cancel := context.WithTimeout(ctx, realLimit+time.Duration(rounds*nodes)*5*time.Second)
 	defer cancel()
-	f, err := fleet.New(fleet.Options{Name: "bench", Binary: bin, Nodes: nodes, Networks: networks()[:1]})
+	f, err := fleet.New(fleet.Options{Name: "bench", Binary: bin, Nodes: nodes, Networks: networks("")[:1]})
 	if err != nil {
 		return row, err
 	}

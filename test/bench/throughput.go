@@ -8,8 +8,10 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/test/fleet"
 	"github.com/secure-overlay/secure-overlay/test/netlab"
@@ -36,6 +38,7 @@ func throughput(ctx context.Context, args []string) (err error) {
 	rounds := fs.Int("rounds", 5, "rounds over all set-ups")
 	seconds := fs.Float64("seconds", 2, "seconds of one TCP stream")
 	mtu := fs.Int("mtu", 1500, "underlay MTU in bytes")
+	only := fs.String("only", "", "measure only set-ups with this in their name, and "+wgName)
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -44,22 +47,33 @@ func throughput(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	defer clean()
-	f, err := fleet.New(fleet.Options{
-		Name: "bench", Binary: bin, Nodes: 2, Networks: networks(),
-		Host: []netlab.HostOption{netlab.WithMTU(*mtu)},
-		Step: func(what string) { fmt.Fprintln(os.Stderr, "..", what) },
-	})
-	if err != nil {
-		return err
+	var variants []*variant
+	var fleets []*fleet.Fleet
+	defer func() {
+		for _, f := range fleets {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	for i, driver := range oursDrivers {
+		f, err := startFleet(ctx, bin, driver, *mtu)
+		if f != nil {
+			fleets = append(fleets, f)
+		}
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			if variants, err = setUps(ctx, f, *mtu); err != nil {
+				return err
+			}
+		}
+		v, err := oursEncrypted(ctx, f, driver)
+		if err != nil {
+			return err
+		}
+		variants = append(variants, v)
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := f.Start(ctx); err != nil {
-		return err
-	}
-	variants, err := setUps(ctx, f, *mtu)
-	if err != nil {
-		return err
-	}
+	variants = slices.DeleteFunc(variants, func(v *variant) bool { return v.name != wgName && !strings.Contains(v.name, *only) })
 	for r := range *rounds {
 		for _, v := range variants {
 			fmt.Fprintf(os.Stderr, ".. round %d of %d: %s\n", r+1, *rounds, v.name)
@@ -72,13 +86,33 @@ func throughput(ctx context.Context, args []string) (err error) {
 	return nil
 }
 
-func networks() []fleet.Network {
+// networks are one of each kind, the encrypted one with a driver; empty: auto.
+func networks(driver string) []fleet.Network {
 	return []fleet.Network{
-		{Name: "blue", Encrypted: true, Subnets: []netip.Prefix{netip.MustParsePrefix("10.77.0.0/16")}},
+		{Name: "blue", Encrypted: true, Driver: driver, Subnets: []netip.Prefix{netip.MustParsePrefix("10.77.0.0/16")}},
 		{Name: "lab", Subnets: []netip.Prefix{netip.MustParsePrefix("10.78.0.0/16")}},
 	}
 }
 
+// oursDrivers are the drivers of ours that are measured: those that need nothing of the kernel.
+var oursDrivers = []string{config.DriverUserspace, config.DriverIPsecUser}
+
+// startFleet starts two nodes whose encrypted network has a driver. What it returns is to be
+// closed, also with an error.
+func startFleet(ctx context.Context, bin, driver string, mtu int) (*fleet.Fleet, error) {
+	f, err := fleet.New(fleet.Options{
+		Name: "bench", Binary: bin, Nodes: 2,
+		Networks: networks(driver),
+		Host:     []netlab.HostOption{netlab.WithMTU(mtu)},
+		Step:     func(what string) { fmt.Fprintln(os.Stderr, "..", what) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	return f, f.Start(ctx)
+}
+
+// setUps makes what ours is compared with.
 func setUps(ctx context.Context, f *fleet.Fleet, mtu int) ([]*variant, error) {
 	a, b := f.Nodes[0].Host, f.Nodes[1].Host
 	wgDst, err := wireguardPair(ctx, f.Lab, mtu)
@@ -89,24 +123,28 @@ func setUps(ctx context.Context, f *fleet.Fleet, mtu int) ([]*variant, error) {
 	if err != nil {
 		return nil, err
 	}
-	vs := []*variant{
-		{name: "raw veth", from: a.NS(), to: b.NS(), dst: b.V4()},
-		plain,
-		wgDst,
-	}
-	for _, nw := range []struct{ network, name string }{{"lab", "ours, plaintext VXLAN"}, {"blue", "ours, encrypted"}} {
-		var at [2]fleet.Attached
-		for i, n := range f.Nodes {
-			if at[i], err = f.Attach(ctx, n, nw.network); err != nil {
-				return nil, err
-			}
-		}
-		if err := f.WaitEndpoints(ctx, nw.network, 2); err != nil {
+	clear, err := attached(ctx, f, "lab", "ours, plaintext VXLAN")
+	return []*variant{{name: "raw veth", from: a.NS(), to: b.NS(), dst: b.V4()}, plain, wgDst, clear}, err
+}
+
+// oursEncrypted is the way between endpoints of an encrypted network.
+func oursEncrypted(ctx context.Context, f *fleet.Fleet, driver string) (*variant, error) {
+	return attached(ctx, f, "blue", "ours, "+driver)
+}
+
+// attached attaches an endpoint to a network on each of two nodes, and returns the way between them.
+func attached(ctx context.Context, f *fleet.Fleet, network, name string) (*variant, error) {
+	var at [2]fleet.Attached
+	for i, n := range f.Nodes {
+		var err error
+		if at[i], err = f.Attach(ctx, n, network); err != nil {
 			return nil, err
 		}
-		vs = append(vs, &variant{name: nw.name, from: at[0].Box.NS(), to: at[1].Box.NS(), dst: at[1].V4()})
 	}
-	return vs, nil
+	if err := f.WaitEndpoints(ctx, network, 2); err != nil {
+		return nil, err
+	}
+	return &variant{name: name, from: at[0].Box.NS(), to: at[1].Box.NS(), dst: at[1].V4()}, nil
 }
 
 // plainVXLAN joins the two hosts by VXLAN devices made by hand, without bridge
@@ -176,17 +214,17 @@ func report(vs []*variant, mtu int) {
 	}
 	ratio := func(v *variant, of func(*variant) float64) float64 { return of(v) / of(base) }
 	fmt.Printf("underlay MTU %d, medians of %d alternated rounds; x: to %s\n\n", mtu, len(vs[0].mbit), wgName)
-	fmt.Printf("%-21s %7s %11s %5s %7s %5s %6s %5s\n", "TCP", "MBIT/S", "MIN-MAX", "x", "4 STR.", "x", "S/GBIT", "BUSY")
+	fmt.Printf("%-22s %7s %11s %5s %7s %5s %6s %5s\n", "TCP", "MBIT/S", "MIN-MAX", "x", "4 STR.", "x", "S/GBIT", "BUSY")
 	one, four := func(v *variant) float64 { return median(v.mbit) }, func(v *variant) float64 { return median(v.four) }
 	for _, v := range vs {
-		fmt.Printf("%-21s %7.0f %11s %5.2f %7.0f %5.2f %6.3f %4.0f%%\n", v.name, one(v),
+		fmt.Printf("%-22s %7.0f %11s %5.2f %7.0f %5.2f %6.3f %4.0f%%\n", v.name, one(v),
 			fmt.Sprintf("%.0f-%.0f", slices.Min(v.mbit), slices.Max(v.mbit)), ratio(v, one),
 			four(v), ratio(v, four), median(v.cpu), 100*median(v.busy))
 	}
 	small, rtt := func(v *variant) float64 { return median(v.small) }, func(v *variant) float64 { return median(v.rtt).Seconds() }
-	fmt.Printf("\n%-21s %8s %5s %5s %9s %9s %5s\n", fmt.Sprintf("%d BYTES OF UDP; PING", smallPacket), "1000/S", "x", "LOST", "RTT P50", "P99", "x")
+	fmt.Printf("\n%-22s %8s %5s %5s %9s %9s %5s\n", fmt.Sprintf("%d BYTES OF UDP; PING", smallPacket), "1000/S", "x", "LOST", "RTT P50", "P99", "x")
 	for _, v := range vs {
-		fmt.Printf("%-21s %8.0f %5.2f %4.0f%% %9s %9s %5.2f\n", v.name, small(v), ratio(v, small), 100*median(v.lost),
+		fmt.Printf("%-22s %8.0f %5.2f %4.0f%% %9s %9s %5.2f\n", v.name, small(v), ratio(v, small), 100*median(v.lost),
 			median(v.rtt).Round(time.Microsecond), quantile(v.rtt, 0.99).Round(time.Microsecond), ratio(v, rtt))
 	}
 }
