@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/secure-overlay/secure-overlay/internal/nl"
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/block"
 )
 
 const clonePath = "/dev/net/tun"
@@ -19,7 +20,7 @@ const clonePath = "/dev/net/tun"
 // openTUN makes a TUN link in the namespace of the calling thread. The link
 // lives as long as the file. flags are added to those of any such link.
 func openTUN(name string, flags uint16) (int, error) {
-	fd, err := unix.Open(clonePath, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	fd, err := unix.Open(clonePath, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("open %s: %w", clonePath, err)
 	}
@@ -42,6 +43,8 @@ type Options struct {
 	MTU  int // bytes of packet; it may be changed from outside later
 	// Single makes packets cross one at a time, as on a kernel that cannot do more.
 	Single bool
+	// Block lets who reads wait in the kernel, not in the runtime's poller (package block).
+	Block bool
 	// Changed is called when the link's MTU has changed, if it is not nil. It must not wait.
 	Changed func()
 }
@@ -55,6 +58,7 @@ type Link struct {
 	index   int
 	mtu     atomic.Int32
 	changed func()
+	alarm   *block.Alarm // nil: not Options.Block
 
 	stop   chan struct{} // closed by Close; ends watch
 	ended  chan struct{} // closed by watch
@@ -73,15 +77,21 @@ const queueLength = 2048
 func Open(ns *nl.Namespace, o Options) (*Link, error) {
 	var p packets
 	var file *os.File
+	var alarm *block.Alarm
 	err := ns.Do(func() (err error) {
-		p, file, err = openPackets(o.Name, o.Single)
+		if o.Block {
+			if alarm, err = block.NewAlarm(); err != nil {
+				return err
+			}
+		}
+		p, file, err = openPackets(o.Name, o.Single, alarm)
 		return err
 	})
 	if err != nil {
 		return nil, errors.Join(err, ns.Close())
 	}
 	t := &Link{
-		packets: p, ns: ns, file: file, name: o.Name, changed: o.Changed, stop: make(chan struct{}), ended: make(chan struct{}),
+		packets: p, ns: ns, file: file, name: o.Name, changed: o.Changed, alarm: alarm, stop: make(chan struct{}), ended: make(chan struct{}),
 	}
 	t.mtu.Store(int32(o.MTU))
 	err = t.tune(o.MTU)
@@ -90,7 +100,7 @@ func Open(ns *nl.Namespace, o Options) (*Link, error) {
 		updates, err = t.subscribe()
 	}
 	if err != nil {
-		return nil, errors.Join(err, file.Close(), ns.Close())
+		return nil, errors.Join(err, t.closeFiles(), ns.Close())
 	}
 	go t.watch(updates)
 	return t, nil
@@ -178,7 +188,14 @@ func (t *Link) Close() error {
 	t.closed.Do(func() {
 		close(t.stop)
 		<-t.ended
-		t.err = t.file.Close()
+		t.err = t.closeFiles()
 	})
 	return t.err
+}
+
+func (t *Link) closeFiles() error {
+	if t.alarm != nil {
+		t.alarm.Ring() // or the file would stay open as long as somebody waits
+	}
+	return t.file.Close()
 }

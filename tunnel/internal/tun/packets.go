@@ -2,10 +2,13 @@ package tun
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/block"
 )
 
 // packets is how packets enter and leave a link: what depends on what the kernel offers.
@@ -20,27 +23,28 @@ type packets interface {
 }
 
 // openPackets makes a TUN link in the namespace of the calling thread, in the fastest
-// form that the kernel has, or one packet at a time. The link lives as long as the file.
-func openPackets(name string, one bool) (packets, *os.File, error) {
+// form that the kernel has, or one packet at a time. The link lives as long as the file. With an
+// alarm who reads waits in the kernel, until it rings.
+func openPackets(name string, one bool, alarm *block.Alarm) (packets, *os.File, error) {
 	if !one {
-		p, file, err := openSegmented(name)
+		p, file, err := openSegmented(name, alarm)
 		if err == nil || !errors.Is(err, errNotSegmented) {
 			return p, file, err
 		}
 	}
-	p, err := openSingle(name)
+	p, err := openSingle(name, alarm)
 	if err != nil {
 		return nil, nil, err
 	}
 	return p, p.file, nil
 }
 
-func openSingle(name string) (*single, error) {
+func openSingle(name string, alarm *block.Alarm) (*single, error) {
 	fd, err := openTUN(name, 0)
 	if err != nil {
 		return nil, err
 	}
-	r, err := newReader(fd)
+	r, err := newReader(fd, alarm)
 	if err != nil {
 		return nil, err
 	}
@@ -53,6 +57,8 @@ type reader struct {
 	conn syscall.RawConn
 	once func(fd uintptr) bool
 
+	alarm *block.Alarm // nil: the runtime's poller waits
+
 	wait bool // whether once waits for a packet
 	to   []byte
 	n    int
@@ -61,13 +67,22 @@ type reader struct {
 
 // newReader takes over a TUN link's file descriptor. The link must be there already: epoll
 // on a TUN without one reports an error once and never again.
-func newReader(fd int) (*reader, error) {
-	file := os.NewFile(uintptr(fd), clonePath)
+func newReader(fd int, alarm *block.Alarm) (*reader, error) {
+	var file *os.File
+	var err error
+	if alarm != nil {
+		file, err = block.NewFile(fd, clonePath)
+	} else if err = unix.SetNonblock(fd, true); err == nil {
+		file = os.NewFile(uintptr(fd), clonePath)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", clonePath, err)
+	}
 	conn, err := file.SyscallConn()
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	r := &reader{file: file, conn: conn}
+	r := &reader{file: file, conn: conn, alarm: alarm}
 	r.once = r.readOnce
 	return r, nil
 }
@@ -81,7 +96,7 @@ func (r *reader) read(to []byte, wait bool) (int, error) {
 	switch {
 	case errors.Is(r.err, unix.EAGAIN):
 		return 0, nil
-	case errors.Is(r.err, unix.EBADFD): // the link was deleted
+	case errors.Is(r.err, unix.EBADFD), errors.Is(r.err, os.ErrClosed): // the link was deleted
 		return 0, os.ErrClosed
 	case r.err != nil:
 		return 0, os.NewSyscallError("read", r.err)
@@ -91,8 +106,18 @@ func (r *reader) read(to []byte, wait bool) (int, error) {
 
 // readOnce reads what is there, and reports whether that was anything to go on with.
 func (r *reader) readOnce(fd uintptr) bool {
-	r.n, r.err = unix.Read(int(fd), r.to)
-	return !r.wait || !errors.Is(r.err, unix.EAGAIN)
+	for {
+		r.n, r.err = unix.Read(int(fd), r.to)
+		switch {
+		case !r.wait || !errors.Is(r.err, unix.EAGAIN):
+			return true
+		case r.alarm == nil:
+			return false
+		}
+		if r.err = r.alarm.Wait(int(fd), unix.POLLIN); r.err != nil {
+			return true
+		}
+	}
 }
 
 // single exchanges one packet at a time with the link.

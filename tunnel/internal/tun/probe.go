@@ -41,7 +41,7 @@ func Slower(driver string, single bool) error {
 		return slow
 	}
 	return nl.InScratch(func(*nl.Namespace, *nl.Handle) error {
-		_, f, err := openSegmented(probeName)
+		_, f, err := openSegmented(probeName, nil)
 		if errors.Is(err, errNotSegmented) {
 			slow.Err = err
 			return slow

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/block"
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/gso"
 )
 
@@ -33,7 +34,7 @@ var errNotSegmented = errors.New("no segmentation offload for VXLAN on TUN links
 
 // openSegmented makes a TUN link that takes and gives VXLAN packets that are yet to be split.
 // It looks whether the kernel takes one before the link is up, so that nothing gets in.
-func openSegmented(name string) (packets, *os.File, error) {
+func openSegmented(name string, alarm *block.Alarm) (packets, *os.File, error) {
 	fd, err := openTUN(name, unix.IFF_VNET_HDR)
 	if err != nil {
 		return nil, nil, err
@@ -43,7 +44,7 @@ func openSegmented(name string) (packets, *os.File, error) {
 		_ = unix.Close(fd)
 		return nil, nil, err
 	}
-	r, err := newReader(fd)
+	r, err := newReader(fd, alarm)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -75,13 +75,13 @@ func newTUNLab(t *testing.T) *tunLab {
 }
 
 func (l *tunLab) open() error {
-	p, _, err := openSegmented("whole")
+	p, _, err := openSegmented("whole", nil)
 	if err != nil {
 		return err
 	}
 	l.whole = p.(*segmented)
 	l.t.Cleanup(func() { _ = l.whole.file.Close() })
-	if l.single, err = openSingle("single"); err != nil {
+	if l.single, err = openSingle("single", nil); err != nil {
 		return err
 	}
 	l.t.Cleanup(func() { _ = l.single.file.Close() })
@@ -360,7 +360,7 @@ func TestFormIsTheKernels(t *testing.T) {
 	}
 	var form packets
 	err := nl.InScratch(func(*nl.Namespace, *nl.Handle) error {
-		p, file, err := openPackets("form", false)
+		p, file, err := openPackets("form", false, nil)
 		if err != nil {
 			return err
 		}
