@@ -6,12 +6,13 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/esp"
 )
@@ -72,16 +73,9 @@ type end struct {
 func newEnd(t *testing.T, self netip.Addr) *end {
 	t.Helper()
 	e := &end{self: self, heap: heap{make(chan []byte, 10_000)}}
-	v4, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	v4, err := newSocket(&unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
 	if err != nil {
 		t.Fatal(err)
-	}
-	raw, err := v4.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if e := raw.Control(func(fd uintptr) { err = prepare(int(fd), true) }); e != nil || err != nil {
-		t.Fatal(e, err)
 	}
 	e.ends.Store(&ends{v4: v4})
 	return e
@@ -90,26 +84,27 @@ func newEnd(t *testing.T, self netip.Addr) *end {
 // receive lets the end receive until the test ends.
 func (e *end) receive(t *testing.T) {
 	t.Helper()
-	r := &receiver{
-		conn: e.ends.Load().v4, is4: true, self: e.self.As16(), table: &e.table, out: &e.heap, dropped: &e.dropped,
-		buf: make([]byte, longest+1), control: make([]byte, controlRoom),
-	}
+	r := &receiver{in: newReception(e.ends.Load().v4), is4: true, self: e.self.As16(), table: &e.table, out: &e.heap, dropped: &e.dropped}
 	done := make(chan struct{})
 	go func() { r.run(); close(done) }()
 	t.Cleanup(func() { e.ends.Load().close(); <-done })
 }
 
-func (e *end) addr() netip.AddrPort {
-	return netip.MustParseAddrPort(e.ends.Load().v4.LocalAddr().String())
+func (e *end) addr(t *testing.T) netip.AddrPort {
+	t.Helper()
+	at, err := unix.Getsockname(int(e.ends.Load().v4.file.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v4 := at.(*unix.SockaddrInet4)
+	return netip.AddrPortFrom(netip.AddrFrom4(v4.Addr), uint16(v4.Port))
 }
 
 // send lets the end send bursts of packets.
 func (e *end) send(t *testing.T, bursts [][][]byte, whole bool) {
 	t.Helper()
-	s := &sender{
-		in: &feed{bursts}, table: &e.table, ends: &e.ends, dropped: &e.dropped, whole: whole,
-		arena: make([]byte, arenaLen+longest+esp.MaxOverhead), batch: make([]sealed, 0, 256), control: make([]byte, 0, controlRoom),
-	}
+	s := newSender(&feed{bursts}, &e.table, &e.ends, &e.dropped)
+	s.whole = whole
 	if err := s.run(); !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
@@ -121,7 +116,7 @@ func lab(t *testing.T) (a, b *end) {
 	a, b = newEnd(t, labSelf), newEnd(t, labPeer)
 	join := func(e, o *end, in, out byte) {
 		w := labWanted()
-		w.inner, w.local, w.remote = o.self, e.addr(), o.addr()
+		w.inner, w.local, w.remote = o.self, e.addr(t), o.addr(t)
 		w.in, w.out, w.inMaterial, w.outMaterial = 0x1100, 0x1100, material(in), material(out)
 		bld := newBuilder()
 		if _, err := bld.set([]wanted{w}); err != nil {
@@ -254,7 +249,9 @@ func TestDropped(t *testing.T) {
 	unknown := seal(good)
 	unknown[1]++
 	raw := func(p []byte) {
-		if _, err := a.ends.Load().v4.WriteToUDPAddrPort(p, b.addr()); err != nil {
+		at := b.addr(t)
+		err := unix.Sendto(int(a.ends.Load().v4.file.Fd()), p, 0, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()})
+		if err != nil {
 			t.Fatal(err)
 		}
 	}

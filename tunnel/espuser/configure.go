@@ -70,7 +70,7 @@ func (d *driver) configure(name string, dev tunnel.Device, peers []tunnel.Peer) 
 		if err != nil {
 			return err
 		}
-		body := d.encode(dev.Port, requests, have)
+		body := d.encode(name, dev.Port, requests, have)
 		defer clear(body)
 		answer, err := exchange(c, kindSet, body)
 		if err != nil {
@@ -124,9 +124,10 @@ func (d *driver) requests(dev tunnel.Device, peers []tunnel.Peer) ([]request, []
 // defaultPort is the UDP port of ESP in UDP (RFC 3948, 2).
 const defaultPort = 4500
 
-// encode makes the request. Key material is derived here, for the halves that the worker lacks,
-// from the node that sends to the node that receives; the caller clears it.
-func (d *driver) encode(port uint16, requests []request, have state) []byte {
+// encode makes the request. Key material is derived here, for the halves that the worker lacks
+// and that no worker ever had, from the node that sends to the node that receives; the caller
+// clears it.
+func (d *driver) encode(name string, port uint16, requests []request, have state) []byte {
 	has := map[netip.Addr]peer{}
 	for _, p := range have.peers {
 		has[p.inner] = p
@@ -136,10 +137,10 @@ func (d *driver) encode(port uint16, requests []request, have state) []byte {
 		old := has[r.inner]
 		same := old.key == r.key && old.in == r.in && old.local.Addr() == r.local.Addr() && old.remote == r.remote
 		w := r.wanted
-		if !same {
+		if !same && d.first(name, use{r.key, r.in, false}, r.secret) {
 			r.secret.ExposeESP(r.peer, d.env.Node, r.in, func(m []byte) { w.inMaterial = append([]byte(nil), m...) })
 		}
-		if r.out != 0 && (!same || old.out != r.out) {
+		if r.out != 0 && (!same || old.out != r.out) && d.first(name, use{r.key, r.out, true}, r.secret) {
 			r.secret.ExposeESP(d.env.Node, r.peer, r.out, func(m []byte) { w.outMaterial = append([]byte(nil), m...) })
 		}
 		all[i] = w
@@ -150,4 +151,18 @@ func (d *driver) encode(port uint16, requests []request, have state) []byte {
 		clear(w.outMaterial)
 	}
 	return body
+}
+
+// first reports whether a half may be given to a worker, and takes note of it: also if the worker
+// does not answer then, since it may have got it. A second time sequence numbers would begin again
+// (see builder.first).
+func (d *driver) first(name string, u use, secret keys.TunnelSecret) bool {
+	if secret.IsZero() || d.used[name][u] {
+		return false
+	}
+	if d.used[name] == nil {
+		d.used[name] = map[use]bool{}
+	}
+	d.used[name][u] = true
+	return true
 }

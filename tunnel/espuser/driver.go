@@ -26,6 +26,10 @@ type driver struct {
 	secure  *nl.Handle
 	owner   links.Owner
 	workers *worker.Fleet
+	// used are the halves of associations that were ever given to a device's workers, by the
+	// device's name. A worker remembers that, too, but may die while the agent lives and still
+	// has the secret; when the agent dies, the secrets go with it.
+	used map[string]map[use]bool
 	// owners is who has which inner address, by the last Set.
 	owners map[netip.Addr]ids.NodeID
 }
@@ -77,7 +81,7 @@ func (d *driver) setDevice(ctx context.Context, dev tunnel.Device, peers []tunne
 				return fmt.Errorf("check device %s: %w", name, err)
 			}
 			d.log.Warn("tunnel device is broken", logkey.Device, name, logkey.Error, err)
-			if err := d.delete(ctx, name, "broken"); err != nil {
+			if err := d.delete(ctx, name, broken); err != nil {
 				return err
 			}
 			exists = false
@@ -121,9 +125,15 @@ func (d *driver) delete(ctx context.Context, name, reason string) error {
 	if err := d.end(ctx, name); err != nil {
 		return err
 	}
+	if reason != broken { // its epoch ends, and nobody has its secrets
+		delete(d.used, name)
+	}
 	d.log.Info("tunnel device removed", logkey.Device, name, logkey.Reason, reason)
 	return nil
 }
+
+// broken is why a device is removed that comes back at once.
+const broken = "broken"
 
 // Remove implements tunnel.Driver. After the links it looks for workers and
 // sockets that have lost theirs.

@@ -80,7 +80,7 @@ func open(env tunnel.Env, o Options) (tunnel.Driver, error) {
 		return nil, fmt.Errorf("open driver %s: %w", Name, err)
 	}
 	return &driver{
-		env: env, o: o, log: env.Log.With(logkey.Driver, Name), secure: secure,
+		used: map[string]map[use]bool{}, env: env, o: o, log: env.Log.With(logkey.Driver, Name), secure: secure,
 		owner:   links.Owner{Node: env.Node, Protocol: protocol, Driver: Name, Type: linkType},
 		workers: worker.NewFleet(env, o.Worker, env.RuntimeDir, cmp.Or(o.Patience, worker.DefaultPatience)),
 	}, nil

@@ -3,9 +3,10 @@ package espuser
 import (
 	"encoding/binary"
 	"errors"
-	"net"
+	"os"
 	"sync/atomic"
 
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/block"
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/esp"
 )
 
@@ -19,36 +20,36 @@ type sink interface {
 // receiver takes packets from one socket, opens them, and lets them arrive on the TUN, in one
 // goroutine.
 type receiver struct {
-	conn    *net.UDPConn
+	in      *reception
 	is4     bool
 	self    innerAddr
 	table   *atomic.Pointer[table]
 	out     sink
 	dropped *drops
 
-	buf, control []byte
-	opened       [][]byte
+	opened [][]byte
 }
 
-func newReceiver(w *device, conn *net.UDPConn, is4 bool) *receiver {
-	return &receiver{
-		conn: conn, is4: is4, self: w.self, table: &w.table, out: w.link, dropped: &w.dropped,
-		buf: make([]byte, longest+1), control: make([]byte, controlRoom),
+func newReceiver(w *device, e *ends, is4 bool) *receiver {
+	from := e.v6
+	if is4 {
+		from = e.v4
 	}
+	return &receiver{in: newReception(from), is4: is4, self: w.self, table: &w.table, out: w.link, dropped: &w.dropped}
 }
 
 // run receives until the socket is closed.
 func (r *receiver) run() {
-	for {
-		n, control, _, _, err := r.conn.ReadMsgUDPAddrPort(r.buf, r.control)
+	for turns := (block.Turns{}); ; turns.Next() {
+		b, size, err := r.in.next()
 		switch {
-		case errors.Is(err, net.ErrClosed):
+		case errors.Is(err, os.ErrClosed):
 			return
 		case err != nil:
 			r.dropped.count(dropUnread) // such as a message about an earlier packet
 			continue
 		}
-		r.take(r.buf[:n], segmentSize(r.control[:control], n))
+		r.take(b, size)
 	}
 }
 

@@ -2,11 +2,11 @@ package espuser
 
 import (
 	"errors"
-	"net"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/block"
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/esp"
 )
 
@@ -44,6 +44,7 @@ type sender struct {
 	ends    *atomic.Pointer[ends]
 	dropped *drops
 
+	out     *transmission
 	arena   []byte
 	batch   []sealed
 	control []byte
@@ -51,16 +52,16 @@ type sender struct {
 	whole bool
 }
 
-func newSender(w *device) *sender {
+func newSender(in source, t *atomic.Pointer[table], e *atomic.Pointer[ends], dropped *drops) *sender {
 	return &sender{
-		in: w.link, table: &w.table, ends: &w.ends, dropped: &w.dropped,
+		in: in, table: t, ends: e, dropped: dropped, out: newTransmission(),
 		arena: make([]byte, arenaLen+longest+esp.MaxOverhead), batch: make([]sealed, 0, 256), control: make([]byte, 0, controlRoom),
 	}
 }
 
 // run sends until the TUN is gone, and returns why.
 func (s *sender) run() error {
-	for {
+	for turns := (block.Turns{}); ; turns.Next() {
 		if err := s.fill(); err != nil {
 			return err
 		}
@@ -147,13 +148,13 @@ func (s *sender) runFrom(i int) int {
 	return n - i
 }
 
-func (s *sender) send(c *net.UDPConn, run []sealed) {
+func (s *sender) send(c *socket, run []sealed) {
 	first, last := run[0], run[len(run)-1]
 	control := append(s.control[:0], first.by.source...)
 	if len(run) > 1 {
 		control = segmentMessage(control, first.to-first.from)
 	}
-	_, _, err := c.WriteMsgUDPAddrPort(s.arena[first.from:last.to], control, first.by.remote)
+	err := s.out.send(c, s.arena[first.from:last.to], control, first.by.to)
 	switch {
 	case err == nil:
 	case len(run) == 1:

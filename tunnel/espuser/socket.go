@@ -1,21 +1,29 @@
 package espuser
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
+	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/block"
 )
 
 // ends are the two UDP sockets of a worker: ESP in UDP goes out of the port that it comes in by.
 type ends struct {
 	port   uint16
-	v4, v6 *net.UDPConn
+	v4, v6 *socket
+}
+
+// socket is one UDP socket. The runtime's poller does not know it (package block).
+type socket struct {
+	file  *os.File
+	conn  syscall.RawConn
+	alarm *block.Alarm // rings when it is closed
 }
 
 // socketBuffer is how many bytes wait in the kernel for this process, or for the link: what a
@@ -23,29 +31,50 @@ type ends struct {
 const socketBuffer = 7 << 20
 
 // listen opens both sockets on a port, in the calling process's namespace.
-func listen(ctx context.Context, port uint16) (*ends, error) {
+func listen(port uint16) (*ends, error) {
 	e := &ends{port: port}
-	for _, network := range []string{"udp4", "udp6"} {
-		c := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
-			var err error
-			return errors.Join(raw.Control(func(fd uintptr) { err = prepare(int(fd), network == "udp4") }), err)
-		}}
-		l, err := c.ListenPacket(ctx, network, fmt.Sprintf(":%d", port))
-		if err != nil {
-			e.close()
-			return nil, fmt.Errorf("open udp port %d: %w", port, err)
-		}
-		u, ok := l.(*net.UDPConn)
-		if !ok {
-			return nil, fmt.Errorf("open udp port %d: got a %T", port, l)
-		}
-		if network == "udp4" {
-			e.v4 = u
-		} else {
-			e.v6 = u
-		}
+	var errs [2]error
+	e.v4, errs[0] = newSocket(&unix.SockaddrInet4{Port: int(port)})
+	e.v6, errs[1] = newSocket(&unix.SockaddrInet6{Port: int(port)})
+	if err := errors.Join(errs[:]...); err != nil {
+		e.close()
+		return nil, fmt.Errorf("open udp port %d: %w", port, err)
 	}
 	return e, nil
+}
+
+func newSocket(at unix.Sockaddr) (*socket, error) {
+	family, v4 := unix.AF_INET6, false
+	if _, ok := at.(*unix.SockaddrInet4); ok {
+		family, v4 = unix.AF_INET, true
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	if err = prepare(fd, v4); err == nil {
+		err = os.NewSyscallError("bind", unix.Bind(fd, at))
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	s := &socket{}
+	if s.file, err = block.NewFile(fd, "udp"); err != nil {
+		return nil, err
+	}
+	if s.conn, err = s.file.SyscallConn(); err == nil {
+		s.alarm, err = block.NewAlarm()
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.file.Close())
+	}
+	return s, nil
+}
+
+func (s *socket) close() {
+	s.alarm.Ring() // or it would stay open as long as somebody waits
+	_ = s.file.Close()
 }
 
 // prepare sets what a socket needs before it is bound.
@@ -60,6 +89,11 @@ func prepare(fd int, v4 bool) error {
 	if err := unix.SetsockoptInt(fd, level, discover, off); err != nil {
 		return fmt.Errorf("let packets be fragmented: %w", err)
 	}
+	if !v4 {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
+			return os.NewSyscallError("setsockopt", err)
+		}
+	}
 	// Several packets in one call: since Linux 5.0; without it they come one by one.
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
 	// Beyond the system's limit, which needs CAP_NET_ADMIN; or as far as that allows.
@@ -72,7 +106,7 @@ func prepare(fd int, v4 bool) error {
 }
 
 // of returns the socket of an address's family.
-func (e *ends) of(a netip.Addr) *net.UDPConn {
+func (e *ends) of(a netip.Addr) *socket {
 	if a.Is4() {
 		return e.v4
 	}
@@ -80,9 +114,9 @@ func (e *ends) of(a netip.Addr) *net.UDPConn {
 }
 
 func (e *ends) close() {
-	for _, c := range []*net.UDPConn{e.v4, e.v6} {
-		if c != nil {
-			_ = c.Close()
+	for _, s := range []*socket{e.v4, e.v6} {
+		if s != nil {
+			s.close()
 		}
 	}
 }
@@ -144,4 +178,20 @@ func segmentSize(control []byte, n int) int {
 		control = rest
 	}
 	return n
+}
+
+// rawAddr is an address and port as the kernel takes it (struct sockaddr_in, sockaddr_in6).
+func rawAddr(a netip.AddrPort) []byte {
+	var b []byte
+	if a.Addr().Is4() {
+		b = binary.NativeEndian.AppendUint16(b, unix.AF_INET)
+		b = binary.BigEndian.AppendUint16(b, a.Port())
+		b = append(b, a.Addr().AsSlice()...)
+		return append(b, make([]byte, unix.SizeofSockaddrInet4-len(b))...)
+	}
+	b = binary.NativeEndian.AppendUint16(b, unix.AF_INET6)
+	b = binary.BigEndian.AppendUint16(b, a.Port())
+	b = append(b, 0, 0, 0, 0) // flow information
+	b = append(b, a.Addr().AsSlice()...)
+	return append(b, make([]byte, unix.SizeofSockaddrInet6-len(b))...)
 }

@@ -36,6 +36,7 @@ type inbound struct {
 type outbound struct {
 	spi    ids.SPI
 	remote netip.AddrPort
+	to     []byte // remote, for the kernel
 	source []byte // control message: the outer source address
 	sealer *esp.Sealer
 	*counter
@@ -164,7 +165,7 @@ func (b *builder) newOutbound(w wanted) (*outbound, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &outbound{spi: w.out, remote: w.remote, source: sourceMessage(w.local.Addr()), sealer: s, counter: &counter{}}, nil
+	return &outbound{spi: w.out, remote: w.remote, to: rawAddr(w.remote), source: sourceMessage(w.local.Addr()), sealer: s, counter: &counter{}}, nil
 }
 
 // peers lists what there is, by inner address.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/block"
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/tun"
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/worker"
 )
@@ -63,6 +65,7 @@ func (a workerArgs) command() []string {
 // calls it.
 func RunWorker(ctx context.Context, args []string) error {
 	ready := os.NewFile(readyFD, "ready")
+	runtime.GOMAXPROCS(block.Processors(3)) // sender, and a receiver for each family
 	d, err := startWorker(ctx, args)
 	worker.Report(ready, err)
 	if err != nil {
@@ -107,7 +110,7 @@ func startWorker(ctx context.Context, args []string) (*device, error) {
 	_ = unix.Close(secureFD)
 	d := &device{self: node.InnerAddr().As16(), builder: newBuilder()}
 	d.table.Store(d.builder.now)
-	if d.link, err = tun.Open(ns, tun.Options{Name: a.device, MTU: a.mtu, Single: a.single}); err != nil {
+	if d.link, err = tun.Open(ns, tun.Options{Name: a.device, MTU: a.mtu, Single: a.single, Block: true}); err != nil {
 		return nil, fmt.Errorf("start worker: %w", err)
 	}
 	if err := d.open(ctx, a); err != nil {
@@ -120,7 +123,7 @@ func startWorker(ctx context.Context, args []string) (*device, error) {
 // open opens the sockets. The process's ordinary threads are in the host namespace: only the
 // TUN is in the secure one.
 func (d *device) open(ctx context.Context, a workerArgs) error {
-	e, err := listen(ctx, uint16(a.port))
+	e, err := listen(uint16(a.port))
 	if err != nil {
 		return err
 	}
@@ -136,7 +139,7 @@ func (d *device) open(ctx context.Context, a workerArgs) error {
 func (d *device) serve(ctx context.Context) error {
 	lost := make(chan error, 2)
 	go func() { lost <- d.answerAll() }()
-	go func() { lost <- newSender(d).run() }()
+	go func() { lost <- newSender(d.link, &d.table, &d.ends, &d.dropped).run() }()
 	d.receive(d.ends.Load())
 	var err error
 	select {
@@ -153,8 +156,8 @@ func (d *device) serve(ctx context.Context) error {
 
 // receive starts what receives from both sockets.
 func (d *device) receive(e *ends) {
-	d.running.Go(newReceiver(d, e.v4, true).run)
-	d.running.Go(newReceiver(d, e.v6, false).run)
+	d.running.Go(newReceiver(d, e, true).run)
+	d.running.Go(newReceiver(d, e, false).run)
 }
 
 func (d *device) close() {
@@ -229,7 +232,7 @@ func (d *device) set(port uint16, peers []wanted) ([]byte, error) {
 	if e := d.ends.Load(); port != e.port {
 		// What the old sockets have not been read of is lost; nobody who knows the new
 		// port from the record sends there.
-		next, err := listen(context.Background(), port)
+		next, err := listen(port)
 		if err != nil {
 			return nil, err
 		}
