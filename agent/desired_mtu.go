@@ -216,3 +216,18 @@ func (b *build) cost(n *network, is4 bool) int {
 		return vxlanOverheadV6
 	}
 }
+
+// burst is vxlan.Spec.Burst of an encrypted network: as many full segments of TCP as go, in
+// VXLAN in ESP, into one call of the kernel by an encrypting process, which takes a 64 KiB datagram
+// and cuts it (UDP_SEGMENT). One segment more would be a second call, on both nodes; for drivers
+// in the kernel it changes next to nothing.
+func burst(mtu int) int {
+	const (
+		datagram = 1<<16 - 1 - 40 - 8
+		esp      = 8 + 8 + 3 + 2 + 16 // without outer headers
+		headers  = 40 + 32            // IPv6, TCP with timestamps
+		reserve  = 320                // that Linux keeps for headers (MAX_TCP_HEADER)
+	)
+	segments := max(1, datagram/(mtu+vxlanOverheadV6+esp))
+	return segments*(mtu-headers) + reserve
+}

@@ -96,6 +96,7 @@ func (b *build) ways(n *network) (vxlan.Spec, bool) {
 	}
 	forms := map[bool]*vxlan.Way{} // by whether it is encrypted
 	if n.has(true) {
+		s.Burst = burst(n.mtu)
 		forms[true] = &vxlan.Way{Local: b.in.Self.ID.InnerAddr()}
 	}
 	if n.has(false) && len(n.vteps) > 0 {

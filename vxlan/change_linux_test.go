@@ -194,3 +194,26 @@ func flowPackets(f []byte) bool {
 	in := inner(f)
 	return len(in) > 34 && in[12] == 8 && in[13] == 0 && in[23] == 17
 }
+
+// TestBurst: the stack of an endpoint cuts what it sends into packets of the size that the network
+// names, and goes by the kernel's where it names none.
+func TestBurst(t *testing.T) {
+	w := newWorld(t, 1)
+	n := w.nodes[0]
+	is := func(m member) uint32 {
+		h, err := m.box.NS().Handle()
+		ok(t, err)
+		defer h.Close()
+		l, err := h.LinkByName("eth0")
+		ok(t, err)
+		return l.Attrs().GSOMaxSize
+	}
+	one := n.attach(1)
+	n.sync()
+	n.spec.Burst = 57_432
+	two := n.attach(2)
+	n.sync()
+	if is(one) != 65_536 || is(two) != 57_432 {
+		t.Errorf("%d bytes without a burst, %d with one of %d", is(one), is(two), n.spec.Burst)
+	}
+}

@@ -126,6 +126,11 @@ func (p *Programmer) setInner(r *room, op Op) error {
 				return fmt.Errorf("set mac %s: %w", e.MAC, err)
 			}
 		}
+		if op.Burst > 0 {
+			// Without it (Linux before 4.16) everything works, with more calls: it is
+			// set once, and neither missed nor repaired.
+			_ = h.LinkSetGSOMaxSize(l, op.Burst)
+		}
 		inside := &room{h: h}
 		if err := inside.base(l, op.MTU, p.endpointMark(e.ID)); err != nil {
 			return err

@@ -54,6 +54,8 @@ type Op struct {
 	Lock bool
 	// MTU is for bridge, device, ports and endpoints.
 	MTU int
+	// Burst is for endpoints: Spec.Burst.
+	Burst int
 	// Endpoint is for ports and endpoints; of one to delete only the ID.
 	Endpoint Endpoint
 	Link     string       // name of a port, for devices, forwards, stations and OpReleasePort

@@ -322,7 +322,7 @@ func (p *planner) ports() {
 func (p *planner) newPort(e Endpoint) {
 	p.add(Op{Kind: OpAddPort, Endpoint: e, MTU: p.want.MTU})
 	p.add(Op{Kind: OpSetPort, Endpoint: e, MTU: p.want.MTU})
-	p.add(Op{Kind: OpSetInner, Endpoint: e, MTU: p.want.MTU})
+	p.add(Op{Kind: OpSetInner, Endpoint: e, MTU: p.want.MTU, Burst: p.want.Burst})
 	for _, a := range e.Addrs {
 		p.add(Op{Kind: OpAddAddr, Endpoint: e, Prefix: a})
 	}
@@ -359,7 +359,7 @@ func (p *planner) inner(e Endpoint, in Inner) {
 		is(in.MAC != e.MAC, "mac differs"), is(in.MTU != p.want.MTU, "mtu differs"),
 		is(!in.Up, "down"), is(!in.Marked, "no mark"),
 	); why != "" {
-		p.add(Op{Kind: OpSetInner, Endpoint: e, MTU: p.want.MTU, Why: why})
+		p.add(Op{Kind: OpSetInner, Endpoint: e, MTU: p.want.MTU, Burst: p.want.Burst, Why: why})
 		if in.MTU < minIPv6MTU && p.want.MTU >= minIPv6MTU || !in.Up {
 			in.Addrs, in.Ways = nil, nil // IPv6 addresses went when IPv6 did, routes when the link was down
 		}

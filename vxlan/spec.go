@@ -17,9 +17,13 @@ type Spec struct {
 	// Also is the underlay address of the other IP family, where the nodes of a
 	// plaintext network have no family in common: a further device on the same
 	// bridge. Frames go by the device of the family of the VTEP that they go to.
-	Also  netip.Addr `json:",omitzero"`
-	Port  uint16     // UDP destination port of VXLAN
-	MTU   int        // of bridge, VXLAN device and veths, in bytes of IP packet
+	Also netip.Addr `json:",omitzero"`
+	Port uint16     // UDP destination port of VXLAN
+	MTU  int        // of bridge, VXLAN device and veths, in bytes of IP packet
+	// Burst is the largest packet, in bytes, that the stack of an endpoint hands over to
+	// be cut into packets later (IFLA_GSO_MAX_SIZE): what passes an encrypting process at
+	// once. 0: as the kernel has it. A hint, set where an endpoint is set up.
+	Burst int `json:",omitzero"`
 	Flood []netip.Addr
 	// Other is the form that Encrypted is not, while the network changes from one
 	// to the other: a second device on the same bridge, which receives as well.
