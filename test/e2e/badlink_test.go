@@ -72,7 +72,7 @@ func TestRotationOverBadLink(t *testing.T) {
 			t.Logf("rotations: %v", took)
 			t.Logf("%d sent, %d arrived; senders' wires %+v, receivers' wires %+v", r.Sent, r.Received, out, in)
 			checkAccounts(t, r, out, in)
-			wantDriver(t, ctx, f, driver)
+			wantDriver(t, ctx, f.Nodes, driver)
 			repairAll(t, ctx, f)
 			l.wantUnreadable(ctx)
 		})

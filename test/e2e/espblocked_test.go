@@ -43,7 +43,7 @@ func TestESPBlocked(t *testing.T) {
 	if took > fallBack {
 		t.Errorf("the rotation took %v", took)
 	}
-	wantDriver(t, ctx, f, "ipsec")
+	wantDriver(t, ctx, f.Nodes, "ipsec")
 	wantInUDP(t, ctx, f, a, b)
 
 	// The next rotation begins with the form that passed.

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -37,13 +38,13 @@ func toDriver(t *testing.T, ctx context.Context, f *fleet.Fleet, driver string) 
 	if err := f.WaitEpoch(ctx, r.To); err != nil {
 		t.Fatal(err)
 	}
-	wantDriver(t, ctx, f, driver)
+	wantDriver(t, ctx, f.Nodes, driver)
 }
 
-// wantDriver asserts that every node's only device is of a driver.
-func wantDriver(t *testing.T, ctx context.Context, f *fleet.Fleet, driver string) {
+// wantDriver asserts that the only device of each of some nodes is of a driver.
+func wantDriver(t *testing.T, ctx context.Context, nodes []*fleet.Node, driver string) {
 	t.Helper()
-	for _, n := range f.Nodes {
+	for _, n := range nodes {
 		s, err := n.Keys(ctx)
 		if err != nil {
 			t.Fatal(err)
@@ -93,18 +94,17 @@ func TestRotationUnderLoad(t *testing.T) {
 			t.Logf("rotations: %v, all in %v", took, time.Since(begin).Round(time.Millisecond))
 			l.more(ctx, 50, "after the last rotation")
 			l.finish(ctx)
-			wantDriver(t, ctx, f, driver)
+			wantDriver(t, ctx, f.Nodes, driver)
 		})
 	}
 }
 
 // TestRotationAlternatesDrivers moves a live network from one driver to another
-// and back. A machine without kernel drivers still shows that a driver named
-// and the driver that auto picks are moved to alike.
+// and back: to one that is named and to the one that auto picks.
 func TestRotationAlternatesDrivers(t *testing.T) {
-	turns := []struct{ ask, get string }{{"auto", "userspace"}, {"userspace", "userspace"}}
+	turns := []struct{ ask, get string }{{"ipsec-userspace", "ipsec-userspace"}, {"auto", "userspace"}}
 	if emulated() {
-		turns = []struct{ ask, get string }{{"ipsec", "ipsec"}, {"wireguard", "wireguard"}}
+		turns = []struct{ ask, get string }{{"ipsec", "ipsec"}, {"wireguard", "wireguard"}, {"ipsec-userspace", "ipsec-userspace"}}
 	}
 	count := max(len(turns), scaled(t, 50))
 	ctx, f := startFor(t, suited(), 3, count, "")
@@ -121,9 +121,38 @@ func TestRotationAlternatesDrivers(t *testing.T) {
 		if err := f.WaitEpoch(ctx, r.To); err != nil {
 			t.Fatal(err)
 		}
-		wantDriver(t, ctx, f, turn.get)
+		wantDriver(t, ctx, f.Nodes, turn.get)
 	}
 	t.Logf("rotations: %v", took)
+	l.more(ctx, 50, "after the last rotation")
+	l.finish(ctx)
+}
+
+// TestESPOfTwoKinds lets nodes with the kernel's ESP and one with that of user space be one
+// cluster: each follows with the driver that it has, under load, and nothing is lost.
+func TestESPOfTwoKinds(t *testing.T) {
+	netlab.Require(t, netlab.FeatureXfrm)
+	count := max(3, scaled(t, 50))
+	ctx, f := startFor(t, suited(), 3, count, "")
+	last := f.Nodes[2]
+	nets := bothNetworks()
+	nets[0].Driver = "ipsec-userspace"
+	if err := errors.Join(last.WriteConfig(nets), last.Stop(), last.Up(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.WaitConnected(ctx); err != nil {
+		t.Fatal(err)
+	}
+	l := startLoad(t, ctx, f, packetRate(t), 200)
+	l.startStream(ctx)
+	for i := range count {
+		r, _ := rotate(t, ctx, f.Nodes[i%len(f.Nodes)], "ipsec")
+		if err := f.WaitEpoch(ctx, r.To); err != nil {
+			t.Fatal(err)
+		}
+		wantDriver(t, ctx, f.Nodes[:2], "ipsec")
+		wantDriver(t, ctx, f.Nodes[2:], "ipsec-userspace")
+	}
 	l.more(ctx, 50, "after the last rotation")
 	l.finish(ctx)
 }
