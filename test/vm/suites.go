@@ -36,7 +36,7 @@ func Suites() []Suite {
 		{Package: "tunnel/wgkernel"},
 		{Package: "tunnel/internal/tun", Part: "form", Args: []string{"-test.run=^TestFormIsTheKernels$"}},
 		{Package: "tunnel/ipsec", Seconds: 480},
-		{Package: "tunnel/espuser", Part: "kernel", Seconds: 300, Args: []string{"-test.run=^TestKernelIsPeer$"}},
+		{Package: "tunnel/espuser", Part: "peers", Args: []string{"-test.run=^TestKernelIsPeer$/first$/^(TrafficBothWays|TwoEpochs|ForeignInnerSourceIsDropped)$"}},
 		{Package: "vxlan"},
 		{Package: "vxlan/gateway"},
 	}
@@ -77,6 +77,7 @@ func endToEnd() []Suite {
 		return suites
 	}
 	return append(suites,
+		Suite{Package: "tunnel/espuser", Part: "kernel", Seconds: 420, Args: []string{run("^TestKernelIsPeer$")}},
 		e2e("members", 900, run(membersComeAndGo)),
 		e2e("esp-blocked", 240, run("^TestESPBlocked")),
 		e2e("load-ipsec-in-udp", stretched(240), run("^TestRotationUnderLoad$/^ipsec-in-udp$")),
