@@ -128,12 +128,14 @@ func TestRotationAlternatesDrivers(t *testing.T) {
 	l.finish(ctx)
 }
 
-// TestESPOfTwoKinds lets nodes with the kernel's ESP and one with that of user space be one
-// cluster: each follows with the driver that it has, under load, and nothing is lost.
+// TestESPOfTwoKinds lets one of three nodes with the kernel's ESP go over to that of user space:
+// it is connected again in the same epoch, and in the next ones each follows with the driver that it
+// has, under load, and nothing is lost.
 func TestESPOfTwoKinds(t *testing.T) {
 	netlab.Require(t, netlab.FeatureXfrm)
 	count := max(3, scaled(t, 50))
-	ctx, f := startFor(t, suited(), 3, count, "")
+	ctx, f := startFor(t, suited(), 3, count+1, "")
+	toDriver(t, ctx, f, "ipsec")
 	last := f.Nodes[2]
 	nets := bothNetworks()
 	nets[0].Driver = "ipsec-userspace"
