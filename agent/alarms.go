@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/api"
+	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/membership"
@@ -47,9 +48,12 @@ func withheld(snap membership.Snapshot) []api.Problem {
 func (l *loop) warnings(snap membership.Snapshot) []api.Problem {
 	out := append(l.narrowPaths(), fillingSubnets(l.out.View)...)
 	if l.slower != nil {
+		fix := "a kernel that has it, or that has WireGuard itself (Linux 5.6, modprobe wireguard)"
+		if l.toldDriver == config.DriverUserspace {
+			fix += "; on processors with AES instructions, userspace ESP is faster: secure-overlay keys rotate --driver " + config.DriverIPsecUser
+		}
 		out = append(out, api.Problem{
-			Code: "driver-slow", Subject: l.toldDriver, Message: "encryption is slower than it could be: " + l.slower.Error(),
-			Fix: "a kernel that has it, or that has WireGuard itself (Linux 5.6, modprobe wireguard); on processors with AES instructions, userspace ESP is about twice as fast: secure-overlay keys rotate --driver ipsec-userspace",
+			Code: "driver-slow", Subject: l.toldDriver, Message: "encryption is slower than it could be: " + l.slower.Error(), Fix: fix,
 		})
 	}
 	for _, s := range snap.Stale {

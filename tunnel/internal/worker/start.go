@@ -87,10 +87,8 @@ func (c Command) run(ready *os.File) (int, error) {
 	}
 	defer func() { _ = log.Close() }()
 	attr := &os.ProcAttr{
-		Dir: "/",
-		// The agent's environment is not the worker's business. A traceback
-		// prints arguments, and a key is passed as one.
-		Env:   []string{"GOTRACEBACK=none"},
+		Dir:   "/",
+		Env:   environment(),
 		Files: append(append([]*os.File{null, null, log}, c.Files...), ready),
 		// A session of its own: what stops the agent's terminal or group does
 		// not reach the worker.
@@ -107,6 +105,16 @@ func (c Command) run(ready *os.File) (int, error) {
 	pid := p.Pid
 	// It is waited for by number and only while it is known to be a child.
 	return pid, p.Release()
+}
+
+// environment is a worker's. The agent's is not its business, but for how a program that looks for
+// races ends: others wait for that. A traceback prints arguments, and a key is passed as one.
+func environment() []string {
+	env := []string{"GOTRACEBACK=none"}
+	if race, ok := os.LookupEnv("GORACE"); ok {
+		env = append(env, "GORACE="+race)
+	}
+	return env
 }
 
 // awaitReady reads what the worker says until it closes the pipe.
