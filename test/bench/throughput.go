@@ -67,7 +67,7 @@ func throughput(ctx context.Context, args []string) (err error) {
 				return err
 			}
 		}
-		v, err := oursEncrypted(ctx, f, driver)
+		v, err := attached(ctx, f, "blue", "ours, "+driver)
 		if err != nil {
 			return err
 		}
@@ -125,11 +125,6 @@ func setUps(ctx context.Context, f *fleet.Fleet, mtu int) ([]*variant, error) {
 	}
 	clear, err := attached(ctx, f, "lab", "ours, plaintext VXLAN")
 	return []*variant{{name: "raw veth", from: a.NS(), to: b.NS(), dst: b.V4()}, plain, wgDst, clear}, err
-}
-
-// oursEncrypted is the way between endpoints of an encrypted network.
-func oursEncrypted(ctx context.Context, f *fleet.Fleet, driver string) (*variant, error) {
-	return attached(ctx, f, "blue", "ours, "+driver)
 }
 
 // attached attaches an endpoint to a network on each of two nodes, and returns the way between them.

@@ -175,8 +175,8 @@ func TestEveryByteArrives(t *testing.T) {
 			t.Errorf("dropped %v", d)
 		}
 		p := b.table.Load().peers()[0]
-		if q := a.table.Load().peers()[0]; p.rxPackets != q.txCount || p.rxBytes != q.txBytes || p.rxPackets == 0 {
-			t.Errorf("counted %d packets and %d bytes here, %d and %d there", p.rxPackets, p.rxBytes, q.txCount, q.txBytes)
+		if q := a.table.Load().peers()[0]; p.rxPackets != q.txPackets || p.rxBytes != q.txBytes || p.rxPackets == 0 {
+			t.Errorf("counted %d packets and %d bytes here, %d and %d there", p.rxPackets, p.rxBytes, q.txPackets, q.txBytes)
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package espuser
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,25 +29,9 @@ func exchange(c net.Conn, k kind, body []byte) ([]byte, error) {
 	return answer, nil
 }
 
-// check reports why a device's worker is not as it should be.
-func (d *driver) check(ctx context.Context, name string) error {
-	return d.workers.Check(ctx, name, func(c net.Conn) error {
-		_, err := exchange(c, kindGet, nil)
-		return err
-	})
-}
-
-// get reads what a device's worker has.
-func (d *driver) get(name string) (s state, err error) {
-	err = d.workers.Ask(name, func(c net.Conn) error {
-		s, err = ask(c)
-		return err
-	})
-	return s, err
-}
-
-func ask(c net.Conn) (state, error) {
-	body, err := exchange(c, kindGet, nil)
+// check returns what a device's worker has, or why the worker is not as it should be.
+func (d *driver) check(ctx context.Context, name string) (state, error) {
+	body, err := d.workers.Check(ctx, name, func(c net.Conn) ([]byte, error) { return exchange(c, kindGet, nil) })
 	if err != nil {
 		return state{}, err
 	}
@@ -62,16 +45,12 @@ type request struct {
 	wanted
 }
 
-// configure tells a device's worker whom it is to have.
-func (d *driver) configure(name string, dev tunnel.Device, peers []tunnel.Peer) error {
+// configure tells a device's worker, which has what have says, whom it is to have.
+func (d *driver) configure(name string, dev tunnel.Device, peers []tunnel.Peer, have state) error {
 	requests, errs := d.requests(dev, peers)
+	body := d.encode(name, dev.Port, requests, have)
+	defer clear(body)
 	err := d.workers.Ask(name, func(c net.Conn) error {
-		have, err := ask(c)
-		if err != nil {
-			return err
-		}
-		body := d.encode(name, dev.Port, requests, have)
-		defer clear(body)
 		answer, err := exchange(c, kindSet, body)
 		if err != nil {
 			return err
@@ -105,6 +84,8 @@ func (d *driver) requests(dev tunnel.Device, peers []tunnel.Peer) ([]request, []
 				why = "names no ESP associations"
 			case !k.ESP.InUDP:
 				why = "is to travel as it is, and this driver sends in UDP only"
+			case k.ESP.Port == 0: // each device of this driver has its own, and so have the peers' records
+				why = "names no UDP port"
 			}
 			if why != "" {
 				err := fmt.Errorf("epoch %d lane %d: %s", k.Epoch, k.Lane, why)
@@ -114,15 +95,12 @@ func (d *driver) requests(dev tunnel.Device, peers []tunnel.Peer) ([]request, []
 			out = append(out, request{peer: p.ID, secret: k.Secret, wanted: wanted{
 				inner: p.Inner, key: k.Key, in: k.ESP.In, out: k.ESP.Out,
 				local:  netip.AddrPortFrom(k.ESP.Local, dev.Port),
-				remote: netip.AddrPortFrom(k.ESP.Remote, cmp.Or(k.ESP.Port, d.o.Port, defaultPort)),
+				remote: netip.AddrPortFrom(k.ESP.Remote, k.ESP.Port),
 			}})
 		}
 	}
 	return out, errs
 }
-
-// defaultPort is the UDP port of ESP in UDP (RFC 3948, 2).
-const defaultPort = 4500
 
 // encode makes the request. Key material is derived here, for the halves that the worker lacks
 // and that no worker ever had, from the node that sends to the node that receives; the caller

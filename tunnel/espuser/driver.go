@@ -21,7 +21,7 @@ import (
 // driver is a tunnel.Driver. One goroutine at a time uses it.
 type driver struct {
 	env     tunnel.Env
-	o       Options
+	single  bool // Options.Single
 	log     *slog.Logger
 	secure  *nl.Handle
 	owner   links.Owner
@@ -30,6 +30,8 @@ type driver struct {
 	// device's name. A worker remembers that, too, but may die while the agent lives and still
 	// has the secret; when the agent dies, the secrets go with it.
 	used map[string]map[use]bool
+	// dropped is what the workers had dropped when they were asked last.
+	dropped map[string][reasons]uint64
 	// owners is who has which inner address, by the last Set.
 	owners map[netip.Addr]ids.NodeID
 }
@@ -75,8 +77,11 @@ func (d *driver) setDevice(ctx context.Context, dev tunnel.Device, peers []tunne
 	if dev.Port == 0 {
 		return fmt.Errorf("device of epoch %d lane %d: needs a port", dev.Epoch, dev.Lane)
 	}
+	var have state
 	if exists {
-		if err := d.check(ctx, name); err != nil {
+		var err error
+		have, err = d.check(ctx, name)
+		if err != nil {
 			if ctx.Err() != nil || errors.Is(err, tunnel.ErrUnclear) { // neither says that the device is broken
 				return fmt.Errorf("check device %s: %w", name, err)
 			}
@@ -92,17 +97,14 @@ func (d *driver) setDevice(ctx context.Context, dev tunnel.Device, peers []tunne
 			return fmt.Errorf("create device %s: %w", name, err)
 		}
 	}
-	return errors.Join(d.configure(name, dev, peers), links.Raise(d.secure, name, dev.MTU))
+	return errors.Join(d.configure(name, dev, peers, have), links.Raise(d.secure, name, dev.MTU))
 }
 
 // create starts a device's worker and marks its link; if it cannot finish it leaves nothing.
 func (d *driver) create(ctx context.Context, name string, dev tunnel.Device) error {
 	mark := d.owner.Mark(dev)
-	args := workerArgs{
-		device: name, socket: d.workers.Socket(name), mark: mark.String(), node: d.env.Node.String(),
-		port: uint(dev.Port), mtu: dev.MTU, single: d.o.Single,
-	}
-	if err := d.workers.Start(ctx, name, args.command(), d.env.Secure.File()); err != nil {
+	w := worker.Device{Name: name, Mark: mark, Port: dev.Port, MTU: dev.MTU, Single: d.single}
+	if err := d.workers.Start(ctx, w); err != nil {
 		return err
 	}
 	if err := links.SetMark(d.secure, name, mark); err != nil {
@@ -125,6 +127,7 @@ func (d *driver) delete(ctx context.Context, name, reason string) error {
 	if err := d.end(ctx, name); err != nil {
 		return err
 	}
+	delete(d.dropped, name)
 	if reason != broken { // its epoch ends, and nobody has its secrets
 		delete(d.used, name)
 	}
@@ -185,24 +188,32 @@ func (d *driver) deviceState(ctx context.Context, name string, l links.Link) (tu
 	out := tunnel.DeviceState{
 		Name: name, Epoch: l.Mark.Epoch, Lane: l.Mark.Lane, MTU: l.Attrs().MTU, Up: l.Attrs().Flags&net.FlagUp != 0,
 	}
-	if err := d.check(ctx, name); err != nil {
+	s, err := d.check(ctx, name)
+	if err != nil {
 		if ctx.Err() != nil || errors.Is(err, tunnel.ErrUnclear) {
 			return out, fmt.Errorf("read device %s: %w", name, err)
 		}
 		out.Up = false
 		return out, nil
 	}
-	s, err := d.get(name)
-	if err != nil {
-		return out, fmt.Errorf("read device %s: %w", name, err)
-	}
+	d.noteDrops(name, s.dropped)
 	out.Port = s.port
 	for _, p := range s.peers {
 		out.Peers = append(out.Peers, tunnel.PeerState{
 			ID: d.owners[p.inner], Inner: p.inner, Key: p.key, In: p.in, Out: p.out,
 			Local: p.local.Addr(), InUDP: true, Endpoint: p.remote,
-			RxBytes: p.rxBytes, TxBytes: p.txBytes, TxPackets: p.txCount,
+			RxBytes: p.rxBytes, TxBytes: p.txBytes, TxPackets: p.txPackets,
 		})
 	}
 	return out, nil
+}
+
+// noteDrops writes into the log what a worker has dropped since it was asked last.
+func (d *driver) noteDrops(name string, now [reasons]uint64) {
+	for r, n := range now {
+		if was := d.dropped[name][r]; n > was {
+			d.log.Debug("packets dropped", logkey.Device, name, logkey.Reason, reason(r), logkey.Count, n-was)
+		}
+	}
+	d.dropped[name] = now
 }

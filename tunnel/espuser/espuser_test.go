@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -43,22 +42,4 @@ func TestConformance(t *testing.T) {
 }
 
 // leftovers lists workers, zombies, control sockets and log files.
-func leftovers(hosts []*tunneltest.Host) ([]string, error) {
-	var left []string
-	for _, h := range hosts {
-		of, err := tunneltest.Processes(h.Env.Node.String())
-		if err != nil {
-			return nil, err
-		}
-		for _, pid := range of {
-			left = append(left, fmt.Sprintf("process %d", pid))
-		}
-		files, err := filepath.Glob(filepath.Join(h.Env.RuntimeDir, "*"))
-		if err != nil {
-			return nil, err
-		}
-		left = append(left, files...)
-	}
-	children, err := tunneltest.Children()
-	return append(left, children...), err
-}
+func leftovers(hosts []*tunneltest.Host) ([]string, error) { return tunneltest.WorkersLeft(hosts, nil) }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"os"
 	"runtime"
 	"time"
 
@@ -38,9 +37,6 @@ type Options struct {
 	// Single makes workers exchange one packet at a time with their TUN, as on a kernel
 	// that cannot do more.
 	Single bool
-	// Port is where a peer receives whose record names no port of its own. Zero means that
-	// of tunnel/ipsec, 4500.
-	Port uint16
 }
 
 // Kind returns the driver's row for the table of drivers.
@@ -69,19 +65,18 @@ func slowCipher() error {
 }
 
 func open(env tunnel.Env, o Options) (tunnel.Driver, error) {
-	if len(o.Worker) == 0 {
-		return nil, fmt.Errorf("open driver %s: no worker command", Name)
-	}
-	if err := os.MkdirAll(env.RuntimeDir, 0o750); err != nil {
+	workers, err := worker.OpenFleet(env, worker.Options{Argv: o.Worker, Sockets: env.RuntimeDir, Timeout: o.Patience})
+	if err != nil {
 		return nil, fmt.Errorf("open driver %s: %w", Name, err)
 	}
 	secure, err := env.Secure.Handle()
 	if err != nil {
+		workers.Close()
 		return nil, fmt.Errorf("open driver %s: %w", Name, err)
 	}
 	return &driver{
-		used: map[string]map[use]bool{}, env: env, o: o, log: env.Log.With(logkey.Driver, Name), secure: secure,
-		owner:   links.Owner{Node: env.Node, Protocol: protocol, Driver: Name, Type: linkType},
-		workers: worker.NewFleet(env, o.Worker, env.RuntimeDir, cmp.Or(o.Patience, worker.DefaultPatience)),
+		env: env, single: o.Single, log: env.Log.With(logkey.Driver, Name), secure: secure, workers: workers,
+		owner: links.Owner{Node: env.Node, Protocol: protocol, Driver: Name, Type: linkType},
+		used:  map[string]map[use]bool{}, dropped: map[string][reasons]uint64{},
 	}, nil
 }

@@ -53,12 +53,12 @@ const (
 
 // peer is one peer as the worker has it.
 type peer struct {
-	inner              netip.Addr
-	key                keys.KeyID
-	in, out            ids.SPI
-	local, remote      netip.AddrPort
-	rxBytes, txBytes   uint64 // of inner packets, under this key
-	rxPackets, txCount uint64
+	inner         netip.Addr
+	key           keys.KeyID
+	in, out       ids.SPI
+	local, remote netip.AddrPort
+	// Of inner packets, under this key.
+	rxBytes, txBytes, rxPackets, txPackets uint64
 }
 
 // Lengths of encoded parts.
@@ -212,7 +212,7 @@ func (s state) encode() []byte {
 			b = binary.BigEndian.AppendUint32(b, n)
 		}
 		b = appendEnd(appendEnd(b, p.local), p.remote)
-		for _, n := range []uint64{p.rxBytes, p.txBytes, p.rxPackets, p.txCount} {
+		for _, n := range []uint64{p.rxBytes, p.txBytes, p.rxPackets, p.txPackets} {
 			b = binary.BigEndian.AppendUint64(b, n)
 		}
 	}
@@ -238,7 +238,7 @@ func decodeState(body []byte) (state, error) {
 	for len(r) > 0 {
 		p := peer{inner: r.addr(), key: keys.KeyID(r.u32()), in: ids.SPI(r.u32()), out: ids.SPI(r.u32())}
 		p.local, p.remote = r.end(), r.end()
-		p.rxBytes, p.txBytes, p.rxPackets, p.txCount = r.u64(), r.u64(), r.u64(), r.u64()
+		p.rxBytes, p.txBytes, p.rxPackets, p.txPackets = r.u64(), r.u64(), r.u64(), r.u64()
 		s.peers = append(s.peers, p)
 	}
 	return s, nil

@@ -18,7 +18,7 @@ var compared = cmp.Options{
 func labState() state {
 	w := labWanted()
 	return state{port: 4500, dropped: [reasons]uint64{1, 2, 3}, peers: []peer{
-		{inner: w.inner, key: w.key, in: w.in, out: w.out, local: w.local, remote: w.remote, rxBytes: 1 << 40, txBytes: 5, rxPackets: 6, txCount: 7},
+		{inner: w.inner, key: w.key, in: w.in, out: w.out, local: w.local, remote: w.remote, rxBytes: 1 << 40, txBytes: 5, rxPackets: 6, txPackets: 7},
 		{inner: labSelf, key: 1, in: 256, local: netip.MustParseAddrPort("[2001:db8::1]:4500"), remote: netip.MustParseAddrPort("[2001:db8::2]:1")},
 	}}
 }

@@ -178,7 +178,7 @@ func (t *table) peers() []peer {
 			rxBytes: p.in.bytes.Load(), rxPackets: p.in.packets.Load(),
 		}
 		if p.out != nil {
-			s.out, s.txBytes, s.txCount = p.out.spi, p.out.bytes.Load(), p.out.packets.Load()
+			s.out, s.txBytes, s.txPackets = p.out.spi, p.out.bytes.Load(), p.out.packets.Load()
 		}
 		out = append(out, s)
 	}

@@ -3,77 +3,27 @@ package espuser
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"net"
 	"os"
-	"os/signal"
 	"runtime"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/block"
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/tun"
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/worker"
 )
 
-// The files that a worker is started with, beside the standard three.
-const (
-	secureFD = 3 // the secure namespace
-	readyFD  = 4 // the pipe that says ready, or what went wrong
-)
-
-// workerArgs are a worker's parameters. Nothing in them is secret: everybody
-// on the machine can read a command line.
-type workerArgs struct {
-	device string
-	socket string // where it listens for the driver
-	mark   string // shows in ps, and tells whose worker it is
-	node   string // this node's ID
-	port   uint
-	mtu    int
-	single bool // Options.Single
-}
-
-func (a *workerArgs) flags() *flag.FlagSet {
-	f := worker.Flags()
-	f.StringVar(&a.device, "device", "", "")
-	f.StringVar(&a.socket, "socket", "", "")
-	f.StringVar(&a.mark, "mark", "", "")
-	f.StringVar(&a.node, "node", "", "")
-	f.UintVar(&a.port, "port", 0, "")
-	f.IntVar(&a.mtu, "mtu", 0, "")
-	f.BoolVar(&a.single, "single", false, "")
-	return f
-}
-
-// command is the inverse of flags.
-func (a workerArgs) command() []string {
-	return []string{
-		"--device=" + a.device, "--socket=" + a.socket, "--mark=" + a.mark, "--node=" + a.node,
-		fmt.Sprintf("--port=%d", a.port), fmt.Sprintf("--mtu=%d", a.mtu), fmt.Sprintf("--single=%t", a.single),
-	}
-}
-
 // RunWorker is the worker process: it serves one device until its link is
 // deleted, its socket is lost, SIGTERM arrives or ctx ends. The
-// arguments and the open files 3 and 4 are the driver's own; nobody else
-// calls it.
+// arguments and the open files are the driver's own; nobody else calls it.
 func RunWorker(ctx context.Context, args []string) error {
-	ready := os.NewFile(readyFD, "ready")
 	runtime.GOMAXPROCS(block.Processors(3)) // sender, and a receiver for each family
-	d, err := startWorker(ctx, args)
-	worker.Report(ready, err)
-	if err != nil {
-		return err
-	}
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM)
-	defer stop()
-	return d.serve(ctx)
+	return worker.RunDevice(ctx, args, openDevice)
 }
 
 // device is one tunnel device in this process.
@@ -91,29 +41,14 @@ type device struct {
 	closed  bool
 }
 
-func startWorker(ctx context.Context, args []string) (*device, error) {
-	var a workerArgs
-	if err := a.flags().Parse(args); err != nil {
-		return nil, fmt.Errorf("start worker: %w", err)
-	}
-	node, err := ids.ParseNodeID(a.node)
-	if err != nil || a.device == "" || a.socket == "" || a.port == 0 || a.port > 65535 || a.mtu == 0 {
-		return nil, errors.New("start worker: needs a device, a socket, a node, a port and an mtu")
-	}
-	if err := worker.Hide(); err != nil {
+func openDevice(w worker.Device, ns *nl.Namespace) (worker.Served, error) {
+	d := &device{self: w.Mark.Node.InnerAddr().As16(), builder: newBuilder()}
+	d.table.Store(d.builder.now)
+	var err error
+	if d.link, err = tun.Open(ns, tun.Options{Name: w.Name, MTU: w.MTU, Single: w.Single, Block: true}); err != nil {
 		return nil, err
 	}
-	ns, err := nl.OpenNamespace(fmt.Sprintf("/proc/self/fd/%d", secureFD))
-	if err != nil {
-		return nil, fmt.Errorf("start worker: %w", err)
-	}
-	_ = unix.Close(secureFD)
-	d := &device{self: node.InnerAddr().As16(), builder: newBuilder()}
-	d.table.Store(d.builder.now)
-	if d.link, err = tun.Open(ns, tun.Options{Name: a.device, MTU: a.mtu, Single: a.single, Block: true}); err != nil {
-		return nil, fmt.Errorf("start worker: %w", err)
-	}
-	if err := d.open(ctx, a); err != nil {
+	if err := d.open(w); err != nil {
 		d.close()
 		return nil, err
 	}
@@ -122,21 +57,21 @@ func startWorker(ctx context.Context, args []string) (*device, error) {
 
 // open opens the sockets. The process's ordinary threads are in the host namespace: only the
 // TUN is in the secure one.
-func (d *device) open(ctx context.Context, a workerArgs) error {
-	e, err := listen(uint16(a.port))
+func (d *device) open(w worker.Device) error {
+	e, err := listen(w.Port)
 	if err != nil {
 		return err
 	}
 	d.ends.Store(e)
 	unix.Umask(0o177) // whoever may connect may install keys
-	if d.control, err = (&net.ListenConfig{}).Listen(ctx, "unix", a.socket); err != nil {
+	if d.control, err = net.ListenUnix("unix", &net.UnixAddr{Name: w.Socket, Net: "unix"}); err != nil {
 		return fmt.Errorf("open control socket: %w", err)
 	}
 	return nil
 }
 
-// serve carries packets and answers the driver until something ends the worker.
-func (d *device) serve(ctx context.Context) error {
+// Serve implements worker.Served: it carries packets and answers the driver until something ends the worker.
+func (d *device) Serve(ctx context.Context) error {
 	lost := make(chan error, 2)
 	go func() { lost <- d.answerAll() }()
 	go func() { lost <- newSender(d.link, &d.table, &d.ends, &d.dropped).run() }()

@@ -28,8 +28,8 @@ func Processes(mark string) ([]int, error) {
 	return pids, nil
 }
 
-// Children names this process's children, zombies with them.
-func Children() ([]string, error) {
+// children names this process's children, zombies with them.
+func children() ([]string, error) {
 	lists, err := filepath.Glob("/proc/self/task/*/children")
 	if err != nil {
 		return nil, err
@@ -45,4 +45,34 @@ func Children() ([]string, error) {
 		}
 	}
 	return out, nil
+}
+
+// WorkersLeft lists what drivers with worker processes have left of hosts: processes, zombies among
+// this process's children, and files of the runtime folders and of further ones.
+func WorkersLeft(hosts []*Host, further func(*Host) string) ([]string, error) {
+	left, err := children()
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range hosts {
+		pids, err := Processes(h.Env.Node.String())
+		if err != nil {
+			return nil, err
+		}
+		for _, pid := range pids {
+			left = append(left, fmt.Sprintf("process %d", pid))
+		}
+		patterns := []string{filepath.Join(h.Env.RuntimeDir, "*")}
+		if further != nil {
+			patterns = append(patterns, further(h))
+		}
+		for _, p := range patterns {
+			files, err := filepath.Glob(p)
+			if err != nil {
+				return nil, err
+			}
+			left = append(left, files...)
+		}
+	}
+	return left, nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/tunnel"
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/links"
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/wg"
 )
 
@@ -32,7 +33,7 @@ func Kind() tunnel.Kind {
 // one is the only sure sign: the kernel loads the module on that request, so
 // before it there is nothing to see.
 func probe(context.Context, tunnel.Env) error {
-	return wg.InScratchNamespace(func(h *nl.Handle) error {
+	return nl.InScratch(func(_ *nl.Namespace, h *nl.Handle) error {
 		err := h.LinkAdd(newLink("soprobe"))
 		if nl.IsNotSupported(err) {
 			return &tunnel.UnsupportedError{
@@ -111,7 +112,7 @@ func (m *maker) Create(_ context.Context, name string, _ tunnel.Mark, _ tunnel.D
 func (m *maker) Check(context.Context, string) error { return nil }
 
 // Delete implements wg.Maker. The kernel wipes the device's keys.
-func (m *maker) Delete(_ context.Context, name string) error { return wg.DeleteLink(m.secure, name) }
+func (m *maker) Delete(_ context.Context, name string) error { return links.Delete(m.secure, name) }
 
 func newLink(name string) *netlink.Wireguard {
 	a := netlink.NewLinkAttrs()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/tunnel"
@@ -47,17 +46,10 @@ func Kind(o Options) tunnel.Kind {
 }
 
 func open(env tunnel.Env, o Options) (tunnel.Driver, error) {
-	if len(o.Worker) == 0 {
-		return nil, fmt.Errorf("open driver %s: no worker command", Name)
-	}
-	if err := os.MkdirAll(env.RuntimeDir, 0o750); err != nil {
-		return nil, fmt.Errorf("open driver %s: %w", Name, err)
-	}
-	secure, err := env.Secure.Handle()
+	m, err := newMaker(env, o)
 	if err != nil {
 		return nil, fmt.Errorf("open driver %s: %w", Name, err)
 	}
-	m := newMaker(env, o, secure)
 	d, err := wg.Open(wg.Options{Env: env, Driver: Name, LinkType: linkType, Maker: m})
 	if err != nil {
 		m.close()

@@ -2,14 +2,13 @@ package wguser
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"fmt"
 	"net"
 
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/tunnel"
-	"github.com/secure-overlay/secure-overlay/tunnel/internal/wg"
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/links"
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/worker"
 )
 
@@ -18,15 +17,22 @@ const socketDir = "/var/run/wireguard"
 
 // maker makes devices by starting workers.
 type maker struct {
-	env     tunnel.Env
 	secure  *nl.Handle
 	workers *worker.Fleet
 	single  bool // Options.Single
 }
 
-func newMaker(env tunnel.Env, o Options, secure *nl.Handle) *maker {
-	fleet := worker.NewFleet(env, o.Worker, socketDir, cmp.Or(o.Patience, worker.DefaultPatience))
-	return &maker{env: env, secure: secure, workers: fleet, single: o.Single}
+func newMaker(env tunnel.Env, o Options) (*maker, error) {
+	fleet, err := worker.OpenFleet(env, worker.Options{Argv: o.Worker, Sockets: socketDir, Timeout: o.Patience})
+	if err != nil {
+		return nil, err
+	}
+	secure, err := env.Secure.Handle()
+	if err != nil {
+		fleet.Close()
+		return nil, err
+	}
+	return &maker{secure: secure, workers: fleet, single: o.Single}, nil
 }
 
 func (m *maker) close() {
@@ -36,14 +42,13 @@ func (m *maker) close() {
 
 // Create implements wg.Maker: it starts a worker and waits until it is ready.
 func (m *maker) Create(ctx context.Context, name string, mark tunnel.Mark, d tunnel.Device) error {
-	args := workerArgs{device: name, mark: mark.String(), port: uint(d.Port), mtu: d.MTU, single: m.single}
-	return m.workers.Start(ctx, name, args.command(), m.env.Secure.File())
+	return m.workers.Start(ctx, worker.Device{Name: name, Mark: mark, Port: d.Port, MTU: d.MTU, Single: m.single})
 }
 
 // Delete implements wg.Maker: it deletes the link, which ends the worker, and
 // waits for that.
 func (m *maker) Delete(ctx context.Context, name string) error {
-	err := m.workers.End(ctx, name, func() error { return wg.DeleteLink(m.secure, name) })
+	err := m.workers.End(ctx, name, func() error { return links.Delete(m.secure, name) })
 	if err != nil {
 		return fmt.Errorf("delete device %s: %w", name, err)
 	}
@@ -52,22 +57,23 @@ func (m *maker) Delete(ctx context.Context, name string) error {
 
 // Check implements wg.Maker: a device is as good as its worker.
 func (m *maker) Check(ctx context.Context, name string) error {
-	return m.workers.Check(ctx, name, ping)
+	_, err := m.workers.Check(ctx, name, ping)
+	return err
 }
 
 // ping asks the worker for an answer: an empty set changes nothing and its
 // answer, unlike get's, holds no key.
-func ping(c net.Conn) error {
+func ping(c net.Conn) ([]byte, error) {
 	if _, err := c.Write([]byte("set=1\n\n")); err != nil {
-		return err
+		return nil, err
 	}
 	buf := make([]byte, 64)
 	n, err := c.Read(buf)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if got := bytes.TrimSpace(buf[:n]); string(got) != "errno=0" {
-		return fmt.Errorf("answered %q", got)
+		return nil, fmt.Errorf("answered %q", got)
 	}
-	return nil
+	return nil, nil
 }

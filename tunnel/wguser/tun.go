@@ -8,6 +8,7 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/tun"
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/worker"
 )
 
 // tunLink is the TUN as wireguard-go sees it. It differs from wireguard-go's
@@ -21,11 +22,11 @@ type tunLink struct {
 }
 
 // newTunLink makes the link in the namespace. It keeps ns open and closes it in the end.
-func newTunLink(ns *nl.Namespace, a workerArgs) (*tunLink, error) {
+func newTunLink(ns *nl.Namespace, d worker.Device) (*tunLink, error) {
 	t := &tunLink{events: make(chan wgtun.Event, 1)}
 	var err error
 	t.Link, err = tun.Open(ns, tun.Options{
-		Name: a.device, MTU: a.mtu, Single: a.single,
+		Name: d.Name, MTU: d.MTU, Single: d.Single,
 		// wireguard-go pads packets up to the MTU it was told last, so a stale one
 		// would make the outer packet too long.
 		Changed: func() {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -49,26 +48,5 @@ func TestConformance(t *testing.T) {
 
 // leftovers lists workers, zombies, control sockets and log files.
 func leftovers(hosts []*tunneltest.Host) ([]string, error) {
-	var left []string
-	for _, h := range hosts {
-		pids, err := tunneltest.Processes(h.Env.Node.String())
-		if err != nil {
-			return nil, err
-		}
-		for _, pid := range pids {
-			left = append(left, fmt.Sprintf("process %d", pid))
-		}
-		for _, pattern := range []string{
-			"/var/run/wireguard/so" + h.Env.Node.Short() + "*",
-			filepath.Join(h.Env.RuntimeDir, "*"),
-		} {
-			files, err := filepath.Glob(pattern)
-			if err != nil {
-				return nil, err
-			}
-			left = append(left, files...)
-		}
-	}
-	children, err := tunneltest.Children()
-	return append(left, children...), err
+	return tunneltest.WorkersLeft(hosts, func(h *tunneltest.Host) string { return "/var/run/wireguard/so" + h.Env.Node.Short() + "*" })
 }

@@ -3,14 +3,9 @@ package wguser
 import (
 	"bytes"
 	"context"
-	"errors"
-	"flag"
 	"fmt"
 	"net"
-	"os"
-	"os/signal"
 
-	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/ipc"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
@@ -19,55 +14,11 @@ import (
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/worker"
 )
 
-// The files that a worker is started with, beside the standard three.
-const (
-	secureFD = 3 // the secure namespace
-	readyFD  = 4 // the pipe that says ready, or what went wrong
-)
-
-// workerArgs are a worker's parameters. Nothing in them is secret: everybody
-// on the machine can read a command line.
-type workerArgs struct {
-	device string
-	mark   string // shows in ps, and tells whose worker it is
-	port   uint
-	mtu    int
-	single bool // Options.Single
-}
-
-func (a *workerArgs) flags() *flag.FlagSet {
-	f := worker.Flags()
-	f.StringVar(&a.device, "device", "", "")
-	f.StringVar(&a.mark, "mark", "", "")
-	f.UintVar(&a.port, "port", 0, "")
-	f.IntVar(&a.mtu, "mtu", 0, "")
-	f.BoolVar(&a.single, "single", false, "")
-	return f
-}
-
-// command is the inverse of flags.
-func (a workerArgs) command() []string {
-	return []string{
-		"--device=" + a.device, "--mark=" + a.mark,
-		fmt.Sprintf("--port=%d", a.port), fmt.Sprintf("--mtu=%d", a.mtu), fmt.Sprintf("--single=%t", a.single),
-	}
-}
-
 // RunWorker is the worker process: it serves one device until its link is
 // deleted, its control socket is removed, SIGTERM arrives or ctx ends. The
-// arguments and the open files 3 and 4 are the driver's own; nobody else
-// calls it.
+// arguments and the open files are the driver's own; nobody else calls it.
 func RunWorker(ctx context.Context, args []string) error {
-	ready := os.NewFile(readyFD, "ready")
-	w, err := startWorker(args)
-	if err != nil {
-		worker.Report(ready, err)
-		return err
-	}
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM)
-	defer stop()
-	worker.Report(ready, nil)
-	return w.serve(ctx)
+	return worker.RunDevice(ctx, args, openServer)
 }
 
 // server is one device in this process.
@@ -77,31 +28,16 @@ type server struct {
 	control net.Listener
 }
 
-func startWorker(args []string) (*server, error) {
-	var a workerArgs
-	if err := a.flags().Parse(args); err != nil {
-		return nil, fmt.Errorf("start worker: %w", err)
-	}
-	if a.device == "" || a.port == 0 || a.port > 65535 || a.mtu == 0 {
-		return nil, errors.New("start worker: needs a device, a port and an mtu")
-	}
-	if err := worker.Hide(); err != nil {
+func openServer(d worker.Device, ns *nl.Namespace) (worker.Served, error) {
+	link, err := newTunLink(ns, d)
+	if err != nil {
 		return nil, err
-	}
-	ns, err := nl.OpenNamespace(fmt.Sprintf("/proc/self/fd/%d", secureFD))
-	if err != nil {
-		return nil, fmt.Errorf("start worker: %w", err)
-	}
-	_ = unix.Close(secureFD)
-	link, err := newTunLink(ns, a)
-	if err != nil {
-		return nil, fmt.Errorf("start worker: %w", err)
 	}
 	// The sockets are opened by this process's ordinary threads, which are in
 	// the host namespace: only the TUN is in the secure one.
-	dev := device.NewDevice(link, newBind(), logger(a.device))
+	dev := device.NewDevice(link, newBind(), logger(d.Name))
 	w := &server{dev: dev}
-	if err := w.open(a); err != nil {
+	if err := w.open(d); err != nil {
 		dev.Close()
 		return nil, err
 	}
@@ -111,36 +47,36 @@ func startWorker(args []string) (*server, error) {
 // open makes the device's key, binds the UDP port and opens the control
 // socket. The key is made here, in the only process that needs it, and ends
 // with it: it is in no file, and nobody else has ever had it.
-func (w *server) open(a workerArgs) error {
+func (w *server) open(d worker.Device) error {
 	private, err := wgtypes.GeneratePrivateKey()
 	if err != nil {
-		return fmt.Errorf("start worker: make key: %w", err)
+		return fmt.Errorf("make key: %w", err)
 	}
 	w.public = private.PublicKey()
-	port := int(a.port)
+	port := int(d.Port)
 	request := encodeSet(wgtypes.Config{PrivateKey: &private, ListenPort: &port})
 	err = w.dev.IpcSetOperation(bytes.NewReader(request[len("set=1\n"):]))
 	clear(request)
 	clear(private[:])
 	if err != nil {
-		return fmt.Errorf("start worker: %w", err)
+		return err
 	}
 	if err := w.dev.Up(); err != nil {
-		return fmt.Errorf("open udp port %d: %w", a.port, err)
+		return fmt.Errorf("open udp port %d: %w", d.Port, err)
 	}
-	file, err := ipc.UAPIOpen(a.device)
+	file, err := ipc.UAPIOpen(d.Name)
 	if err != nil {
-		return fmt.Errorf("open control socket of %s: %w", a.device, err)
+		return fmt.Errorf("open control socket of %s: %w", d.Name, err)
 	}
 	defer func() { _ = file.Close() }()
-	if w.control, err = ipc.UAPIListen(a.device, file); err != nil {
-		return fmt.Errorf("listen on control socket of %s: %w", a.device, err)
+	if w.control, err = ipc.UAPIListen(d.Name, file); err != nil {
+		return fmt.Errorf("listen on control socket of %s: %w", d.Name, err)
 	}
 	return nil
 }
 
-// serve answers on the control socket until something ends the worker.
-func (w *server) serve(ctx context.Context) error {
+// Serve implements worker.Served: it answers on the control socket until something ends the worker.
+func (w *server) Serve(ctx context.Context) error {
 	lost := make(chan error, 1)
 	go func() {
 		for {

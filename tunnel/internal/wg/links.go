@@ -1,7 +1,6 @@
 package wg
 
 import (
-	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/tunnel"
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/links"
 )
@@ -19,13 +18,3 @@ func (d *Driver) links() (map[string]links.Link, error) { return d.owner().List(
 func (d *Driver) mark(name string, m tunnel.Mark) error { return links.SetMark(d.secure, name, m) }
 
 func (d *Driver) raise(name string, mtu int) error { return links.Raise(d.secure, name, mtu) }
-
-// DeleteLink removes the link called name; a missing one is no error.
-func DeleteLink(h *nl.Handle, name string) error { return links.Delete(h, name) }
-
-// InScratchNamespace runs fn on a thread in a new network namespace that goes
-// with the thread: whatever a probe makes there is gone when it returns, and
-// cannot collide with anything.
-func InScratchNamespace(fn func(h *nl.Handle) error) error {
-	return nl.InScratch(func(_ *nl.Namespace, h *nl.Handle) error { return fn(h) })
-}

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,20 +39,31 @@ type Fleet struct {
 	// asked are the questions whether a worker works that have no good answer
 	// yet, by device. They are goroutines, which stop ends and asking counts.
 	asked  map[string]*question
-	life   context.Context //nolint:containedctx // of the questions: from NewFleet to Close
+	life   context.Context //nolint:containedctx // of the questions: from OpenFleet to Close
 	stop   context.CancelFunc
 	asking sync.WaitGroup
 }
 
-// NewFleet returns the workers that the command argv, with more arguments, runs as, and that
-// listen in the folder sockets. Their command lines hold the node's ID between slashes, as a
-// tunnel.Mark does. A worker that does not answer for patience is given up.
-func NewFleet(env tunnel.Env, argv []string, sockets string, patience time.Duration) *Fleet {
+// Options make a Fleet.
+type Options struct {
+	Argv    []string      // the command that calls RunDevice with the arguments that follow it
+	Sockets string        // folder in which workers listen
+	Timeout time.Duration // how long a worker may take to answer; 0: DefaultPatience
+}
+
+// OpenFleet returns the workers of a driver. Those that its predecessor has started are among them.
+func OpenFleet(env tunnel.Env, o Options) (*Fleet, error) {
+	if len(o.Argv) == 0 {
+		return nil, errors.New("no worker command")
+	}
+	if err := os.MkdirAll(env.RuntimeDir, 0o750); err != nil {
+		return nil, err
+	}
 	f := &Fleet{
-		env: env, argv: argv, sockets: sockets, patience: patience, children: Children{}, asked: map[string]*question{},
+		env: env, argv: o.Argv, sockets: o.Sockets, patience: cmp.Or(o.Timeout, DefaultPatience), children: Children{}, asked: map[string]*question{},
 	}
 	f.life, f.stop = context.WithCancel(context.Background())
-	return f
+	return f, nil
 }
 
 // Close forgets the workers, which carry on.
@@ -64,32 +76,32 @@ func (f *Fleet) Close() {
 // Reap collects the exit status of workers that have ended.
 func (f *Fleet) Reap() { f.children.Reap() }
 
-// Socket is where the worker of a device listens.
-func (f *Fleet) Socket(device string) string { return filepath.Join(f.sockets, device+".sock") }
+// socket is where the worker of a device listens.
+func (f *Fleet) socket(device string) string { return filepath.Join(f.sockets, device+".sock") }
 
 func (f *Fleet) log(device string) string { return filepath.Join(f.env.RuntimeDir, device+".log") }
 
 // Start starts the worker of a device, which has no link, and waits until it is ready.
-// The files follow the standard three in it.
-func (f *Fleet) Start(ctx context.Context, device string, args []string, files ...*os.File) error {
+func (f *Fleet) Start(ctx context.Context, d Device) error {
 	// A worker that has lost its link is on its way out; when it goes it
 	// removes the socket by its path, so the successor must not be there yet.
-	if err := f.Retire(ctx, device); err != nil {
+	if err := f.retire(ctx, d.Name); err != nil {
 		return err
 	}
+	d.Socket = f.socket(d.Name)
 	pid, err := Command{
-		Argv: append(append([]string{}, f.argv...), args...), Host: f.env.Host, Log: f.log(device), Files: files,
+		Argv: append(append([]string{}, f.argv...), d.command()...), Host: f.env.Host, Log: f.log(d.Name), Files: []*os.File{f.env.Secure.File()},
 	}.Start(ctx)
 	if err != nil {
-		return errors.Join(err, f.removeSocket(device))
+		return errors.Join(err, f.removeSocket(d.Name))
 	}
 	f.children[pid] = true
-	f.env.Log.Debug("worker started", logkey.Device, device, logkey.PID, pid)
+	f.env.Log.Debug("worker started", logkey.Device, d.Name, logkey.PID, pid)
 	return nil
 }
 
-// Retire ends the worker of a device that has no link. That there is none is no error.
-func (f *Fleet) Retire(ctx context.Context, device string) error {
+// retire ends the worker of a device that has no link. That there is none is no error.
+func (f *Fleet) retire(ctx context.Context, device string) error {
 	return f.End(ctx, device, func() error { return nil })
 }
 
@@ -122,7 +134,7 @@ func (f *Fleet) End(ctx context.Context, device string, cause func() error) erro
 // the socket is served for somebody else: a name holds six characters of the
 // node ID, the worker's command line all of them.
 func (f *Fleet) own(device string) (*Process, error) {
-	p, err := Find(f.Socket(device))
+	p, err := Find(f.socket(device))
 	if errors.Is(err, ErrNone) {
 		return nil, nil
 	}
@@ -131,14 +143,14 @@ func (f *Fleet) own(device string) (*Process, error) {
 	}
 	if !p.Carries("/" + f.env.Node.String() + "/") {
 		p.Close()
-		return nil, fmt.Errorf("control socket %s: %w", f.Socket(device), ErrForeign)
+		return nil, fmt.Errorf("control socket %s: %w", f.socket(device), ErrForeign)
 	}
 	return p, nil
 }
 
 // removeSocket removes a socket file that nobody listens on.
 func (f *Fleet) removeSocket(device string) error {
-	socket := f.Socket(device)
+	socket := f.socket(device)
 	c, _, err := Dial(socket)
 	if err == nil {
 		_ = c.Close()
@@ -164,7 +176,7 @@ func (f *Fleet) Sweep(ctx context.Context) error {
 	var errs []error
 	for _, s := range sockets {
 		name := strings.TrimSuffix(filepath.Base(s), ".sock")
-		if err := f.Retire(ctx, name); err != nil && !errors.Is(err, ErrForeign) {
+		if err := f.retire(ctx, name); err != nil && !errors.Is(err, ErrForeign) {
 			errs = append(errs, fmt.Errorf("end the worker of %s: %w", name, err))
 		}
 	}
@@ -180,7 +192,7 @@ func (f *Fleet) Sweep(ctx context.Context) error {
 // worker that does not answer in time is killed: its device is broken, and the
 // next Set makes a new one.
 func (f *Fleet) Ask(device string, exchange func(net.Conn) error) error {
-	conn, cred, err := Dial(f.Socket(device))
+	conn, cred, err := Dial(f.socket(device))
 	if err != nil {
 		return err
 	}
@@ -199,7 +211,7 @@ func (f *Fleet) Ask(device string, exchange func(net.Conn) error) error {
 
 // kill ends the worker of a device if it still is the process that was asked.
 func (f *Fleet) kill(device string, pid int32) error {
-	p, err := Find(f.Socket(device))
+	p, err := Find(f.socket(device))
 	if err != nil {
 		return err
 	}

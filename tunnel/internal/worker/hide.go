@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Hide keeps the keys in this process's memory out of reach: no core file, no
+// hide keeps the keys in this process's memory out of reach: no core file, no
 // ptrace and no /proc/PID/mem for processes without CAP_SYS_PTRACE.
-func Hide() error {
+func hide() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("switch off core dumps: %w", err)
 	}
