@@ -166,7 +166,7 @@ func (b *build) announce(n *network, r *record.Network) {
 
 // buildRecord writes what other nodes learn about this one.
 func (b *build) buildRecord() {
-	r := record.Node{ID: b.in.Self.ID}
+	r := record.Node{ID: b.in.Self.ID, Able: b.in.Tunnels.Able}
 	for i, o := range b.in.Underlay.Own {
 		if len(r.Underlay) < record.MaxEndpoints {
 			r.Underlay = append(r.Underlay, record.Underlay{Control: o.Control, MTU: uint16(b.ownMTU[i])}) //nolint:gosec // at most MaxUint16, see measure

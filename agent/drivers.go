@@ -16,6 +16,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
+	"github.com/secure-overlay/secure-overlay/membership/item"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 	"github.com/secure-overlay/secure-overlay/tunnel"
 )
@@ -172,13 +173,16 @@ type choice struct {
 
 // choose picks the driver for a device of the target epoch: the one that the
 // target names, else the one that the configuration's networks ask for, else
-// the first that works, ESP only on request. There is no plaintext to fall
+// the first that works of the protocol that was chosen for all nodes (autoDriver). There is no plaintext to fall
 // back to, and no other driver stands in for one that was named; only, where both name
 // ESP, it is for this node to say whether its kernel does it or a process.
 func (d *drivers) choose(ctx context.Context, cfg config.Config, target string) choice {
-	pinned := cfg.Driver()
-	if isESP(target) && isESP(pinned) {
+	pinned, named := cfg.Driver(), !item.Automatic(target)
+	switch {
+	case isESP(target) && isESP(pinned):
 		target = pinned
+	case target == item.DriverAutoESP:
+		target = config.DriverIPsecUser
 	}
 	switch {
 	case target != config.DriverAuto && pinned != config.DriverAuto && target != pinned:
@@ -187,7 +191,7 @@ func (d *drivers) choose(ctx context.Context, cfg config.Config, target string) 
 		if err := d.works(ctx, target); err != nil {
 			return choice{refused: []tunnel.Refusal{{Kind: target, Err: err}}, unable: err.Error()}
 		}
-		return choice{name: target, explicit: true}
+		return choice{name: target, explicit: named || target == pinned}
 	}
 	var refused []tunnel.Refusal
 	if pinned != config.DriverAuto {
@@ -203,7 +207,7 @@ func (d *drivers) choose(ctx context.Context, cfg config.Config, target string) 
 	}
 	var errs []error
 	for _, k := range d.kinds {
-		if isESP(k.Name) || k.Name == pinned {
+		if k.Auto == nil || wireOf(k.Compatible) != record.WireWireGuard || k.Name == pinned {
 			continue
 		}
 		err := d.works(ctx, k.Name)
@@ -218,7 +222,7 @@ func (d *drivers) choose(ctx context.Context, cfg config.Config, target string) 
 
 // isESP reports whether a driver's devices are ESP.
 func isESP(driver string) bool {
-	return driver == config.DriverIPsec || driver == config.DriverIPsecUser
+	return driver == config.DriverIPsec || driver == config.DriverIPsecUser || driver == item.DriverAutoESP
 }
 
 // set makes the devices of every driver match its spec. Drivers that lose a

@@ -95,6 +95,7 @@ type TunnelFacts struct {
 	// the target epoch that another driver made is made anew.
 	Replace bool
 	Target  ids.Epoch   // of the cluster
+	Able    record.Able // what this node could do instead
 	Devices []OwnDevice // that exist, by epoch
 	Plan    rotate.Plan
 	Held    map[heldKey]Held // secrets that are not installed yet, or not forgotten

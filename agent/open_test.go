@@ -21,7 +21,16 @@ import (
 )
 
 func fakeKind(name string, err error) tunnel.Kind {
-	return tunnel.Kind{Name: name, Probe: func(context.Context, tunnel.Env) error { return err }}
+	k := tunnel.Kind{Name: name, Probe: func(context.Context, tunnel.Env) error { return err }, Compatible: "wireguard"}
+	switch name {
+	case config.DriverIPsec:
+		k.Compatible = "esp"
+		return k
+	case config.DriverIPsecUser:
+		k.Compatible = "esp-udp"
+	}
+	k.Auto = func() error { return nil }
+	return k
 }
 
 // TestChooseDriver: the order of the table decides for auto; an explicit
@@ -54,6 +63,10 @@ func TestChooseDriver(t *testing.T) {
 		"own ESP is missing":      {network("auto", "ipsec-userspace"), []tunnel.Kind{kernel, ipsec}, "", "ipsec-userspace", "ipsec"},
 		"ESP and WireGuard":       {network("ipsec-userspace"), []tunnel.Kind{kernel, userESP}, "", "", "wireguard"},
 		"userspace ESP on target": {network("auto"), []tunnel.Kind{kernel, ipsec, userESP}, "ipsec-userspace", "", "ipsec-userspace"},
+		"auto has come to ESP":    {network("auto"), []tunnel.Kind{noKernel, user, ipsec, userESP}, "ipsec-userspace", "", "auto-esp"},
+		"but here it is pinned":   {network("auto", "ipsec"), []tunnel.Kind{noKernel, user, ipsec, userESP}, "ipsec", "", "auto-esp"},
+		"and here it does not go": {network("auto", "userspace"), []tunnel.Kind{noKernel, user, ipsec, userESP}, "", "", "auto-esp"},
+		"and here it is missing":  {network("auto"), []tunnel.Kind{noKernel, user, fakeKind("ipsec-userspace", missing)}, "", "ipsec-userspace", "auto-esp"},
 		"explicit":                {network("auto", "userspace"), []tunnel.Kind{kernel, user}, "userspace", "", ""},
 		"explicit, missing":       {network("wireguard"), []tunnel.Kind{noKernel, user}, "", "wireguard", ""},
 		"explicit, missing, auto": {network("wireguard", "auto"), []tunnel.Kind{noKernel, user}, "userspace", "wireguard", ""},

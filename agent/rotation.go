@@ -58,6 +58,7 @@ type rotation struct {
 	toldTarget ids.Epoch // the target that was told last
 	toldUnable toldCause // why an epoch cannot be followed, as told last
 	askAfter   time.Time // no request for an epoch before
+	otherSince time.Time // since when another driver than the target's is best for all; zero: it is not
 	counts     api.KeyCounts
 }
 

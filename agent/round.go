@@ -181,11 +181,12 @@ func (l *loop) underlay(members []Member) Underlay {
 // there, and status says why.
 func (l *loop) chooseDriver(ctx context.Context) {
 	if !l.here.AnyEncrypted() {
-		l.facts.Driver, l.facts.Refused, l.unable = "", nil, ""
+		l.facts.Driver, l.facts.Refused, l.facts.Able, l.unable = "", nil, 0, ""
 		l.toldDriver, l.slower = "", nil
 		return
 	}
 	c := l.tunnels.choose(ctx, l.here, l.target.Driver)
+	l.facts.Able = l.tunnels.able(ctx, l.here)
 	l.facts.Refused, l.facts.Replace, l.unable = refusals(c.refused), c.explicit, c.unable
 	l.facts.Driver, l.facts.Target = c.name, l.target.Epoch
 	if n := len(l.facts.Devices); c.name == "" && n > 0 {

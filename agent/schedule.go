@@ -32,6 +32,9 @@ func (l *loop) schedule(ctx context.Context) {
 	if at, ok := l.nextRotation(); ok && !l.now().Before(at) && l.rot.askAfter.Before(l.now()) && l.clock.Settled() {
 		l.ask(ctx, item.ReasonScheduled, askPause)
 	}
+	if l.autoDue() && l.rot.askAfter.Before(l.now()) && l.clock.Settled() {
+		l.ask(ctx, item.ReasonDriver, askPause)
+	}
 	if l.worn() && l.rot.askAfter.Before(l.now()) {
 		l.ask(ctx, item.ReasonLimit, askPause)
 	}
@@ -67,7 +70,7 @@ func (l *loop) worn() bool {
 // ask asks for the epoch after the present one, and again after a pause if it is
 // not granted.
 func (l *loop) ask(ctx context.Context, reason item.Reason, pause time.Duration) {
-	after, driver := l.target.Epoch, l.target.Driver
+	after, driver := l.target.Epoch, l.nextDriver()
 	l.rot.askAfter = l.now().Add(pause)
 	l.work(ctx, func(ctx context.Context) func(*loop) {
 		_, err := l.rot.pairs.Rotate(ctx, after, driver, reason)
@@ -150,9 +153,12 @@ func (l *loop) planRotation(ctx context.Context, req api.RotateRequest) (api.Rot
 		return api.Rotation{}, api.NewError(api.CodeRefused, "this node has no encrypted network, so it has no keys to rotate",
 			"run the command on a node that has one")
 	}
-	driver := req.Driver
-	if driver == "" {
+	driver, why := req.Driver, ""
+	if driver == "" && !item.Automatic(l.target.Driver) {
 		driver = l.target.Driver
+	}
+	if driver == "" || driver == config.DriverAuto {
+		driver, why = autoDriver(l.candidates())
 	}
 	c := l.tunnels.choose(ctx, l.cfg, driver)
 	if c.name == "" {
@@ -163,6 +169,9 @@ func (l *loop) planRotation(ctx context.Context, req api.RotateRequest) (api.Rot
 		return r, nil
 	}
 	r := api.Rotation{Schema: api.Schema, From: l.target.Epoch, To: l.target.Epoch + 1, Driver: driver, DryRun: req.DryRun}
+	if why != "" {
+		r.Effects = append(r.Effects, "driver auto is "+why)
+	}
 	r.Effects = append(r.Effects, fmt.Sprintf("this node makes a device of epoch %d with driver %s", r.To, label(c.name)))
 	for _, g := range l.facts.Plan.Progress {
 		if g.Tx == 0 || g.Tx != l.target.Epoch {

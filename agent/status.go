@@ -12,6 +12,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/membership"
+	"github.com/secure-overlay/secure-overlay/membership/item"
 	"github.com/secure-overlay/secure-overlay/tunnel"
 	"github.com/secure-overlay/secure-overlay/vxlan"
 )
@@ -105,6 +106,8 @@ func label(driver string) string {
 		return "ipsec (kernel)"
 	case config.DriverIPsecUser:
 		return "ipsec (userspace)"
+	case item.DriverAutoESP:
+		return "auto (userspace ipsec)"
 	default:
 		return driver
 	}

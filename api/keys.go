@@ -34,7 +34,7 @@ type KeyStatus struct {
 // KeyTarget is the epoch that the whole cluster should use.
 type KeyTarget struct {
 	Epoch   ids.Epoch `json:"epoch"`
-	Driver  string    `json:"driver"`           // auto, wireguard, userspace, ipsec or ipsec-userspace
+	Driver  string    `json:"driver"`           // auto, auto-esp, wireguard, userspace, ipsec or ipsec-userspace
 	Created time.Time `json:"created,omitzero"` // when it was asked for; zero: it is the first
 	Reason  string    `json:"reason,omitempty"` // what asked for it, for people; empty: not known here
 }

@@ -46,6 +46,9 @@ type Kind struct {
 	// Slower says what the driver has to do without here, so that it works but is
 	// slow, as an *UnsupportedError. Nil: there is no such thing.
 	Slower func(ctx context.Context) error
+	// Auto says why the driver is not good enough here to be chosen where nobody has named
+	// one, although it works. Nil: it is never chosen so.
+	Auto func() error
 	// Open returns a driver that adopts what a predecessor left.
 	Open func(ctx context.Context, env Env) (Driver, error)
 	// Overhead is how many bytes the tunnel adds to an inner packet on an

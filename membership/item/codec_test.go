@@ -113,7 +113,7 @@ func TestParseRefusesContent(t *testing.T) {
 
 // TestDriverNumbers: the numbers stand for these drivers for ever.
 func TestDriverNumbers(t *testing.T) {
-	for n, want := range []string{DriverAuto, DriverWireGuard, DriverUserspace, DriverIPsec, DriverIPsecUser} {
+	for n, want := range []string{DriverAuto, DriverWireGuard, DriverUserspace, DriverIPsec, DriverIPsecUser, DriverAutoESP} {
 		if got, err := DriverNumber(want); err != nil || int(got) != n || DriverName(got) != want {
 			t.Errorf("%s is %d, %v", want, got, err)
 		}

@@ -119,6 +119,8 @@ func (n Network) validate() error {
 		return malformed("network %q was changed %d times", n.Name, n.Edit)
 	case !n.Encrypted && n.Driver != DriverAuto:
 		return malformed("plaintext network %q with driver %s", n.Name, n.Driver)
+	case n.Driver == DriverAutoESP: // of epochs only
+		return malformed("network %q with driver %s", n.Name, n.Driver)
 	case n.Moving && n.Removed:
 		return malformed("network %q is removed and on its way", n.Name)
 	case len(n.Blocks) != 0 || n.Both || n.Moved:

@@ -16,7 +16,14 @@ const (
 	DriverUserspace = "userspace"
 	DriverIPsec     = "ipsec"
 	DriverIPsecUser = "ipsec-userspace"
+	// DriverAutoESP is what "auto" has come to where userspace ESP is the best that all nodes
+	// can do. It differs from DriverIPsecUser in what comes next: an epoch that follows
+	// without a driver of its own is chosen anew.
+	DriverAutoESP = "auto-esp"
 )
+
+// Automatic reports whether a driver stands for a choice that is made by what nodes are able to.
+func Automatic(driver string) bool { return driver == DriverAuto || driver == DriverAutoESP }
 
 // KnownDriver reports whether a target can name the driver.
 func KnownDriver(name string) bool {
@@ -37,6 +44,8 @@ func DriverName(n uint8) string {
 		return DriverIPsec
 	case 4:
 		return DriverIPsecUser
+	case 5:
+		return DriverAutoESP
 	}
 	return fmt.Sprintf("driver %d", n)
 }
@@ -44,7 +53,7 @@ func DriverName(n uint8) string {
 // DriverNumber returns the number of a driver on the wire; ErrMalformed
 // (wrapped) if this build does not know it.
 func DriverNumber(name string) (uint8, error) {
-	for n := range uint8(5) {
+	for n := range uint8(6) {
 		if DriverName(n) == name {
 			return n, nil
 		}
@@ -61,6 +70,7 @@ const (
 	ReasonScheduled Reason = 2 // the old keys were old enough
 	ReasonLimit     Reason = 3 // a key has carried nearly as much as it may
 	ReasonClock     Reason = 4 // a node's clock went back, and its tunnels would end
+	ReasonDriver    Reason = 5 // another driver has become the best for all nodes
 )
 
 // String returns the lower-case word for r.
@@ -76,6 +86,8 @@ func (r Reason) String() string {
 		return "limit"
 	case ReasonClock:
 		return "clock"
+	case ReasonDriver:
+		return "driver"
 	}
 	return fmt.Sprintf("reason %d", uint8(r))
 }

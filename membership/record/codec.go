@@ -30,10 +30,10 @@ const (
 
 	maxOptions = 1 + MaxSubnets*maxAddr + 1 + MaxSubnets*maxPrefix + 1 + netdef.MaxReserved*maxPrefix
 
-	// MaxSize is the length in bytes of the largest record: 1,202,043.
+	// MaxSize is the length in bytes of the largest record: 1,202,044.
 	MaxSize = len(Domain) + 16 + 8 +
 		1 + MaxEndpoints*(maxAddr+2+2) +
-		1 + MaxTunnels*tunnelSize +
+		1 + MaxTunnels*tunnelSize + 1 +
 		2 + MaxNetworks*(4+1+maxName+1+2+1+MaxSubnets*maxPrefix+1+MaxBlocks*maxPrefix+maxOptions) +
 		2 + MaxAttached*(4+6+1+MaxAddrs*maxAddr+1+1) + MaxNames +
 		keys.SignatureSize
@@ -76,6 +76,7 @@ func encode(n Node) []byte {
 		w.bytes(t.Public[:])
 		w.u16(t.Port)
 	}
+	w.u8(uint8(n.Able))
 	w.u16(uint16(len(n.Networks)))
 	for _, net := range n.Networks {
 		w.network(net)
@@ -154,6 +155,7 @@ func split(raw []byte) (n Node, signed int, err error) {
 	n.Seq = r.U64()
 	r.underlay(&n)
 	r.tunnels(&n)
+	n.Able = Able(r.U8())
 	r.networks(&n)
 	r.attached(&n)
 	if left := len(r.Rest()); left != keys.SignatureSize {

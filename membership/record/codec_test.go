@@ -55,7 +55,7 @@ func TestLargestRecordHasMaxSize(t *testing.T) {
 	if got := len(sign(t, largest(id.ID), id.Node)); got != MaxSize {
 		t.Errorf("largest record has %d bytes, MaxSize is %d", got, MaxSize)
 	}
-	if MaxSize != 1202043 {
+	if MaxSize != 1202044 {
 		t.Errorf("MaxSize is %d: correct its comment, DESIGN.md and PROTOCOL.md", MaxSize)
 	}
 }

@@ -32,6 +32,7 @@ type Node struct {
 	Seq      uint64 // grows with each publication, also across restarts; from FirstFinal on: see Final
 	Underlay []Underlay
 	Tunnels  []Tunnel
+	Able     Able
 	Networks []Network
 	Attached []Attached
 }
@@ -53,6 +54,17 @@ type Tunnel struct {
 	// device takes ESP in UDP, 0 if it takes none.
 	Port uint16
 }
+
+// Able is what a node could make tunnel devices with, were it asked to, for whoever
+// chooses a driver for all nodes. It promises nothing: which devices there are,
+// Tunnels says. Bits that a build does not know are kept.
+type Able uint8
+
+// What a node may be able to.
+const (
+	AbleKernelWireGuard Able = 0x01 // WireGuard, by its kernel
+	AbleFastESP         Able = 0x02 // ESP in UDP, by a process, on a processor with AES instructions
+)
 
 // Wire is the protocol of a tunnel device on the wire.
 type Wire uint8

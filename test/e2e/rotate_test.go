@@ -100,11 +100,13 @@ func TestRotationUnderLoad(t *testing.T) {
 }
 
 // TestRotationAlternatesDrivers moves a live network from one driver to another
-// and back: to one that is named and to the one that auto picks.
+// and back: to ones that are named and to the one that auto picks.
 func TestRotationAlternatesDrivers(t *testing.T) {
-	turns := []struct{ ask, get string }{{"ipsec-userspace", "ipsec-userspace"}, {"auto", "userspace"}}
+	type turn struct{ ask, answer, get string }
+	named := func(driver string) turn { return turn{driver, driver, driver} }
+	turns := []turn{named("ipsec-userspace"), named("userspace"), {"auto", "auto-esp", "ipsec-userspace"}}
 	if emulated() {
-		turns = []struct{ ask, get string }{{"ipsec", "ipsec"}, {"wireguard", "wireguard"}, {"ipsec-userspace", "ipsec-userspace"}}
+		turns = []turn{named("ipsec"), named("wireguard"), named("ipsec-userspace"), {"auto", "auto", "wireguard"}}
 	}
 	count := max(len(turns), scaled(t, 50))
 	ctx, f := startFor(t, suited(), 3, count, "")
@@ -115,7 +117,7 @@ func TestRotationAlternatesDrivers(t *testing.T) {
 		turn := turns[i%len(turns)]
 		r, d := rotate(t, ctx, f.Nodes[i%len(f.Nodes)], turn.ask)
 		took = append(took, d)
-		if r.Driver != turn.ask {
+		if r.Driver != turn.answer {
 			t.Errorf("rotation with --driver %s answered %+v", turn.ask, r)
 		}
 		if err := f.WaitEpoch(ctx, r.To); err != nil {
@@ -125,6 +127,37 @@ func TestRotationAlternatesDrivers(t *testing.T) {
 	}
 	t.Logf("rotations: %v", took)
 	l.more(ctx, 50, "after the last rotation")
+	l.finish(ctx)
+}
+
+// TestAutoTakesESP lets three nodes whose kernels have no WireGuard find that userspace ESP is best
+// for all, and go over to it under load; where kernels have it, nothing changes.
+func TestAutoTakesESP(t *testing.T) {
+	ctx, f := startFor(t, config.ProfileLocal, 3, 3, "keys:\n  rotate_every: 1h\n")
+	if emulated() {
+		var r api.Rotation
+		err := f.Nodes[0].JSON(ctx, &r, "keys", "rotate", "--dry-run")
+		if err != nil || r.Driver != "auto" || !strings.Contains(strings.Join(r.Effects, "; "), "driver auto is WireGuard, which the kernel of") {
+			t.Errorf("dry run: %+v, %v", r, err)
+		}
+		return
+	}
+	wantDriver(t, ctx, f.Nodes, "userspace")
+	l := startLoad(t, ctx, f, packetRate(t), 200)
+	l.startStream(ctx)
+	for _, n := range f.Nodes {
+		err := n.WaitKeys(ctx, "epoch 2", func(s api.KeyStatus) bool {
+			return s.Target.Epoch == 2 && s.Target.Driver == "auto-esp" && s.Target.Reason == "driver" && s.Peers[0].Epoch == 2 && s.Peers[1].Epoch == 2
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.WaitEpoch(ctx, 2); err != nil {
+		t.Fatal(err)
+	}
+	wantDriver(t, ctx, f.Nodes, "ipsec-userspace")
+	l.more(ctx, 50, "after the rotation")
 	l.finish(ctx)
 }
 

@@ -90,7 +90,7 @@ func TestLiveSecretsStayInside(t *testing.T) {
 	identity = append(identity, newTokenSecret(t, ctx, f))
 	// A join and a rotation, so that everything has been handled.
 	join(t, ctx, f, f.Nodes[0], "late")
-	rotate(t, ctx, f.Nodes[0], "")
+	rotate(t, ctx, f.Nodes[0], drivers()[0])
 	for _, n := range f.Nodes {
 		all = append(all, liveKeys(t, n)...)
 	}
@@ -107,6 +107,14 @@ func TestLiveSecretsStayInside(t *testing.T) {
 		}
 	}
 	l.finish(ctx)
+	if !emulated() { // workers of ESP have no use for them either
+		toDriver(t, ctx, f, "ipsec-userspace")
+		for _, n := range f.Nodes[:2] {
+			for _, place := range workerMemory(t, n, identity) {
+				t.Errorf("%s: %s", n.Name, place)
+			}
+		}
+	}
 	for _, n := range f.Nodes[:2] {
 		for _, place := range dyingTraces(t, n, all) {
 			t.Errorf("%s: %s", n.Name, place)
@@ -199,7 +207,7 @@ func workerMemory(t *testing.T, n *fleet.Node, keys []hunted) []string {
 	var found []string
 	workers := 0
 	for _, pid := range pids {
-		if cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err != nil || !strings.Contains(string(cmdline), "\x00worker\x00") {
+		if cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err != nil || !strings.Contains(string(cmdline), "\x00worker\x00") && !strings.Contains(string(cmdline), "\x00esp-worker\x00") {
 			continue
 		}
 		workers++

@@ -284,6 +284,19 @@ func configText(n *Node, networks []Network) string {
 			fmt.Fprintf(&b, "    driver: %s\n", nw.Driver)
 		}
 	}
-	b.WriteString(n.config)
+	b.WriteString(onCommand(n.config))
 	return b.String()
+}
+
+// onCommand lets keys change on command only, unless config says when: else nodes go over to the
+// driver that suits all of them in the middle of a test.
+func onCommand(config string) string {
+	const keys, never = "keys:\n", "  rotate_every: 0s\n"
+	switch {
+	case strings.Contains(config, "rotate_every:"):
+		return config
+	case strings.Contains(config, keys):
+		return strings.Replace(config, keys, keys+never, 1)
+	}
+	return config + keys + never
 }

@@ -67,7 +67,9 @@ func (f *Fabric) host(node ids.NodeID) *FakeHost {
 // devices live in the fabric, keyed by Env.Node: they outlive Close and are
 // adopted by the next Open. It uses nothing of Env but Node.
 func (f *Fabric) Kind() tunnel.Kind {
-	return f.kind(FakeName, "wireguard", func(h *FakeHost) tunnel.Driver { return newFake(h) })
+	k := f.kind(FakeName, "wireguard", func(h *FakeHost) tunnel.Driver { return newFake(h) })
+	k.Auto = func() error { return nil }
+	return k
 }
 
 // ESPKind returns a driver kind named "fake-esp" that stands for the kernel's ESP,
@@ -80,7 +82,9 @@ func (f *Fabric) ESPKind(port uint16) tunnel.Kind {
 // UserESPKind returns a driver kind named "fake-user-esp" that stands for ESP in UDP,
 // each device with a port of its own.
 func (f *Fabric) UserESPKind() tunnel.Kind {
-	return f.kind(FakeUserESPName, "esp-udp", func(h *FakeHost) tunnel.Driver { return newFakeESP(h, FakeUserESPName, 0) })
+	k := f.kind(FakeUserESPName, "esp-udp", func(h *FakeHost) tunnel.Driver { return newFakeESP(h, FakeUserESPName, 0) })
+	k.Auto = func() error { return nil }
+	return k
 }
 
 func (f *Fabric) kind(name, compatible string, open func(*FakeHost) tunnel.Driver) tunnel.Kind {

@@ -23,6 +23,7 @@ func Kind() tunnel.Kind {
 	return tunnel.Kind{
 		Name:       Name,
 		Probe:      probe,
+		Auto:       func() error { return nil },
 		Open:       open,
 		Overhead:   tunnel.WireGuardOverhead,
 		Compatible: "wireguard",

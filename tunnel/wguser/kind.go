@@ -37,6 +37,7 @@ func Kind(o Options) tunnel.Kind {
 		Name:   Name,
 		Probe:  func(context.Context, tunnel.Env) error { return tun.Probe(Name) },
 		Slower: func(context.Context) error { return tun.Slower(Name, o.Single) },
+		Auto:   func() error { return nil },
 		Open: func(_ context.Context, env tunnel.Env) (tunnel.Driver, error) {
 			return open(env, o)
 		},

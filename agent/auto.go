@@ -1,0 +1,112 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/secure-overlay/secure-overlay/config"
+	"github.com/secure-overlay/secure-overlay/membership/item"
+	"github.com/secure-overlay/secure-overlay/membership/record"
+)
+
+// What all nodes encrypt with has to be one protocol, so where nobody names a driver, one
+// node chooses for all: who asks for an epoch, by what the nodes' records say that
+// they are able to. The choice is in the target that the issuer signs, so all nodes
+// have the same one.
+
+// able is what this node could make devices with, were it asked to.
+func (d *drivers) able(ctx context.Context, cfg config.Config) (out record.Able) {
+	if !cfg.AnyEncrypted() {
+		return 0
+	}
+	pinned := cfg.Driver()
+	for name, bit := range map[string]record.Able{config.DriverWireGuard: record.AbleKernelWireGuard, config.DriverIPsecUser: record.AbleFastESP} {
+		k, ok := d.kind(name)
+		if !ok || k.Auto == nil || pinned != config.DriverAuto && pinned != name {
+			continue
+		}
+		if k.Auto() == nil && d.works(ctx, name) == nil {
+			out |= bit
+		}
+	}
+	return out
+}
+
+// candidate is a node for which a driver is chosen.
+type candidate struct {
+	name string // for people
+	able record.Able
+}
+
+// autoDriver chooses for all nodes, and says why: WireGuard as soon as one node's kernel has
+// it, since others can always do that in a process; userspace ESP where all can
+// and it is fast; else userspace WireGuard.
+func autoDriver(nodes []candidate) (driver, because string) {
+	for _, n := range nodes {
+		if n.able&record.AbleKernelWireGuard != 0 {
+			return item.DriverAuto, fmt.Sprintf("WireGuard, which the kernel of %s has", n.name)
+		}
+	}
+	for _, n := range nodes {
+		if n.able&record.AbleFastESP == 0 {
+			return item.DriverAuto, fmt.Sprintf("WireGuard, since %s has neither that in its kernel nor fast userspace ESP", n.name)
+		}
+	}
+	if len(nodes) == 0 {
+		return item.DriverAuto, "WireGuard, since no node has encrypted networks"
+	}
+	return item.DriverAutoESP, "userspace ESP, which is faster than userspace WireGuard, and no node's kernel has that"
+}
+
+// candidates are the nodes that the next epoch is for: all with encrypted networks, whether
+// they are heard or not, since they are to be reached when they are back.
+func (l *loop) candidates() []candidate {
+	out := []candidate{}
+	if l.here.AnyEncrypted() {
+		out = append(out, candidate{name: "this node", able: l.facts.Able})
+	}
+	for _, m := range l.gossip.Snapshot().Members {
+		if m.ID != l.identity.ID && !l.gone(m.ID) && encrypts(m.Record) {
+			out = append(out, candidate{name: "node " + l.shown(m.ID), able: m.Record.Able})
+		}
+	}
+	return out
+}
+
+func encrypts(r record.Node) bool {
+	for _, n := range r.Networks {
+		if n.Encrypted || n.Both {
+			return true
+		}
+	}
+	return false
+}
+
+// nextDriver is the driver of an epoch that is asked for without naming one: the present
+// one if somebody has named it, else what is best for all by now.
+func (l *loop) nextDriver() string {
+	if !item.Automatic(l.target.Driver) {
+		return l.target.Driver
+	}
+	driver, _ := autoDriver(l.candidates())
+	return driver
+}
+
+// autoSettle and keys.min_interval together are how long another driver has to have been
+// the best one before an epoch is asked for only to have it. Meanwhile nodes join,
+// start or leave, and their records arrive.
+const autoSettle = 15 * time.Second
+
+// autoDue reports whether another driver has been the best one for long enough. Only
+// issuers ask, and who rotates on command only means it.
+func (l *loop) autoDue() bool {
+	if l.cfg.Keys.RotateEvery == 0 || !l.canIssue || l.facts.Driver == "" || l.nextDriver() == l.target.Driver {
+		l.rot.otherSince = time.Time{}
+		return false
+	}
+	if l.rot.otherSince.IsZero() {
+		l.rot.otherSince = l.now()
+	}
+	return l.now().Sub(l.rot.otherSince) >= autoSettle+l.cfg.Keys.MinInterval
+}
