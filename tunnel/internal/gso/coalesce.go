@@ -20,10 +20,13 @@ const (
 	etherIPv6  = 0x86dd
 	dontFrag   = 0x4000
 	maxJoined  = 65535 // bytes behind the outer header: what its length field can say
+	// maxDatagrams is what Linux lets a socket send at once (UDP_MAX_SEGMENTS, 64 before 6.13):
+	// no receiver meets more.
+	maxDatagrams = 64
 )
 
-// Coalescer joins TCP segments of one connection that follow each other. It is used by
-// one goroutine at a time.
+// Coalescer joins TCP segments of one connection that follow each other, and UDP datagrams of one
+// flow and one length. It is used by one goroutine at a time.
 type Coalescer struct {
 	joined []Joined
 }
@@ -38,12 +41,28 @@ type Joined struct {
 	payload int  // of all parts together
 }
 
-// flow is what there is to know of a TCP segment in VXLAN.
+// flow is what there is to know of a TCP segment or a UDP datagram in VXLAN.
 type flow struct {
-	tcp  int // where TCP begins; 0: it is none
+	at   int // where TCP or UDP begins; 0: it is neither
+	udp  bool
 	head int // where its payload begins
 	size int // of its payload
 	next uint32
+}
+
+func (f flow) protocol() uint8 {
+	if f.udp {
+		return unix.IPPROTO_UDP
+	}
+	return unix.IPPROTO_TCP
+}
+
+// checksum is where the checksum is, from at on.
+func (f flow) checksum() int {
+	if f.udp {
+		return udpChecksum
+	}
+	return tcpChecksum
 }
 
 // Join returns packets in the order in which they are to be written. It changes packets, and
@@ -66,12 +85,12 @@ func (c *Coalescer) Join(packets [][]byte, offset int) []Joined {
 
 func (c *Coalescer) add(p []byte) {
 	f, ok := parse(p)
-	if f.tcp != 0 {
+	if f.at != 0 {
 		// The last packet of the connection is the only one that may grow: so
 		// a connection's packets keep their order.
 		for i := len(c.joined) - 1; i >= 0; i-- {
 			j := &c.joined[i]
-			if j.tcp == 0 || !sameConnection(j.Parts[0], p, f.tcp) {
+			if j.at == 0 || !sameConnection(j.Parts[0], p, f.at) {
 				continue
 			}
 			if ok && j.open && j.follows(p, f) {
@@ -90,13 +109,13 @@ func (c *Coalescer) add(p []byte) {
 	}
 	j := &c.joined[n]
 	j.flow, j.payload = f, f.size
-	j.open = ok && f.size > 0 && p[f.tcp+tcpFlags]&flagPSH == 0
+	j.open = ok && f.size > 0 && (f.udp || p[f.at+tcpFlags]&flagPSH == 0)
 }
 
-// parse looks at a packet. A flow without tcp is none; ok says whether it may be joined with
+// parse looks at a packet. A flow without at is none; ok says whether it may be joined with
 // others: all checksums are right, and nothing in it is unusual.
 func parse(p []byte) (f flow, ok bool) {
-	if len(p) < innerAt+20+tcpMinLen || p[0]>>4 != 6 || p[6] != unix.IPPROTO_UDP || p[outerLen+udpLen] != vxlanFlags {
+	if len(p) < innerAt+20+udpLen || p[0]>>4 != 6 || p[6] != unix.IPPROTO_UDP || p[outerLen+udpLen] != vxlanFlags {
 		return flow{}, false
 	}
 	ip := p[innerAt:]
@@ -117,41 +136,52 @@ func parse(p []byte) (f flow, ok bool) {
 		protocol, total = ip[6], 40+int(binary.BigEndian.Uint16(ip[4:]))
 		usual = true
 	}
-	tcp := innerAt + header
-	if protocol != unix.IPPROTO_TCP || len(p) < tcp+tcpMinLen {
+	f.at = innerAt + header
+	switch {
+	case protocol == unix.IPPROTO_UDP && len(p) >= f.at+udpLen:
+		f.udp, f.head = true, f.at+udpLen
+		// A checksum of zero is none, and a length of its own could say something else.
+		length := int(binary.BigEndian.Uint16(p[f.at+4:]))
+		usual = usual && length == len(p)-f.at && binary.NativeEndian.Uint16(p[f.at+udpChecksum:]) != 0
+	case protocol == unix.IPPROTO_TCP && len(p) >= f.at+tcpMinLen:
+		f.head = f.at + tcpLen(p[f.at:])
+		usual = usual && f.head >= f.at+tcpMinLen
+	default:
 		return flow{}, false
 	}
-	f = flow{tcp: tcp, head: tcp + tcpLen(p[tcp:])}
 	// A packet shorter than its lengths say, or longer (padding), passes as it is.
 	udp := int(binary.BigEndian.Uint16(p[outerLen+4:]))
-	if !usual || f.head < tcp+tcpMinLen || f.head > len(p) || len(ip) != total ||
+	if !usual || f.head > len(p) || len(ip) != total ||
 		udp != len(p)-outerLen || int(binary.BigEndian.Uint16(p[4:])) != udp {
 		return f, false
 	}
 	f.size = len(p) - f.head
-	f.next = binary.BigEndian.Uint32(p[tcp+tcpSeq:]) + uint32(f.size)
-	return f, p[tcp+tcpFlags]&(flagFIN|flagSYN|flagRST|flagURG|flagCWR) == 0 && intact(p, f)
+	if f.udp {
+		return f, intact(p, f)
+	}
+	f.next = binary.BigEndian.Uint32(p[f.at+tcpSeq:]) + uint32(f.size)
+	return f, p[f.at+tcpFlags]&(flagFIN|flagSYN|flagRST|flagURG|flagCWR) == 0 && intact(p, f)
 }
 
 // intact reports whether the inner and the outer checksum of a packet are right. Joined,
 // the kernel takes them for right: an end would get what was broken on the way.
 func intact(p []byte, f flow) bool {
-	inner := pseudo(p[innerAt:], unix.IPPROTO_TCP, len(p)-f.tcp)
-	if fold(sum(p[f.tcp:], inner)) != 0xffff {
+	inner := pseudo(p[innerAt:], f.protocol(), len(p)-f.at)
+	if fold(sum(p[f.at:], inner)) != 0xffff {
 		return false
 	}
 	// Over IPv6 there must be an outer one (RFC 8200, 8.1): one that is not there
 	// is the kernel's to refuse. As in outer, what the inner one covers is known.
-	udp := p[outerLen:f.tcp]
+	udp := p[outerLen:f.at]
 	covered := uint64(^fold(inner))
 	return binary.NativeEndian.Uint16(udp[udpChecksum:]) != 0 &&
 		fold(sum(udp, add(covered, pseudo(p, unix.IPPROTO_UDP, len(p)-outerLen)))) == 0xffff
 }
 
-// sameConnection reports whether two segments of TCP in VXLAN, whose TCP begins at tcp, are
-// of one connection, of one sender, on one network. Where either IP header has another
+// sameConnection reports whether two packets of TCP or UDP in VXLAN, which begins in the second at
+// transport, are of one connection, of one sender, on one network. Where either IP header has another
 // length they may be, which only ends what could be joined.
-func sameConnection(a, b []byte, tcp int) bool {
+func sameConnection(a, b []byte, transport int) bool {
 	if !bytes.Equal(a[8:24], b[8:24]) || !bytes.Equal(a[outerLen+udpLen:innerAt-ethernetLen], b[outerLen+udpLen:innerAt-ethernetLen]) {
 		return false
 	}
@@ -162,7 +192,7 @@ func sameConnection(a, b []byte, tcp int) bool {
 	if a[innerAt]>>4 == 6 {
 		addrs = innerAt + 8
 	}
-	end := tcp + 4 // behind the ports
+	end := transport + 4 // behind the ports
 	return len(a) >= end && bytes.Equal(a[addrs:end], b[addrs:end])
 }
 
@@ -171,17 +201,20 @@ func sameConnection(a, b []byte, tcp int) bool {
 // lengths, positions and checksums are the same: so what a firewall says of the joined
 // packet, by its source or VNI, is what it would have said of each part.
 func (j *Joined) follows(p []byte, f flow) bool {
-	a, t, u := j.Parts[0], j.Parts[0][j.tcp:], p[f.tcp:]
-	if f.tcp != j.tcp || f.head != j.head || f.size == 0 || f.size > j.size ||
-		len(a)+j.payload-j.size+f.size-outerLen > maxJoined ||
-		binary.BigEndian.Uint32(u[tcpSeq:]) != j.next {
+	a := j.Parts[0]
+	if f.at != j.at || f.udp != j.udp || f.head != j.head || f.size == 0 || f.size > j.size ||
+		len(a)+j.payload-j.size+f.size-outerLen > maxJoined || f.udp && len(j.Parts) == maxDatagrams {
 		return false
 	}
-	flags := func(t []byte) byte { return t[tcpFlags] &^ flagPSH }
 	return sameOuter(a, p) && sameInner(a[innerAt:], p[innerAt:]) &&
-		bytes.Equal(t[tcpAck:tcpFlags], u[tcpAck:tcpFlags]) && flags(t) == flags(u) &&
-		bytes.Equal(t[tcpWindow:tcpChecksum], u[tcpWindow:tcpChecksum]) &&
-		bytes.Equal(t[tcpUrgent:j.head-j.tcp], u[tcpUrgent:f.head-f.tcp])
+		(f.udp || binary.BigEndian.Uint32(p[f.at+tcpSeq:]) == j.next && sameTCP(a[j.at:j.head], p[f.at:f.head]))
+}
+
+// sameTCP compares TCP headers but for sequence number, PSH and checksum.
+func sameTCP(a, b []byte) bool {
+	flags := func(t []byte) byte { return t[tcpFlags] &^ flagPSH }
+	return bytes.Equal(a[tcpAck:tcpFlags], b[tcpAck:tcpFlags]) && flags(a) == flags(b) &&
+		bytes.Equal(a[tcpWindow:tcpChecksum], b[tcpWindow:tcpChecksum]) && bytes.Equal(a[tcpUrgent:], b[tcpUrgent:])
 }
 
 // sameOuter compares everything before the inner IP header but lengths and checksum.
@@ -204,14 +237,17 @@ func (j *Joined) append(p []byte, f flow) {
 	j.Parts = append(j.Parts, p[f.head:])
 	j.payload += f.size
 	j.next = f.next
-	push := p[f.tcp+tcpFlags] & flagPSH
-	j.Parts[0][j.tcp+tcpFlags] |= push
-	// A shorter segment can only be the last, and what is pushed is to arrive now.
-	j.open = push == 0 && f.size == j.size
+	j.open = f.size == j.size // a shorter one can only be the last
+	if f.udp {
+		return
+	}
+	push := p[f.at+tcpFlags] & flagPSH
+	j.Parts[0][j.at+tcpFlags] |= push
+	j.open = j.open && push == 0 // what is pushed is to arrive now
 }
 
 // finish makes the headers those of the whole packet, with the sum of the pseudo header where
-// the TCP checksum goes. The outer checksum stays what it was: not zero, and not
+// the inner checksum goes. The outer checksum stays what it was: not zero, and not
 // looked at, because the inner one is there to be computed.
 func (j *Joined) finish() {
 	p := j.Parts[0]
@@ -226,7 +262,10 @@ func (j *Joined) finish() {
 		put(ip[10:], 0)
 		put(ip[10:], ^fold(sum(ip[:20], 0)))
 	}
-	put(p[j.tcp+tcpChecksum:], fold(pseudo(ip, unix.IPPROTO_TCP, n-j.tcp)))
+	if j.udp {
+		binary.BigEndian.PutUint16(p[j.at+4:], uint16(n-j.at))
+	}
+	put(p[j.at+j.checksum():], fold(pseudo(ip, j.protocol(), n-j.at)))
 }
 
 // Header describes the packet to a TUN link.
@@ -242,10 +281,13 @@ func (j *Joined) Header(lag uint16) Header {
 		Flags: unix.VIRTIO_NET_HDR_F_NEEDS_CSUM | flagTunnelChecksum,
 		Type:  unix.VIRTIO_NET_HDR_GSO_TCPV4 | typeTunnel6,
 		Len:   uint16(j.head), Size: uint16(j.size),
-		ChecksumStart: uint16(j.tcp), ChecksumOffset: tcpChecksum,
+		ChecksumStart: uint16(j.at), ChecksumOffset: uint16(j.checksum()),
 		OuterTransport: outerLen + lag, InnerNetwork: innerAt,
 	}
-	if j.Parts[0][innerAt]>>4 == 6 {
+	switch {
+	case j.udp:
+		h.Type = unix.VIRTIO_NET_HDR_GSO_UDP_L4 | typeTunnel6
+	case j.Parts[0][innerAt]>>4 == 6:
 		h.Type = unix.VIRTIO_NET_HDR_GSO_TCPV6 | typeTunnel6
 	}
 	return h

@@ -53,6 +53,7 @@ func TestJoin(t *testing.T) {
 	for name, s := range map[string]segment{
 		"v4": plainSegment, "v6": {from: 1, v6: true, flags: 0x10},
 		"v4, options": {from: 2, flags: 0x10, options: options}, "v6, options": {from: 2, v6: true, flags: 0x10, options: options},
+		"UDP, v4": {from: 1, udp: true, id: 65534}, "UDP, v6": {from: 1, udp: true, v6: true},
 		"pushed": {from: 1, flags: 0x18}, "congestion echo": {from: 1, flags: 0x50},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -166,6 +167,54 @@ func TestJoinNot(t *testing.T) {
 	}
 }
 
+// TestJoinNotUDP: likewise of datagrams.
+func TestJoinNotUDP(t *testing.T) {
+	datagram := segment{from: 1, vni: 7, port: 1, udp: true, id: 9}
+	const udp = innerAt + 20
+	// rest makes the checksums right again.
+	rest := func(b []byte) []byte {
+		put(b[innerAt+10:], 0)
+		put(b[innerAt+10:], ^fold(sum(b[innerAt:innerAt+20], 0)))
+		setChecksum(b, unix.IPPROTO_UDP, udpChecksum)
+		return b
+	}
+	other := func(change func(s *segment)) func([]byte) []byte {
+		return func([]byte) []byte {
+			s := stream(datagram, 2, 40)[1]
+			change(&s)
+			return s.bytes()
+		}
+	}
+	for name, change := range map[string]func(b []byte) []byte{
+		"other flow":        other(func(s *segment) { s.port = 2 }),
+		"other source":      other(func(s *segment) { s.from = 3 }),
+		"other network":     other(func(s *segment) { s.vni = 8 }),
+		"longer":            other(func(s *segment) { s.payload = make([]byte, 41) }),
+		"empty":             other(func(s *segment) { s.payload = nil }),
+		"TCP":               other(func(s *segment) { s.udp = false }),
+		"no outer checksum": other(func(s *segment) { s.noOuterChecksum = true }),
+		"no inner checksum": func(b []byte) []byte { put(b[udp+udpChecksum:], 0); return rest(b) },
+		"wrong checksum":    func(b []byte) []byte { b[len(b)-1] ^= 1; return rest(b) },
+		"shorter than IP":   func(b []byte) []byte { b[udp+5]--; return rest(b) },
+		"fragment":          func(b []byte) []byte { b[innerAt+7] = 1; return rest(b) },
+		"may be a fragment": func(b []byte) []byte { b[innerAt+6] = 0; return rest(b) },
+		"type of service":   func(b []byte) []byte { b[innerAt+1] = 3; return rest(b) },
+		"cut off":           func(b []byte) []byte { return b[:udp+6] },
+	} {
+		t.Run(name, func(t *testing.T) {
+			two := bytesOf(stream(datagram, 2, 40)...)
+			two[1] = change(slices.Clone(two[1]))
+			joined, split, err := join(two)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(joined) != 2 || !slices.Equal(split[0][0], two[0]) || !slices.Equal(split[1][0], two[1]) {
+				t.Errorf("became %d packets", len(joined))
+			}
+		})
+	}
+}
+
 // TestJoinEnds: what ends a packet, so that the next segment begins another.
 func TestJoinEnds(t *testing.T) {
 	s := stream(plainSegment, 6, 40)
@@ -201,6 +250,25 @@ func TestJoinSize(t *testing.T) {
 	}
 }
 
+// TestJoinDatagrams: no packet has more than a socket may send at once, and what is shorter is the
+// last one.
+func TestJoinDatagrams(t *testing.T) {
+	all := stream(segment{from: 1, udp: true}, 100, 64)
+	all[69].payload = all[69].payload[:10]
+	in := bytesOf(all...)
+	joined, split, err := join(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sizes []int
+	for _, j := range joined {
+		sizes = append(sizes, len(j.Parts))
+	}
+	if d := cmp.Diff(in, slices.Concat(split...)); d != "" || !slices.Equal(sizes, []int{64, 6, 30}) {
+		t.Errorf("joined %v; split again (-in +out):\n%s", sizes, d)
+	}
+}
+
 // TestJoinAny: whatever comes, split again it is the same packets, in the same order for each
 // connection; only the number of inner IPv4 packets counts on from the first.
 func TestJoinAny(t *testing.T) {
@@ -209,6 +277,9 @@ func TestJoinAny(t *testing.T) {
 		var in []segment
 		for range rapid.IntRange(1, 6).Draw(t, "runs") {
 			s := drawSegment(t)
+			if s.udp = rapid.Bool().Draw(t, "udp"); s.udp {
+				s.options = nil
+			}
 			run := stream(s, rapid.IntRange(1, 6).Draw(t, "n"), rapid.IntRange(1, 50).Draw(t, "size"))
 			if rapid.Bool().Draw(t, "shuffled") {
 				run = rapid.Permutation(run).Draw(t, "order")
@@ -244,8 +315,8 @@ func byConnection(packets [][]byte) map[string][][]byte {
 	for _, p := range packets {
 		p, f := numberless(p)
 		key := fmt.Sprintf("%x", p[8:24])
-		if f.tcp != 0 {
-			key += fmt.Sprintf(" %x %x", p[outerLen+udpLen:innerAt-ethernetLen], p[f.tcp-8:f.tcp+4])
+		if f.at != 0 {
+			key += fmt.Sprintf(" %x %x", p[outerLen+udpLen:innerAt-ethernetLen], p[f.at-8:f.at+4])
 		}
 		out[key] = append(out[key], p)
 	}
@@ -258,7 +329,7 @@ func byConnection(packets [][]byte) map[string][][]byte {
 func numberless(p []byte) ([]byte, flow) {
 	p = slices.Clone(p)
 	f, _ := parse(p)
-	if f.tcp == innerAt+20 {
+	if f.at == innerAt+20 {
 		clear(p[innerAt+4 : innerAt+6])
 		clear(p[innerAt+10 : innerAt+12])
 	}
@@ -295,8 +366,10 @@ func FuzzJoin(f *testing.F) {
 func normal(packets [][]byte) (out [][]byte) {
 	for _, p := range packets {
 		p, f := numberless(p)
-		p[f.tcp+tcpFlags] &^= flagPSH
-		clear(p[f.tcp+tcpChecksum : f.tcp+tcpChecksum+2])
+		if !f.udp {
+			p[f.at+tcpFlags] &^= flagPSH
+		}
+		clear(p[f.at+f.checksum() : f.at+f.checksum()+2])
 		clear(p[outerLen+udpChecksum : outerLen+udpLen])
 		out = append(out, p)
 	}

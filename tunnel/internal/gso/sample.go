@@ -20,7 +20,7 @@ func Sample(lag uint16) []byte {
 	p[tcp+tcpDataOffset] = 5 << 4
 	j := Joined{
 		Parts:   [][]byte{p[:len(p)-segment], p[len(p)-segment:]},
-		flow:    flow{tcp: tcp, head: tcp + tcpMinLen, size: segment},
+		flow:    flow{at: tcp, head: tcp + tcpMinLen, size: segment},
 		payload: segments * segment,
 	}
 	j.finish()

@@ -7,7 +7,8 @@
 //
 // Invariants: the link is in the namespace that it was opened for, and lives as long as
 // the Link. Nothing merges VXLAN datagrams as datagrams: what crosses the link as one
-// packet is segments of one TCP connection (segmented), or one packet (single).
+// packet is segments of one TCP connection or datagrams of one flow inside VXLAN (segmented), or
+// one packet (single).
 //
 // Start with Open. tunnel/wguser/DESIGN.md has the reasons for the two forms.
 package tun

@@ -311,18 +311,28 @@ func (l *tunLab) listen() {
 // gets one packet with all of them.
 func TestJoinedArrives(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
-		t.Run(fmt.Sprintf("v6=%v", v6), func(t *testing.T) {
-			const payload, size = 30_000, 1210
-			l := newTUNLab(t)
-			frame := superframe(v6, false, 0x18, payload, size)
-			segments := l.answer("whole", l.whole, l.whole.file, frame, (payload+size-1)/size)
-			if n, err := l.whole.Write(segments, 0); err != nil || n != len(segments) {
-				t.Fatalf("wrote %d of %d packets: %v", n, len(segments), err)
-			}
-			if h, got := l.hear(); int(h.Size) != size || !slices.Equal(got, frame[10:]) {
-				t.Errorf("%d bytes of %d arrived, %+v", len(got), len(frame)-10, h)
-			}
-		})
+		for _, udp := range []bool{false, true} {
+			t.Run(fmt.Sprintf("v6=%v, udp=%v", v6, udp), func(t *testing.T) {
+				const payload, size = 30_000, 1210
+				l := newTUNLab(t)
+				frame := superframe(v6, udp, 0x18, payload, size)
+				segments := l.answer("whole", l.whole, l.whole.file, frame, (payload+size-1)/size)
+				if n, err := l.whole.Write(segments, 0); err != nil || n != len(segments) {
+					t.Fatalf("wrote %d of %d packets: %v", n, len(segments), err)
+				}
+				want := frame[10:]
+				if udp { // the length of all, which a sender need not have written
+					at := 14 + 20
+					if v6 {
+						at = 14 + 40
+					}
+					binary.BigEndian.PutUint16(want[at+4:], uint16(len(want)-at))
+				}
+				if h, got := l.hear(); int(h.Size) != size || !slices.Equal(got, want) {
+					t.Errorf("%d bytes of %d arrived, %+v", len(got), len(want), h)
+				}
+			})
+		}
 	}
 }
 
