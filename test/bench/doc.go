@@ -1,6 +1,6 @@
 // Command bench measures how fast the product is beside its parts.
 //
-//	go run ./test/bench throughput [-rounds 5] [-seconds 2] [-mtu 1500]
+//	go run ./test/bench throughput [-rounds 5] [-seconds 2] [-mtu 1500] [-peers nebula,tailscale,tinc] [-only NAME]
 //	go run ./test/bench rotate [-real 3] [-simulated 3,10,50] [-rounds 5] [-o json]
 //	go run ./test/bench control [-nodes 3,10,50] [-profile lan] [-samples 50] [-remotes 2000] [-memory 0,1000,10000] [-o json]
 //
@@ -12,7 +12,10 @@
 // throughput has one TCP stream and four beside each other, UDP packets with 64 bytes of payload from one
 // sender that sends as fast as it can (so most are lost where less gets through), and pings on the idle
 // path. Seconds per Gbit are of all processors, for both ends and whatever else
-// the machine does, such as the agents.
+// the machine does, such as the agents. MiB are what the processes on a host have, agents included.
+// Peers are built from their modules (go install), or used if they are installed; one that cannot be had is
+// left out, and said so. All of them run in sessions of their own, as services do and ours does: Linux shares the
+// processors out between sessions first, so a program in the session of whoever sends has more of them, or less.
 //
 // rotate shows, for each driver that works on this machine, when the last pair
 // left each step of a rotation. Rows called real are agents as processes that

@@ -13,7 +13,7 @@ import (
 
 const usage = `usage: bench COMMAND
 
-  throughput   TCP through raw veth, plain VXLAN, wireguard-go alone and ours
+  throughput   TCP and small packets through raw veth, plain VXLAN, others alone and ours
   rotate       phases of a key rotation by driver and number of nodes
   control      attach to first ping, spread of a network, entries per second, memory
 `

@@ -22,6 +22,7 @@ type variant struct {
 	name     string
 	from, to *nl.Namespace
 	dst      netip.Addr
+	hosts    []*netlab.Host // whose processes carry it; none: the kernel does
 	mbit     []float64
 	cpu      []float64 // of the whole machine, in seconds per Gbit of payload
 	busy     []float64 // share of all processors' time
@@ -29,6 +30,7 @@ type variant struct {
 	small    []float64 // small packets that arrived, in 1000/s
 	lost     []float64 // share of the small packets that did not
 	rtt      []time.Duration
+	memory   float64 // MiB in use on a host
 }
 
 // throughput builds all set-ups side by side, measures them alternately and
@@ -39,6 +41,7 @@ func throughput(ctx context.Context, args []string) (err error) {
 	seconds := fs.Float64("seconds", 2, "seconds of one TCP stream")
 	mtu := fs.Int("mtu", 1500, "underlay MTU in bytes")
 	only := fs.String("only", "", "measure only set-ups with this in their name, and "+wgName)
+	others := fs.String("peers", "nebula,tailscale,tinc", "programs of others to measure, too; they are built or found first")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -63,7 +66,7 @@ func throughput(ctx context.Context, args []string) (err error) {
 			return err
 		}
 		if i == 0 {
-			if variants, err = setUps(ctx, f, *mtu); err != nil {
+			if variants, err = setUps(ctx, f, *others, *mtu); err != nil {
 				return err
 			}
 		}
@@ -80,6 +83,11 @@ func throughput(ctx context.Context, args []string) (err error) {
 			if err := v.measure(ctx, time.Duration(*seconds*float64(time.Second))); err != nil {
 				return fmt.Errorf("measure %s: %w", v.name, err)
 			}
+		}
+	}
+	for _, v := range variants {
+		if err := v.weigh(); err != nil {
+			return err
 		}
 	}
 	report(variants, *mtu)
@@ -113,7 +121,7 @@ func startFleet(ctx context.Context, bin, driver string, mtu int) (*fleet.Fleet,
 }
 
 // setUps makes what ours is compared with.
-func setUps(ctx context.Context, f *fleet.Fleet, mtu int) ([]*variant, error) {
+func setUps(ctx context.Context, f *fleet.Fleet, others string, mtu int) ([]*variant, error) {
 	a, b := f.Nodes[0].Host, f.Nodes[1].Host
 	wgDst, err := wireguardPair(ctx, f.Lab, mtu)
 	if err != nil {
@@ -124,7 +132,12 @@ func setUps(ctx context.Context, f *fleet.Fleet, mtu int) ([]*variant, error) {
 		return nil, err
 	}
 	clear, err := attached(ctx, f, "lab", "ours, plaintext VXLAN")
-	return []*variant{{name: "raw veth", from: a.NS(), to: b.NS(), dst: b.V4()}, plain, wgDst, clear}, err
+	if err != nil {
+		return nil, err
+	}
+	clear.hosts = nil // the agent has no part in it
+	peers, err := startPeers(ctx, f.Lab, others, mtu)
+	return append([]*variant{{name: "raw veth", from: a.NS(), to: b.NS(), dst: b.V4()}, plain, clear, wgDst}, peers...), err
 }
 
 // attached attaches an endpoint to a network on each of two nodes, and returns the way between them.
@@ -139,7 +152,8 @@ func attached(ctx context.Context, f *fleet.Fleet, network, name string) (*varia
 	if err := f.WaitEndpoints(ctx, network, 2); err != nil {
 		return nil, err
 	}
-	return &variant{name: name, from: at[0].Box.NS(), to: at[1].Box.NS(), dst: at[1].V4()}, nil
+	hosts := []*netlab.Host{f.Nodes[0].Host, f.Nodes[1].Host}
+	return &variant{name: name, from: at[0].Box.NS(), to: at[1].Box.NS(), dst: at[1].V4(), hosts: hosts}, nil
 }
 
 // plainVXLAN joins the two hosts by VXLAN devices made by hand, without bridge
@@ -200,6 +214,24 @@ func (v *variant) measure(ctx context.Context, d time.Duration) error {
 	return nil
 }
 
+// weigh reads how much memory the processes on a host have, after all the traffic.
+func (v *variant) weigh() error {
+	for _, h := range v.hosts {
+		pids, err := h.Processes()
+		if err != nil {
+			return err
+		}
+		for _, pid := range pids {
+			now, _, err := residentSet(pid)
+			if err != nil {
+				return err
+			}
+			v.memory += now / float64(len(v.hosts))
+		}
+	}
+	return nil
+}
+
 func report(vs []*variant, mtu int) {
 	var base *variant
 	for _, v := range vs {
@@ -217,10 +249,10 @@ func report(vs []*variant, mtu int) {
 			four(v), ratio(v, four), median(v.cpu), 100*median(v.busy))
 	}
 	small, rtt := func(v *variant) float64 { return median(v.small) }, func(v *variant) float64 { return median(v.rtt).Seconds() }
-	fmt.Printf("\n%-22s %8s %5s %5s %9s %9s %5s\n", fmt.Sprintf("%d BYTES OF UDP; PING", smallPacket), "1000/S", "x", "LOST", "RTT P50", "P99", "x")
+	fmt.Printf("\n%-22s %8s %5s %5s %9s %9s %5s %5s\n", fmt.Sprintf("%d BYTES OF UDP; PING", smallPacket), "1000/S", "x", "LOST", "RTT P50", "P99", "x", "MIB")
 	for _, v := range vs {
-		fmt.Printf("%-22s %8.0f %5.2f %4.0f%% %9s %9s %5.2f\n", v.name, small(v), ratio(v, small), 100*median(v.lost),
-			median(v.rtt).Round(time.Microsecond), quantile(v.rtt, 0.99).Round(time.Microsecond), ratio(v, rtt))
+		fmt.Printf("%-22s %8.0f %5.2f %4.0f%% %9s %9s %5.2f %5.0f\n", v.name, small(v), ratio(v, small), 100*median(v.lost),
+			median(v.rtt).Round(time.Microsecond), quantile(v.rtt, 0.99).Round(time.Microsecond), ratio(v, rtt), v.memory)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"os"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
@@ -93,14 +94,19 @@ func wireguardPair(ctx context.Context, lab *netlab.Lab, mtu int) (*variant, err
 			return nil, err
 		}
 	}
-	return &variant{name: wgName, from: hosts[0].NS(), to: hosts[1].NS(), dst: addr(1)}, nil
+	return &variant{name: wgName, from: hosts[0].NS(), to: hosts[1].NS(), dst: addr(1), hosts: hosts[:]}, nil
 }
+
+// ownSession gives a program a session of its own, as ours and services have: Linux may share the
+// processors out between sessions, not threads (sched_autogroup_enabled, sched(7)).
+func ownSession() *unix.SysProcAttr { return &unix.SysProcAttr{Setsid: true} }
 
 // startWorker starts a worker and waits until its link exists. The worker
 // ends with the lab at the latest.
 func startWorker(ctx context.Context, h *netlab.Host, self, text string, mtu int) error {
 	cmd := h.Command(ctx, self, "wireguard-go", "wg0", fmt.Sprint(mtu))
 	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = ownSession()
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return err
