@@ -37,6 +37,7 @@ func (l *loop) keyStatus() api.KeyStatus {
 	for _, d := range l.facts.Devices {
 		k := api.KeyDevice{
 			Epoch: d.Epoch, Driver: d.Driver, Label: label(d.Driver), Created: l.rot.since[d.Epoch], Current: d.Epoch == l.target.Epoch,
+			Dropped: d.Dropped,
 		}
 		if k.Current {
 			s.Started = k.Created

@@ -47,6 +47,9 @@ type KeyDevice struct {
 	Created time.Time `json:"created,omitzero"`
 	Peers   int       `json:"peers"`   // that this node reaches through it
 	Current bool      `json:"current"` // it is the target epoch
+	// Dropped are packets that the device did not let through, by why, since it was made. Empty: none, or
+	// the driver does not count them.
+	Dropped map[string]uint64 `json:"dropped,omitempty"`
 }
 
 // KeyPeer is a pair: this node and another one.

@@ -88,6 +88,8 @@ type DeviceState struct {
 	MTU    int
 	Up     bool
 	Peers  []PeerState
+	// Dropped are packets that were not let through, by why; nil: the driver does not count them.
+	Dropped map[string]uint64
 }
 
 // PeerState is one peer on one device. Counters are bytes of the tunnel's own

@@ -1,8 +1,10 @@
 package metrics
 
 import (
+	"maps"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -170,6 +172,12 @@ func (s snapshot) rotation(e emitter, k api.KeyStatus) {
 	e.ch <- prometheus.MustNewConstSummary(
 		desc("key_switch_seconds", "Time from the announcement of an epoch until a pair sent on it.", nil), c.Switches, c.SwitchSeconds, nil)
 	e.gauge("key_devices", "Key epochs of which this node has a device.", float64(len(k.Devices)), nil)
+	for _, d := range k.Devices {
+		for _, why := range slices.Sorted(maps.Keys(d.Dropped)) {
+			e.counter("device_dropped_packets_total", "Packets that a tunnel device did not let through, by reason.", float64(d.Dropped[why]),
+				labels{{"epoch", strconv.FormatUint(uint64(d.Epoch), 10)}, {"driver", d.Driver}, {"reason", why}})
+		}
+	}
 	for _, p := range k.Peers {
 		l := append(peerLabels(p.NodeRef), [2]string{"step", string(p.Step)})
 		e.gauge("pair_step", "What the pair with the peer waits for; the value is always 1.", 1, l)

@@ -66,7 +66,7 @@ func example(now time.Time) fake {
 			Heartbeat: now.Add(-42 * time.Second), Protocol: api.Protocol{Min: 1, Max: 2, Floor: 2},
 		},
 		keys: api.KeyStatus{
-			Devices: []api.KeyDevice{{Epoch: 2}, {Epoch: 3}},
+			Devices: []api.KeyDevice{{Epoch: 2}, {Epoch: 3, Driver: "ipsec-userspace", Dropped: map[string]uint64{"replay": 2, "forged": 1}}},
 			Counts:  api.KeyCounts{Rotations: 3, Switches: 5, SwitchSeconds: 1.25, Refusals: 1},
 			Peers: []api.KeyPeer{
 				{NodeRef: b, Step: api.KeyStepDone, Since: now.Add(-80 * time.Second), FullMTU: true},

@@ -31,7 +31,7 @@ type driver struct {
 	// has the secret; when the agent dies, the secrets go with it.
 	used map[string]map[use]bool
 	// dropped is what the workers had dropped when they were asked last.
-	dropped map[string][reasons]uint64
+	dropped map[string]counts
 	// owners is who has which inner address, by the last Set.
 	owners map[netip.Addr]ids.NodeID
 }
@@ -197,7 +197,7 @@ func (d *driver) deviceState(ctx context.Context, name string, l links.Link) (tu
 		return out, nil
 	}
 	d.noteDrops(name, s.dropped)
-	out.Port = s.port
+	out.Port, out.Dropped = s.port, s.dropped.byReason()
 	for _, p := range s.peers {
 		out.Peers = append(out.Peers, tunnel.PeerState{
 			ID: d.owners[p.inner], Inner: p.inner, Key: p.key, In: p.in, Out: p.out,
@@ -209,7 +209,7 @@ func (d *driver) deviceState(ctx context.Context, name string, l links.Link) (tu
 }
 
 // noteDrops writes into the log what a worker has dropped since it was asked last.
-func (d *driver) noteDrops(name string, now [reasons]uint64) {
+func (d *driver) noteDrops(name string, now counts) {
 	for r, n := range now {
 		if was := d.dropped[name][r]; n > was {
 			d.log.Debug("packets dropped", logkey.Device, name, logkey.Reason, reason(r), logkey.Count, n-was)

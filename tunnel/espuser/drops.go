@@ -26,6 +26,20 @@ func (r reason) String() string {
 	}[r]
 }
 
+// counts are numbers of dropped packets.
+type counts [reasons]uint64
+
+// byReason is the same for people, without what has not happened.
+func (c counts) byReason() map[string]uint64 {
+	out := map[string]uint64{}
+	for r, n := range c {
+		if n > 0 {
+			out[reason(r).String()] = n
+		}
+	}
+	return out
+}
+
 // drops counts dropped packets. Several goroutines add.
 type drops [reasons]atomic.Uint64
 
@@ -33,7 +47,7 @@ func (d *drops) count(r reason) { d.add(r, 1) }
 
 func (d *drops) add(r reason, n int) { d[r].Add(uint64(n)) }
 
-func (d *drops) read() (out [reasons]uint64) {
+func (d *drops) read() (out counts) {
 	for i := range d {
 		out[i] = d[i].Load()
 	}

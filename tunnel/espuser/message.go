@@ -196,7 +196,7 @@ func (w wanted) check() error {
 // state is what a worker has.
 type state struct {
 	port    uint16
-	dropped [reasons]uint64 // packets, by why
+	dropped counts // packets, by why
 	peers   []peer
 }
 
