@@ -18,9 +18,13 @@ const (
 
 // outerLength is the whole IPv4 length of the packet that carries an inner one.
 func outerLength(driver string, inner int) uint16 {
-	if driver == "ipsec" {
-		// ESP 8, IV 8, the packet and 2 bytes padded to 4, ICV 16, IPv4 20.
-		return uint16(20 + 8 + 8 + (inner+2+3)/4*4 + 16)
+	// ESP 8, IV 8, the packet and 2 bytes padded to 4, ICV 16, IPv4 20; in UDP 8 more.
+	esp := uint16(20 + 8 + 8 + (inner+2+3)/4*4 + 16)
+	switch driver {
+	case "ipsec":
+		return esp
+	case "ipsec-userspace":
+		return esp + 8
 	}
 	// WireGuard pads to 16 and adds 32; UDP 8, IPv4 20.
 	return uint16(20 + 8 + 32 + (inner+15)/16*16)

@@ -27,6 +27,7 @@ import (
 const (
 	rateEnv          = "SECURE_OVERLAY_TEST_RATE" // packets per second of each flow
 	rotationsEnv     = "SECURE_OVERLAY_TEST_ROTATIONS"
+	driversEnv       = "SECURE_OVERLAY_TEST_DRIVERS" // with commas; see drivers
 	fullRotations    = 200
 	defaultRotations = 8
 )
@@ -54,8 +55,11 @@ func emulated() bool {
 // the timers of a cluster on one machine, and of TCP, allow for.
 func slowMachine() bool { return emulated() || raceDetector }
 
-// drivers are those that a rotation can go to on this machine.
+// drivers are those that a rotation can go to on this machine, or that somebody asks for.
 func drivers() []string {
+	if s := os.Getenv(driversEnv); s != "" {
+		return strings.Split(s, ",")
+	}
 	if emulated() {
 		return []string{"wireguard", "ipsec"}
 	}

@@ -216,6 +216,9 @@ func searchAnswers(t *testing.T, n *fleet.Node, keys []hunted) []string {
 // everywhere after it has ended.
 func TestOldKeysAreGone(t *testing.T) {
 	for _, driver := range drivers() {
+		if driver == "ipsec-userspace" {
+			continue // its workers tell no key, so there is nothing to look for
+		}
 		t.Run(driver, func(t *testing.T) {
 			ctx, f := startFor(t, suited(), 2, 2, "")
 			toDriver(t, ctx, f, driver)
