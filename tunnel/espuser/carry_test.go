@@ -187,13 +187,15 @@ func TestRuns(t *testing.T) {
 	lay := func(sizes ...int) (batch []sealed) {
 		at := 0
 		for _, n := range sizes {
-			batch = append(batch, sealed{at, at + n, a})
+			batch = append(batch, sealed{from: at, to: at + n, by: a})
 			at += n
 		}
 		return batch
 	}
 	other := lay(100, 100, 100)
 	other[1].by = b
+	marked := lay(100, 100, 100)
+	marked[1].ecn, marked[2].ecn = ce, ce
 	for name, c := range map[string]struct {
 		batch []sealed
 		whole bool
@@ -203,6 +205,7 @@ func TestRuns(t *testing.T) {
 		"short end":       {batch: lay(100, 100, 60, 100), want: []int{3, 1}},
 		"longer":          {batch: lay(60, 100, 100), want: []int{1, 2}},
 		"other peer":      {batch: other, want: []int{1, 1, 1}},
+		"other mark":      {batch: marked, want: []int{1, 2}},
 		"one by one":      {batch: lay(100, 100), whole: true, want: []int{1, 1}},
 		"64 KiB":          {batch: lay(slices.Repeat([]int{1500}, 50)...), want: []int{43, 7}},
 		"too many":        {batch: lay(slices.Repeat([]int{100}, 130)...), want: []int{64, 64, 2}},
@@ -298,7 +301,7 @@ func FuzzReceive(f *testing.F) {
 		tab.Store(bld.now)
 		h := heap{make(chan []byte, 1)}
 		r := &receiver{is4: true, self: labSelf.As16(), table: &tab, out: &h, dropped: &drops{}}
-		r.take(b, max(size, 1))
+		r.take(b, max(size, 1), ecn(size&ecnMask))
 		if len(h.packets) > 0 {
 			t.Fatalf("% x arrived", <-h.packets)
 		}

@@ -16,13 +16,14 @@ const (
 	dropUnread                  // an error in place of a packet
 	dropUnwritten               // the TUN did not take it
 	dropExhausted               // the association has no sequence number left
+	dropCongested               // marked on the way, for a sender that does not know of marks
 	reasons
 )
 
 // String says it for people.
 func (r reason) String() string {
 	return [reasons]string{
-		"no peer", "foreign address", "not sent", "unknown SPI", "replay", "forged", "not read", "not delivered", "exhausted",
+		"no peer", "foreign address", "not sent", "unknown SPI", "replay", "forged", "not read", "not delivered", "exhausted", "congestion",
 	}[r]
 }
 

@@ -31,16 +31,18 @@ func newReception(from *socket) *reception {
 	return r
 }
 
-// next waits for the next bytes, and says into packets of which size they are to be cut. They are
+// next waits for the next bytes, and says into packets of which size they are to be cut, and with which
+// mark they came. They are
 // valid until it is called again. os.ErrClosed: there is nothing more.
-func (r *reception) next() (b []byte, size int, err error) {
+func (r *reception) next() (b []byte, size int, mark ecn, err error) {
 	if err := r.from.conn.Read(r.once); err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	if r.err != nil {
-		return nil, 0, r.err
+		return nil, 0, 0, r.err
 	}
-	return r.buf[:r.n], segmentSize(r.control[:r.msg.Controllen], r.n), nil
+	size, mark = received(r.control[:r.msg.Controllen], r.n)
+	return r.buf[:r.n], size, mark, nil
 }
 
 // receiveOnce receives, and waits if there is nothing. The socket is not closed meanwhile: who calls

@@ -41,7 +41,7 @@ func newReceiver(w *device, e *ends, is4 bool) *receiver {
 // run receives until the socket is closed.
 func (r *receiver) run() {
 	for turns := (block.Turns{}); ; turns.Next() {
-		b, size, err := r.in.next()
+		b, size, mark, err := r.in.next()
 		switch {
 		case errors.Is(err, os.ErrClosed):
 			return
@@ -49,12 +49,13 @@ func (r *receiver) run() {
 			r.dropped.count(dropUnread) // such as a message about an earlier packet
 			continue
 		}
-		r.take(b, size)
+		r.take(b, size, mark)
 	}
 }
 
-// take opens packets of a size, the last may be shorter, that lie one behind the other.
-func (r *receiver) take(b []byte, size int) {
+// take opens packets of a size, the last may be shorter, that lie one behind the other and came with
+// one mark.
+func (r *receiver) take(b []byte, size int, mark ecn) {
 	t := r.table.Load()
 	r.opened = r.opened[:0]
 	for len(b) > 0 {
@@ -63,6 +64,10 @@ func (r *receiver) take(b []byte, size int) {
 		inner, why := t.open(r.self, r.is4, p)
 		if inner == nil {
 			r.dropped.count(why)
+			continue
+		}
+		if !mark.copyTo(inner) {
+			r.dropped.count(dropCongested)
 			continue
 		}
 		r.opened = append(r.opened, inner)

@@ -33,6 +33,7 @@ type source interface {
 // sealed is a packet in the arena.
 type sealed struct {
 	from, to int
+	ecn      ecn
 	by       *outbound
 }
 
@@ -91,13 +92,14 @@ func (s *sender) fill() error {
 			s.dropped.count(why)
 			continue
 		}
+		mark := ecnOf(b[esp.HeaderLen : esp.HeaderLen+n])
 		size, err := by.sealer.Seal(b, n)
 		if err != nil {
 			s.dropped.count(dropExhausted)
 			continue
 		}
 		by.add(1, n)
-		s.batch = append(s.batch, sealed{at, at + size, by})
+		s.batch = append(s.batch, sealed{at, at + size, mark, by})
 		at += size
 	}
 	return nil
@@ -116,7 +118,7 @@ func (t *table) route(p []byte) (*outbound, reason) {
 	return by, 0
 }
 
-// flush sends the batch: packets that follow each other, to one peer and of one length, in one
+// flush sends the batch: packets that follow each other, to one peer, of one length and ECN, in one
 // call; the last of them may be shorter.
 func (s *sender) flush() {
 	e := s.ends.Load()
@@ -137,7 +139,7 @@ func (s *sender) runFrom(i int) int {
 	n := i + 1
 	for ; n < end; n++ {
 		p := s.batch[n]
-		if p.by != first.by || p.to-p.from > size || p.to-first.from > runBytes {
+		if p.by != first.by || p.ecn != first.ecn || p.to-p.from > size || p.to-first.from > runBytes {
 			break
 		}
 		if p.to-p.from < size {
@@ -153,6 +155,9 @@ func (s *sender) send(c *socket, run []sealed) {
 	control := append(s.control[:0], first.by.source...)
 	if len(run) > 1 {
 		control = segmentMessage(control, first.to-first.from)
+	}
+	if first.ecn != notECT {
+		control = ecnMessage(control, first.by.remote.Addr().Is4(), first.ecn)
 	}
 	err := s.out.send(c, s.arena[first.from:last.to], control, first.by.to)
 	switch {

@@ -96,6 +96,12 @@ func prepare(fd int, v4 bool) error {
 	}
 	// Several packets in one call: since Linux 5.0; without it they come one by one.
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+	// What routers on the way have marked; a kernel that does not say it marks nothing.
+	level, class := unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS
+	if v4 {
+		level, class = unix.IPPROTO_IP, unix.IP_RECVTOS
+	}
+	_ = unix.SetsockoptInt(fd, level, class, 1)
 	// Beyond the system's limit, which needs CAP_NET_ADMIN; or as far as that allows.
 	for force, plain := range map[int]int{unix.SO_RCVBUFFORCE: unix.SO_RCVBUF, unix.SO_SNDBUFFORCE: unix.SO_SNDBUF} {
 		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, socketBuffer) != nil {
@@ -163,21 +169,28 @@ func segmentMessage(b []byte, size int) []byte {
 // controlRoom has room for all control messages of a packet that is received or sent.
 const controlRoom = 128
 
-// segmentSize returns into packets of which size n received bytes are to be cut.
-func segmentSize(control []byte, n int) int {
+// received returns into packets of which size n received bytes are to be cut, and the ECN of all of them: the
+// kernel joins only packets of one.
+func received(control []byte, n int) (size int, mark ecn) {
+	size = n
 	for len(control) > 0 {
 		h, data, rest, err := unix.ParseOneSocketControlMessage(control)
 		if err != nil {
 			break
 		}
-		if h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(data) >= 4 {
-			if size := int(binary.NativeEndian.Uint32(data)); size > 0 {
-				return size
+		switch {
+		case h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(data) >= 4:
+			if segment := int(binary.NativeEndian.Uint32(data)); segment > 0 {
+				size = segment
 			}
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_TOS && len(data) >= 1:
+			mark = ecn(data[0] & ecnMask)
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_TCLASS && len(data) >= 4:
+			mark = ecn(binary.NativeEndian.Uint32(data) & ecnMask)
 		}
 		control = rest
 	}
-	return n
+	return size, mark
 }
 
 // rawAddr is an address and port as the kernel takes it (struct sockaddr_in, sockaddr_in6).
