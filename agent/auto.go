@@ -39,24 +39,28 @@ type candidate struct {
 	able record.Able
 }
 
-// autoDriver chooses for all nodes, and says why: WireGuard as soon as one node's kernel has
-// it, since others can always do that in a process; userspace ESP where all can
-// and it is fast; else userspace WireGuard.
+// autoDriver chooses for all nodes, and says why. WireGuard, if at both ends of most pairs the kernel
+// does it, which is faster than anything else: then the few others have to do with it in a process. Else userspace
+// ESP, which is faster than that, if all can and have it fast. Else WireGuard, which everybody can.
 func autoDriver(nodes []candidate) (driver, because string) {
-	for _, n := range nodes {
-		if n.able&record.AbleKernelWireGuard != 0 {
-			return item.DriverAuto, fmt.Sprintf("WireGuard, which the kernel of %s has", n.name)
+	n, kernel := len(nodes), 0
+	for _, c := range nodes {
+		if c.able&record.AbleKernelWireGuard != 0 {
+			kernel++
 		}
 	}
-	for _, n := range nodes {
-		if n.able&record.AbleFastESP == 0 {
-			return item.DriverAuto, fmt.Sprintf("WireGuard, since %s has neither that in its kernel nor fast userspace ESP", n.name)
+	if pairs := func(n int) int { return n * (n - 1) / 2 }; kernel > 0 && 2*pairs(kernel) >= pairs(n) {
+		return item.DriverAuto, fmt.Sprintf("WireGuard, which the kernels of %d of %d nodes have", kernel, n)
+	}
+	for _, c := range nodes {
+		if c.able&record.AbleFastESP == 0 {
+			return item.DriverAuto, fmt.Sprintf("WireGuard: it is in the kernels of %d of %d nodes only, but %s has no fast userspace ESP", kernel, n, c.name)
 		}
 	}
-	if len(nodes) == 0 {
+	if n == 0 {
 		return item.DriverAuto, "WireGuard, since no node has encrypted networks"
 	}
-	return item.DriverAutoESP, "userspace ESP, which is faster than userspace WireGuard, and no node's kernel has that"
+	return item.DriverAutoESP, fmt.Sprintf("userspace ESP, which all %d nodes have fast; %d of them have WireGuard in the kernel", n, kernel)
 }
 
 // candidates are the nodes that the next epoch is for: all with encrypted networks, whether

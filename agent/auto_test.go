@@ -17,23 +17,27 @@ import (
 	"github.com/secure-overlay/secure-overlay/tunnel"
 )
 
-// TestAutoDriver: kernel WireGuard as soon as one node has it, userspace ESP where all can,
-// else userspace WireGuard, and the node that decides is named.
+// TestAutoDriver: kernel WireGuard where most pairs have it, userspace ESP where all can, else userspace
+// WireGuard, and the node that decides is named.
 func TestAutoDriver(t *testing.T) {
-	const kernel, esp = record.AbleKernelWireGuard, record.AbleFastESP
+	const kernel, esp, both = record.AbleKernelWireGuard, record.AbleFastESP, record.AbleKernelWireGuard | record.AbleFastESP
 	for name, c := range map[string]struct {
 		able   []record.Able
 		want   string
 		reason string
 	}{
-		"nobody":               {nil, item.DriverAuto, "no node"},
-		"all have it":          {[]record.Able{kernel, kernel | esp}, item.DriverAuto, "kernel of a"},
-		"one has it":           {[]record.Able{esp, kernel}, item.DriverAuto, "kernel of b"},
-		"one has it, not last": {[]record.Able{0, kernel, esp}, item.DriverAuto, "kernel of b"},
-		"all can do ESP":       {[]record.Able{esp, esp}, item.DriverAutoESP, "faster"},
-		"one alone can":        {[]record.Able{esp}, item.DriverAutoESP, "faster"},
-		"one cannot":           {[]record.Able{esp, 0}, item.DriverAuto, "since b has"},
-		"of a newer build":     {[]record.Able{esp | 0x80, esp | 0x40}, item.DriverAutoESP, "faster"},
+		"nobody":                {nil, item.DriverAuto, "no node"},
+		"one alone, kernel":     {[]record.Able{both}, item.DriverAuto, "kernels of 1 of 1"},
+		"one alone, none":       {[]record.Able{esp}, item.DriverAutoESP, "all 1 nodes"},
+		"all have it":           {[]record.Able{kernel, both}, item.DriverAuto, "kernels of 2 of 2"},
+		"one of two has it":     {[]record.Able{esp, both}, item.DriverAutoESP, "1 of them"},
+		"two of three have it":  {[]record.Able{esp, both, both}, item.DriverAutoESP, "2 of them"},
+		"three of four have it": {[]record.Able{both, both, esp, both}, item.DriverAuto, "kernels of 3 of 4"},
+		"most, and one cannot":  {[]record.Able{both, both, 0, both}, item.DriverAuto, "kernels of 3 of 4"},
+		"few, and one cannot":   {[]record.Able{both, esp, kernel}, item.DriverAuto, "but c has no fast"},
+		"all can do ESP":        {[]record.Able{esp, esp}, item.DriverAutoESP, "all 2 nodes"},
+		"one cannot":            {[]record.Able{esp, 0}, item.DriverAuto, "but b has no fast"},
+		"of a newer build":      {[]record.Able{esp | 0x80, esp | 0x40}, item.DriverAutoESP, "all 2 nodes"},
 	} {
 		var nodes []candidate
 		for i, a := range c.able {
