@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/config"
+	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/membership/item"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 )
@@ -64,14 +65,16 @@ func autoDriver(nodes []candidate) (driver, because string) {
 }
 
 // candidates are the nodes that the next epoch is for: all with encrypted networks, whether
-// they are heard or not, since they are to be reached when they are back.
+// they are heard or not, since they are to be reached when they are back. Whose word counts nowhere else
+// has none here either: observers, and nodes whose certificate ended.
 func (l *loop) candidates() []candidate {
 	out := []candidate{}
 	if l.here.AnyEncrypted() {
 		out = append(out, candidate{name: "this node", able: l.facts.Able})
 	}
 	for _, m := range l.gossip.Snapshot().Members {
-		if m.ID != l.identity.ID && !l.gone(m.ID) && encrypts(m.Record) {
+		silent := l.gone(m.ID) || m.Cert.Roles&keys.RoleObserver != 0 || l.standings[m.ID] >= ended
+		if m.ID != l.identity.ID && !silent && encrypts(m.Record) {
 			out = append(out, candidate{name: "node " + l.shown(m.ID), able: m.Record.Able})
 		}
 	}

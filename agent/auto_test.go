@@ -12,6 +12,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/membership/item"
 	"github.com/secure-overlay/secure-overlay/membership/record"
 	"github.com/secure-overlay/secure-overlay/tunnel"
@@ -119,7 +120,7 @@ func TestAutoFollowsNodes(t *testing.T) {
 		if r.Driver != item.DriverAutoESP || !strings.Contains(strings.Join(r.Effects, "; "), "driver auto is userspace ESP") {
 			t.Errorf("rotation without a driver: %+v", r)
 		}
-		w.until("epoch 3, still ESP", func() bool { return a.on(3, 1) && both(config.DriverIPsecUser)() })
+		w.within(30*time.Second, "epoch 3, still ESP", func() bool { return a.on(3, 1) && both(config.DriverIPsecUser)() })
 		w.watch("nothing to change", 2*time.Minute, func() bool { return a.keys().Target.Epoch == 3 })
 
 		c.start()
@@ -142,6 +143,30 @@ func texts(problems []api.Problem) (out []string) {
 		out = append(out, p.Message)
 	}
 	return out
+}
+
+// TestAutoAsksWhoCounts: an observer, whose record nobody else acts upon, does not hold the others back.
+func TestAutoAsksWhoCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a, b, c := w.machine(1, blue()), w.machine(2, blue()), w.machine(3, blue())
+		for _, m := range []*machine{a, b} {
+			m.userESP = true
+			m.cfg.Keys.RotateEvery = 12 * time.Hour
+		}
+		a.issuer = true
+		for _, m := range []*machine{a, b, c} {
+			m.start()
+		}
+		w.until("epoch 1", func() bool { return a.on(1, 2) && b.on(1, 2) && c.on(1, 2) })
+		w.watch("WireGuard, for the third", time.Minute, func() bool { return a.keys().Target.Epoch == 1 })
+		w.board.set(func() {
+			e := w.board.members[c.id]
+			e.Cert.Roles |= keys.RoleObserver
+			w.board.members[c.id] = e
+		})
+		w.within(time.Minute, "userspace ESP", func() bool { return a.keys().Target.Driver == item.DriverAutoESP })
+	})
 }
 
 // TestAutoLeavesNamedAlone: a driver that somebody has named stays, and so does one on a
