@@ -16,6 +16,9 @@ import (
 // they are able to. The choice is in the target that the issuer signs, so all nodes
 // have the same one.
 
+// reprobeAble is how long a driver that did not work, and that nobody waits for, counts as not working.
+const reprobeAble = time.Hour
+
 // able is what this node could make devices with, were it asked to.
 func (d *drivers) able(ctx context.Context, cfg config.Config) (out record.Able) {
 	if !cfg.AnyEncrypted() {
@@ -27,7 +30,7 @@ func (d *drivers) able(ctx context.Context, cfg config.Config) (out record.Able)
 		if !ok || k.Auto == nil || pinned != config.DriverAuto && pinned != name {
 			continue
 		}
-		if k.Auto() == nil && d.works(ctx, name) == nil {
+		if k.Auto() == nil && d.worksSince(ctx, name, reprobeAble) == nil {
 			out |= bit
 		}
 	}

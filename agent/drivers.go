@@ -112,6 +112,11 @@ func (d *drivers) known() bool { return len(d.unread) == 0 }
 
 // works reports why a driver cannot make a device here, or nil.
 func (d *drivers) works(ctx context.Context, name string) error {
+	return d.worksSince(ctx, name, reprobe)
+}
+
+// worksSince is works for who can do with a refusal as old as that: a probe takes a namespace.
+func (d *drivers) worksSince(ctx context.Context, name string, age time.Duration) error {
 	k, ok := d.kind(name)
 	if !ok {
 		return fmt.Errorf("driver %s is not available in this version", name)
@@ -120,7 +125,7 @@ func (d *drivers) works(ctx context.Context, name string) error {
 		return nil
 	}
 	v, known := d.verdicts[name]
-	if !known || v.err != nil && d.now().Sub(v.at) > reprobe {
+	if !known || v.err != nil && d.now().Sub(v.at) > age {
 		v = verdict{err: k.Probe(ctx, d.env), at: d.now()}
 		d.verdicts[name] = v
 	}

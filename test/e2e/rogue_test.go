@@ -148,6 +148,9 @@ func lookAt(t *testing.T, ctx context.Context, r *rogueProcess, rogue ids.NodeID
 			t.Fatal(err)
 		}
 		u.Target, u.Devices = keys.Target.Epoch, keys.Devices
+		for i := range u.Devices {
+			u.Devices[i].Dropped = nil // what it sent and nobody took
+		}
 		for _, p := range keys.Peers {
 			if p.ID != rogue {
 				u.Pairs = append(u.Pairs, api.KeyPeer{NodeRef: p.NodeRef, Epoch: p.Epoch, Step: p.Step, Driver: p.Driver})
@@ -258,7 +261,7 @@ func TestRogueMember(t *testing.T) {
 	others, bad := f.Nodes[:3], f.Nodes[3]
 	rogueID := nodeID(t, ctx, bad)
 	// So that there is an item to alter.
-	rot, err := f.Nodes[0].Client().Rotate(ctx, api.RotateRequest{})
+	rot, err := f.Nodes[0].Client().Rotate(ctx, api.RotateRequest{Driver: drivers()[0]})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -104,7 +104,7 @@ func TestRotationUnderLoad(t *testing.T) {
 func TestRotationAlternatesDrivers(t *testing.T) {
 	type turn struct{ ask, answer, get string }
 	named := func(driver string) turn { return turn{driver, driver, driver} }
-	turns := []turn{named("ipsec-userspace"), named("userspace"), {"auto", "auto-esp", "ipsec-userspace"}}
+	turns := []turn{{"auto", "auto-esp", "ipsec-userspace"}, named("userspace")}
 	if emulated() {
 		turns = []turn{named("ipsec"), named("wireguard"), named("ipsec-userspace"), {"auto", "auto", "wireguard"}}
 	}

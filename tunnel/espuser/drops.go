@@ -30,7 +30,7 @@ func (r reason) String() string {
 // counts are numbers of dropped packets.
 type counts [reasons]uint64
 
-// byReason is the same for people, without what has not happened.
+// byReason is the same for people, without what has not happened; not nil, since it was counted.
 func (c counts) byReason() map[string]uint64 {
 	out := map[string]uint64{}
 	for r, n := range c {
