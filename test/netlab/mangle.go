@@ -55,7 +55,7 @@ func (m *mangler) pass(raw []byte) (out [][]byte) {
 		out = append(out, l.raw)
 		return true
 	})
-	u, ok := parseUDP(raw)
+	u, ok := parse(raw)
 	if !ok {
 		return append(out, raw)
 	}
@@ -91,47 +91,52 @@ func (m *mangler) pass(raw []byte) (out [][]byte) {
 	return append(out, raw)
 }
 
-// udpAt is where the parts of a UDP packet begin, behind its virtio header.
-type udpAt struct {
-	ip, udp, payload int
-	v6               bool
+// parts is where the parts of a UDP or ESP packet begin, behind its virtio header.
+type parts struct {
+	ip, transport, payload int
+	v6, udp                bool
 }
 
-// parseUDP finds the parts of a UDP packet that has a payload and is no fragment.
-func parseUDP(raw []byte) (u udpAt, ok bool) {
+// parse finds the parts of a UDP or ESP packet that has a payload and is no fragment.
+func parse(raw []byte) (u parts, ok bool) {
 	const ethernet = 14
 	u.ip = vnetHeader + ethernet
 	if len(raw) < u.ip+20 {
 		return u, false
 	}
-	ip := raw[u.ip:]
+	ip, protocol := raw[u.ip:], byte(0)
 	switch binary.BigEndian.Uint16(raw[u.ip-2:]) {
 	case unix.ETH_P_IP:
-		u.udp = u.ip + int(ip[0]&15)*4
-		ok = ip[9] == unix.IPPROTO_UDP && binary.BigEndian.Uint16(ip[6:])&0x3fff == 0
+		u.transport = u.ip + int(ip[0]&15)*4
+		protocol, ok = ip[9], binary.BigEndian.Uint16(ip[6:])&0x3fff == 0
 	case unix.ETH_P_IPV6:
-		u.v6, u.udp = true, u.ip+40
-		ok = ip[6] == unix.IPPROTO_UDP
+		u.v6, u.transport = true, u.ip+40
+		protocol, ok = ip[6], true
 	}
-	u.payload = u.udp + 8
-	return u, ok && len(raw) > u.payload
+	u.payload = u.transport
+	if u.udp = protocol == unix.IPPROTO_UDP; u.udp {
+		u.payload += 8
+	}
+	return u, ok && (u.udp || protocol == unix.IPPROTO_ESP) && len(raw) > u.payload
 }
 
 // resize returns the packet with a shorter payload, or one with up to 20 bytes more, and lengths that
 // say so.
-func (u udpAt) resize(raw []byte, rng *rand.Rand) []byte {
+func (u parts) resize(raw []byte, rng *rand.Rand) []byte {
 	if n := len(raw) - u.payload; rng.IntN(2) == 0 && n > 1 {
 		raw = raw[:len(raw)-1-rng.IntN(n-1)]
 	} else {
 		raw = append(bytes.Clone(raw), make([]byte, 1+rng.IntN(20))...)
 	}
-	binary.BigEndian.PutUint16(raw[u.udp+4:], uint16(len(raw)-u.udp))
+	if u.udp {
+		binary.BigEndian.PutUint16(raw[u.transport+4:], uint16(len(raw)-u.transport))
+	}
 	if u.v6 {
 		binary.BigEndian.PutUint16(raw[u.ip+4:], uint16(len(raw)-u.ip-40))
 		return raw
 	}
 	binary.BigEndian.PutUint16(raw[u.ip+2:], uint16(len(raw)-u.ip))
-	header := raw[u.ip:u.udp]
+	header := raw[u.ip:u.transport]
 	clear(header[10:12])
 	sum := uint32(0)
 	for i := 0; i < len(header); i += 2 {

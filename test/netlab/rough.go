@@ -13,7 +13,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 )
 
-// Roughness says what a rough wire does to UDP packets: the share of each, from 0 to 1, of those that pass
+// Roughness says what a rough wire does to packets of UDP and ESP: the share of each, from 0 to 1, of those that pass
 // in either direction. Other packets pass as they are.
 type Roughness struct {
 	Drop   float64

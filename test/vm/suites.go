@@ -46,7 +46,7 @@ func Suites() []Suite {
 // rotating picks the tests of test/e2e that rotate keys again and again. They
 // are suites of their own: each has a limit that grows with the number of rotations, and
 // shows that the machine gets on. So are those that look for secrets.
-const rotating = "^Test(Rotation|ESPOfTwoKinds|TwoRotations|KillAt|CutOff|Scheduled|Replay|OldKeys|LiveSecrets|ESPBlocked|Clock)"
+const rotating = "^Test(Rotation|ESPOfTwoKinds|TwoRotations|KillAt|CutOff|Scheduled|Replay|OldKeys|LiveSecrets|ESPBlocked|Clock|RoughWire)"
 
 // membersComeAndGo picks the tests about who belongs to a cluster, which make
 // larger fleets and floods.
@@ -83,6 +83,7 @@ func endToEnd() []Suite {
 		e2e("load-ipsec-in-udp", stretched(240), run("^TestRotationUnderLoad$/^ipsec-in-udp$")),
 		e2e("alternate", stretched(240), run("^Test(RotationAlternatesDrivers|ESPOfTwoKinds)$")),
 		e2e("badlink", stretched(300), run("^TestRotationOverBadLink$")),
+		e2e("rough", stretched(300), run("^TestRoughWire$")),
 		e2e("kill", stretched(600), run("^TestKillAtEachState$")),
 		e2e("cutoff", stretched(420), run("^Test(TwoRotations|CutOff|Scheduled)")),
 		e2e("clock", 1200, run("^TestClock")),
