@@ -20,6 +20,9 @@ func TestRoughWire(t *testing.T) {
 	if emulated() {
 		all = []string{"wireguard", "ipsec"}
 	}
+	if raceDetector && os.Getenv(rotationsEnv) == "" {
+		all = all[1:] // half a minute each
+	}
 	bytes := int64(40_000_000)
 	switch {
 	case os.Getenv(rotationsEnv) != "" && !slowMachine():
