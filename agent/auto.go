@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/secure-overlay/secure-overlay/config"
@@ -70,8 +71,7 @@ func autoDriver(nodes []candidate) (driver, because string) {
 // candidates are the nodes that the next epoch is for: all with encrypted networks, whether
 // they are heard or not, since they are to be reached when they are back. Whose word counts nowhere else
 // has none here either: observers, and nodes whose certificate ended.
-func (l *loop) candidates() []candidate {
-	out := []candidate{}
+func (l *loop) candidates() (out []candidate) {
 	if l.here.AnyEncrypted() {
 		out = append(out, candidate{name: "this node", able: l.facts.Able})
 	}
@@ -85,12 +85,7 @@ func (l *loop) candidates() []candidate {
 }
 
 func encrypts(r record.Node) bool {
-	for _, n := range r.Networks {
-		if n.Encrypted || n.Both {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(r.Networks, func(n record.Network) bool { return n.Encrypted || n.Both })
 }
 
 // nextDriver is the driver of an epoch that is asked for without naming one: the present

@@ -3,9 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"crypto/ecdh"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -63,12 +60,9 @@ firewall:
 // configures it as wireguardPair does the original.
 func startTailscale(ctx context.Context, p *peerPair) error {
 	const port = 51820
-	var priv [2]*ecdh.PrivateKey
-	for i := range priv {
-		var err error
-		if priv[i], err = ecdh.X25519().GenerateKey(rand.Reader); err != nil {
-			return err
-		}
+	priv, err := keyPair()
+	if err != nil {
+		return err
 	}
 	for i, h := range p.hosts {
 		other := 1 - i
@@ -80,9 +74,8 @@ func startTailscale(ctx context.Context, p *peerPair) error {
 		if err := p.address(ctx, i, link, p.mtu-60); err != nil {
 			return err
 		}
-		text := fmt.Sprintf("set=1\nprivate_key=%s\nlisten_port=%d\npublic_key=%s\nallowed_ip=%s/32\nendpoint=%s\n\n",
-			hex.EncodeToString(priv[i].Bytes()), port, hex.EncodeToString(priv[other].PublicKey().Bytes()),
-			p.inner[other].Addr(), netip.AddrPortFrom(p.hosts[other].V4(), port))
+		text := fmt.Sprintf("set=1\n%sendpoint=%s\n\n", wireguardPeer(priv[i], port, priv[other], p.inner[other].Addr()),
+			netip.AddrPortFrom(p.hosts[other].V4(), port))
 		if err := tellWireGuard(ctx, "/var/run/wireguard/"+link+".sock", text); err != nil {
 			return fmt.Errorf("configure wireguard-go on %s: %w", h.Name(), err)
 		}

@@ -69,21 +69,20 @@ func wireguardPair(ctx context.Context, lab *netlab.Lab, mtu int) (*variant, err
 		return nil, err
 	}
 	var hosts [2]*netlab.Host
-	var priv [2]*ecdh.PrivateKey
 	for i := range hosts {
 		if hosts[i], err = lab.Host(fmt.Sprintf("wg%d", i+1), netlab.WithMTU(mtu)); err != nil {
 			return nil, err
 		}
-		if priv[i], err = ecdh.X25519().GenerateKey(rand.Reader); err != nil {
-			return nil, err
-		}
+	}
+	priv, err := keyPair()
+	if err != nil {
+		return nil, err
 	}
 	const port = 51820
 	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 99, 0, byte(i + 1)}) }
 	for i, h := range hosts {
 		other := 1 - i
-		text := fmt.Sprintf("private_key=%s\nlisten_port=%d\npublic_key=%s\nallowed_ip=%s/32\n",
-			hex.EncodeToString(priv[i].Bytes()), port, hex.EncodeToString(priv[other].PublicKey().Bytes()), addr(other))
+		text := wireguardPeer(priv[i], port, priv[other], addr(other))
 		if i == 0 { // one initiator
 			text += fmt.Sprintf("endpoint=%s\npersistent_keepalive_interval=10\n", netip.AddrPortFrom(hosts[other].V4(), port))
 		}
@@ -94,7 +93,25 @@ func wireguardPair(ctx context.Context, lab *netlab.Lab, mtu int) (*variant, err
 			return nil, err
 		}
 	}
-	return &variant{name: wgName, from: hosts[0].NS(), to: hosts[1].NS(), dst: addr(1), hosts: hosts[:]}, nil
+	v := &variant{name: wgName, from: hosts[0].NS(), to: hosts[1].NS(), dst: addr(1), hosts: hosts[:]}
+	return v, v.answers(ctx) // or the first round would measure the handshake
+}
+
+// keyPair makes the keys of two nodes.
+func keyPair() (priv [2]*ecdh.PrivateKey, err error) {
+	for i := range priv {
+		if priv[i], err = ecdh.X25519().GenerateKey(rand.Reader); err != nil {
+			return priv, err
+		}
+	}
+	return priv, nil
+}
+
+// wireguardPeer is the configuration of a node with one peer (wireguard.com/xplatform), yet without
+// where that is.
+func wireguardPeer(own *ecdh.PrivateKey, port int, peer *ecdh.PrivateKey, inner netip.Addr) string {
+	return fmt.Sprintf("private_key=%s\nlisten_port=%d\npublic_key=%s\nallowed_ip=%s/32\n",
+		hex.EncodeToString(own.Bytes()), port, hex.EncodeToString(peer.PublicKey().Bytes()), inner)
 }
 
 // ownSession gives a program a session of its own, as ours and services have: Linux may share the

@@ -30,8 +30,6 @@ type driver struct {
 	// device's name. A worker remembers that, too, but may die while the agent lives and still
 	// has the secret; when the agent dies, the secrets go with it.
 	used map[string]map[use]bool
-	// dropped is what the workers had dropped when they were asked last.
-	dropped map[string]counts
 	// owners is who has which inner address, by the last Set.
 	owners map[netip.Addr]ids.NodeID
 }
@@ -127,7 +125,6 @@ func (d *driver) delete(ctx context.Context, name, reason string) error {
 	if err := d.end(ctx, name); err != nil {
 		return err
 	}
-	delete(d.dropped, name)
 	if reason != broken { // its epoch ends, and nobody has its secrets
 		delete(d.used, name)
 	}
@@ -196,7 +193,6 @@ func (d *driver) deviceState(ctx context.Context, name string, l links.Link) (tu
 		out.Up = false
 		return out, nil
 	}
-	d.noteDrops(name, s.dropped)
 	out.Port, out.Dropped = s.port, s.dropped.byReason()
 	for _, p := range s.peers {
 		out.Peers = append(out.Peers, tunnel.PeerState{
@@ -206,14 +202,4 @@ func (d *driver) deviceState(ctx context.Context, name string, l links.Link) (tu
 		})
 	}
 	return out, nil
-}
-
-// noteDrops writes into the log what a worker has dropped since it was asked last.
-func (d *driver) noteDrops(name string, now counts) {
-	for r, n := range now {
-		if was := d.dropped[name][r]; n > was {
-			d.log.Debug("packets dropped", logkey.Device, name, logkey.Reason, reason(r), logkey.Count, n-was)
-		}
-	}
-	d.dropped[name] = now
 }

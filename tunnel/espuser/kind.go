@@ -78,6 +78,6 @@ func open(env tunnel.Env, o Options) (tunnel.Driver, error) {
 	return &driver{
 		env: env, single: o.Single, log: env.Log.With(logkey.Driver, Name), secure: secure, workers: workers,
 		owner: links.Owner{Node: env.Node, Protocol: protocol, Driver: Name, Type: linkType},
-		used:  map[string]map[use]bool{}, dropped: map[string]counts{},
+		used:  map[string]map[use]bool{},
 	}, nil
 }
