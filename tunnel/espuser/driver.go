@@ -21,7 +21,6 @@ import (
 // driver is a tunnel.Driver. One goroutine at a time uses it.
 type driver struct {
 	env     tunnel.Env
-	single  bool // Options.Single
 	log     *slog.Logger
 	secure  *nl.Handle
 	owner   links.Owner
@@ -101,7 +100,7 @@ func (d *driver) setDevice(ctx context.Context, dev tunnel.Device, peers []tunne
 // create starts a device's worker and marks its link; if it cannot finish it leaves nothing.
 func (d *driver) create(ctx context.Context, name string, dev tunnel.Device) error {
 	mark := d.owner.Mark(dev)
-	w := worker.Device{Name: name, Mark: mark, Port: dev.Port, MTU: dev.MTU, Single: d.single}
+	w := worker.Device{Name: name, Mark: mark, Port: dev.Port, MTU: dev.MTU}
 	if err := d.workers.Start(ctx, w); err != nil {
 		return err
 	}

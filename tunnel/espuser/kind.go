@@ -20,10 +20,7 @@ import (
 // Name is the driver's name in config files and in status.
 const Name = "ipsec-userspace"
 
-const (
-	linkType = "tuntap" // what netlink calls TUN links
-	protocol = "esp"    // Mark.Protocol of the driver's links
-)
+const protocol = "esp" // Mark.Protocol of the driver's links
 
 // Options say how the driver starts its workers.
 type Options struct {
@@ -34,7 +31,7 @@ type Options struct {
 	// Patience is how long a worker may take to answer a request before its
 	// device counts as broken and is made anew. Zero means 20 s.
 	Patience time.Duration
-	// Single makes workers exchange one packet at a time with their TUN, as on a kernel
+	// Single makes workers exchange one packet at a time with their link, as on a kernel
 	// that cannot do more.
 	Single bool
 }
@@ -43,8 +40,8 @@ type Options struct {
 func Kind(o Options) tunnel.Kind {
 	return tunnel.Kind{
 		Name:   Name,
-		Probe:  func(context.Context, tunnel.Env) error { return tun.Probe(Name) },
-		Slower: func(context.Context) error { return cmp.Or(slowCipher(), tun.Slower(Name, o.Single)) },
+		Probe:  func(ctx context.Context, _ tunnel.Env) error { return tun.Probe(ctx, Name) },
+		Slower: func(ctx context.Context) error { return cmp.Or(slowCipher(), tun.Slower(ctx, Name, o.Single)) },
 		Auto:   slowCipher,
 		Open: func(_ context.Context, env tunnel.Env) (tunnel.Driver, error) {
 			return open(env, o)
@@ -66,7 +63,7 @@ func slowCipher() error {
 }
 
 func open(env tunnel.Env, o Options) (tunnel.Driver, error) {
-	workers, err := worker.OpenFleet(env, worker.Options{Argv: o.Worker, Sockets: env.RuntimeDir, Timeout: o.Patience})
+	workers, err := worker.OpenFleet(env, worker.Options{Argv: o.Worker, Sockets: env.RuntimeDir, Timeout: o.Patience, Driver: Name, Single: o.Single})
 	if err != nil {
 		return nil, fmt.Errorf("open driver %s: %w", Name, err)
 	}
@@ -76,8 +73,8 @@ func open(env tunnel.Env, o Options) (tunnel.Driver, error) {
 		return nil, fmt.Errorf("open driver %s: %w", Name, err)
 	}
 	return &driver{
-		env: env, single: o.Single, log: env.Log.With(logkey.Driver, Name), secure: secure, workers: workers,
-		owner: links.Owner{Node: env.Node, Protocol: protocol, Driver: Name, Type: linkType},
+		env: env, log: env.Log.With(logkey.Driver, Name), secure: secure, workers: workers,
+		owner: links.Owner{Node: env.Node, Protocol: protocol, Driver: Name, Types: tun.Types()},
 		used:  map[string]map[use]bool{},
 	}, nil
 }

@@ -45,7 +45,7 @@ func openDevice(w worker.Device, ns *nl.Namespace) (worker.Served, error) {
 	d := &device{self: w.Mark.Node.InnerAddr().As16(), builder: newBuilder()}
 	d.table.Store(d.builder.now)
 	var err error
-	if d.link, err = tun.Open(ns, tun.Options{Name: w.Name, MTU: w.MTU, Single: w.Single, Block: true}); err != nil {
+	if d.link, err = tun.Open(ns, tun.Options{Name: w.Name, MTU: w.MTU, Form: w.Form, Alias: w.Mark.String(), Block: true}); err != nil {
 		return nil, err
 	}
 	if err := d.open(w); err != nil {

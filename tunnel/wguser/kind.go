@@ -14,9 +14,6 @@ import (
 // Name is the driver's name in config files and in status.
 const Name = "userspace"
 
-// linkType is what netlink calls TUN links.
-const linkType = "tuntap"
-
 // Options say how the driver starts its workers.
 type Options struct {
 	// Worker is the command that calls RunWorker with the arguments that
@@ -26,7 +23,7 @@ type Options struct {
 	// Patience is how long a worker may take to answer a request before its
 	// device counts as broken and is made anew. Zero means 20 s.
 	Patience time.Duration
-	// Single makes workers exchange one packet at a time with their TUN, as on a kernel
+	// Single makes workers exchange one packet at a time with their link, as on a kernel
 	// that cannot do more.
 	Single bool
 }
@@ -35,8 +32,8 @@ type Options struct {
 func Kind(o Options) tunnel.Kind {
 	return tunnel.Kind{
 		Name:   Name,
-		Probe:  func(context.Context, tunnel.Env) error { return tun.Probe(Name) },
-		Slower: func(context.Context) error { return tun.Slower(Name, o.Single) },
+		Probe:  func(ctx context.Context, _ tunnel.Env) error { return tun.Probe(ctx, Name) },
+		Slower: func(ctx context.Context) error { return tun.Slower(ctx, Name, o.Single) },
 		Auto:   func() error { return nil },
 		Open: func(_ context.Context, env tunnel.Env) (tunnel.Driver, error) {
 			return open(env, o)
@@ -51,7 +48,7 @@ func open(env tunnel.Env, o Options) (tunnel.Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open driver %s: %w", Name, err)
 	}
-	d, err := wg.Open(wg.Options{Env: env, Driver: Name, LinkType: linkType, Maker: m})
+	d, err := wg.Open(wg.Options{Env: env, Driver: Name, LinkTypes: tun.Types(), Maker: m})
 	if err != nil {
 		m.close()
 		return nil, err

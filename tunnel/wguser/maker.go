@@ -19,11 +19,10 @@ const socketDir = "/var/run/wireguard"
 type maker struct {
 	secure  *nl.Handle
 	workers *worker.Fleet
-	single  bool // Options.Single
 }
 
 func newMaker(env tunnel.Env, o Options) (*maker, error) {
-	fleet, err := worker.OpenFleet(env, worker.Options{Argv: o.Worker, Sockets: socketDir, Timeout: o.Patience})
+	fleet, err := worker.OpenFleet(env, worker.Options{Argv: o.Worker, Sockets: socketDir, Timeout: o.Patience, Driver: Name, Single: o.Single})
 	if err != nil {
 		return nil, err
 	}
@@ -32,7 +31,7 @@ func newMaker(env tunnel.Env, o Options) (*maker, error) {
 		fleet.Close()
 		return nil, err
 	}
-	return &maker{secure: secure, workers: fleet, single: o.Single}, nil
+	return &maker{secure: secure, workers: fleet}, nil
 }
 
 func (m *maker) close() {
@@ -42,7 +41,7 @@ func (m *maker) close() {
 
 // Create implements wg.Maker: it starts a worker and waits until it is ready.
 func (m *maker) Create(ctx context.Context, name string, mark tunnel.Mark, d tunnel.Device) error {
-	return m.workers.Start(ctx, worker.Device{Name: name, Mark: mark, Port: d.Port, MTU: d.MTU, Single: m.single})
+	return m.workers.Start(ctx, worker.Device{Name: name, Mark: mark, Port: d.Port, MTU: d.MTU})
 }
 
 // Delete implements wg.Maker: it deletes the link, which ends the worker, and

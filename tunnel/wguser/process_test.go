@@ -341,20 +341,21 @@ func TestWorkerSurroundings(t *testing.T) {
 		t.Errorf("the worker is in namespace %v, want the host's %v", is, want)
 	}
 
-	tun, addrs := n.tun()
-	if tun.Flags&netlink.TUNTAP_NO_PI == 0 || !tun.NonPersist {
-		t.Errorf("link %+v must be a TUN that is bound to its worker's life", tun)
-	}
+	link, addrs := n.link()
 	if len(addrs) != 0 {
 		t.Errorf("addresses on the tunnel device: %v", addrs)
 	}
-	mark, ok := tunnel.ParseMark(tun.Attrs().Alias)
+	if link.Attrs().Flags&net.FlagRunning == 0 || link.Attrs().RawFlags&unix.IFF_NOARP == 0 {
+		t.Errorf("link %+v must be running, and ask nobody for addresses", link)
+	}
+	mark, ok := tunnel.ParseMark(link.Attrs().Alias)
 	if want := (tunnel.Mark{Node: n.host.Env.Node, Protocol: "wg", Driver: wguser.Name, Epoch: 1}); !ok || mark != want {
 		t.Errorf("mark %+v, want %+v", mark, want)
 	}
 }
 
-// TestSingleWorker: asked for the form for kernels that can do no more, a worker has it.
+// TestSingleWorker: asked for the form for kernels that can do no more, a worker has it: a TUN that is
+// bound to its worker's life.
 func TestSingleWorker(t *testing.T) {
 	n := newNode(t)
 	n.close()
@@ -362,13 +363,15 @@ func TestSingleWorker(t *testing.T) {
 	o.Single = true
 	n.open(o)
 	n.set()
-	if tun, _ := n.tun(); tun.Flags&netlink.TUNTAP_VNET_HDR != 0 {
-		t.Errorf("link %+v must be a TUN without a virtio header", tun)
+	l, _ := n.link()
+	tun, ok := l.(*netlink.Tuntap)
+	if !ok || tun.Flags&netlink.TUNTAP_VNET_HDR != 0 || tun.Flags&netlink.TUNTAP_NO_PI == 0 || !tun.NonPersist {
+		t.Errorf("link %+v must be a TUN without a virtio header, bound to its worker's life", l)
 	}
 }
 
-// tun returns the device of epoch 1, and its addresses.
-func (n *node) tun() (*netlink.Tuntap, []netlink.Addr) {
+// link returns the device of epoch 1, and its addresses.
+func (n *node) link() (netlink.Link, []netlink.Addr) {
 	n.t.Helper()
 	h, err := n.host.Env.Secure.Handle()
 	if err != nil {
@@ -379,15 +382,11 @@ func (n *node) tun() (*netlink.Tuntap, []netlink.Addr) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	tun, ok := l.(*netlink.Tuntap)
-	if !ok {
-		n.t.Fatalf("link %+v is no TUN", l)
-	}
 	addrs, err := h.AddrList(l, netlink.FAMILY_ALL)
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	return tun, addrs
+	return l, addrs
 }
 
 func coreIsZero(limits string) bool {

@@ -26,7 +26,7 @@ func newTunLink(ns *nl.Namespace, d worker.Device) (*tunLink, error) {
 	t := &tunLink{events: make(chan wgtun.Event, 1)}
 	var err error
 	t.Link, err = tun.Open(ns, tun.Options{
-		Name: d.Name, MTU: d.MTU, Single: d.Single,
+		Name: d.Name, MTU: d.MTU, Form: d.Form, Alias: d.Mark.String(),
 		// wireguard-go pads packets up to the MTU it was told last, so a stale one
 		// would make the outer packet too long.
 		Changed: func() {

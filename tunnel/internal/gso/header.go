@@ -8,72 +8,88 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// HeaderLen is the length of an encoded Header in bytes: struct
-// virtio_net_hdr_v1_hash_tunnel of Linux 6.17, to be set by TUNSETVNETHDRSZ.
-const HeaderLen = 24
-
-// Offload is what TUNSETOFFLOAD must be told so that the kernel hands over and takes
-// packets as Header describes them. TSO_ECN is not in it: the kernel splits
-// packets with CWR itself, which only the first segment may keep.
-const Offload = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_USO4 | unix.TUN_F_USO6 |
-	tunnelGSO | tunnelGSOChecksum
-
-// Not in x/sys yet: <linux/if_tun.h> and <linux/virtio_net.h> of Linux 6.17 (virtio
-// 1.4, 5.1.6.1).
+// Lengths of the headers in front of a packet on a packet socket: struct virtio_net_hdr and
+// Ethernet without tags.
 const (
-	tunnelGSO         = 0x080 // TUN_F_UDP_TUNNEL_GSO
-	tunnelGSOChecksum = 0x100 // TUN_F_UDP_TUNNEL_GSO_CSUM
-
-	flagTunnelChecksum = 8    // VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM
-	typeTunnel4        = 0x20 // VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4
-	typeTunnel6        = 0x40 // VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV6
+	HeaderLen   = 10
+	EthernetLen = 14
 )
 
 // Header says how a packet is to be split and what checksum is missing.
 // Offsets are in bytes from the start of the packet, which is an IP packet.
 type Header struct {
 	Flags          uint8  // unix.VIRTIO_NET_HDR_F_*
-	Type           uint8  // unix.VIRTIO_NET_HDR_GSO_*
+	Type           uint8  // unix.VIRTIO_NET_HDR_GSO_*; of the inner packet, where there is a tunnel
 	Len            uint16 // of all headers, a hint
 	Size           uint16 // payload bytes of a segment
 	ChecksumStart  uint16 // where the checksum begins: the (inner) transport header
 	ChecksumOffset uint16 // from there to where it goes
-	OuterTransport uint16 // the outer UDP header, with a tunnel
-	InnerNetwork   uint16 // the inner IP header, with a tunnel
 }
 
-// Decode reads a header from the first HeaderLen bytes of b. Numbers have the machine's byte
-// order, as TUN links have them unless told otherwise, but for the two of the tunnel,
-// which are little endian.
-func Decode(b []byte) (Header, error) {
-	if len(b) < HeaderLen {
-		return Header{}, fmt.Errorf("%w: %d bytes, its virtio header has %d", ErrMalformed, len(b), HeaderLen)
+// Decode reads what a packet socket gives, and returns the IP packet and its header. Numbers
+// have the machine's byte order. An error matches ErrMalformed.
+func Decode(b []byte) (Header, []byte, error) {
+	if len(b) <= HeaderLen+EthernetLen {
+		return Header{}, nil, fmt.Errorf("%w: %d bytes, its headers have %d", ErrMalformed, len(b), HeaderLen+EthernetLen)
 	}
 	at := func(i int) uint16 { return binary.NativeEndian.Uint16(b[i:]) }
-	return Header{
-		Flags: b[0], Type: b[1], Len: at(2), Size: at(4), ChecksumStart: at(6), ChecksumOffset: at(8),
-		// Bytes 10 to 19 are the number of buffers and the hash, which TUN leaves at zero.
-		OuterTransport: binary.LittleEndian.Uint16(b[20:]), InnerNetwork: binary.LittleEndian.Uint16(b[22:]),
-	}, nil
+	h := Header{Flags: b[0], Type: b[1], Len: at(2), Size: at(4), ChecksumStart: at(6), ChecksumOffset: at(8)}
+	if h.Flags&unix.VIRTIO_NET_HDR_F_NEEDS_CSUM != 0 {
+		if h.ChecksumStart < EthernetLen {
+			return Header{}, nil, fmt.Errorf("%w: checksum from byte %d on, in the Ethernet header", ErrMalformed, h.ChecksumStart)
+		}
+		h.ChecksumStart -= EthernetLen
+	}
+	return h, b[HeaderLen+EthernetLen:], nil
 }
 
-// Put writes the header to the first HeaderLen bytes of b.
+// Put is the inverse of Decode. It leaves the Ethernet header as it is: the first HeaderLen bytes
+// of b are the header.
 func (h Header) Put(b []byte) {
-	clear(b[:HeaderLen])
+	if h.Flags&unix.VIRTIO_NET_HDR_F_NEEDS_CSUM != 0 {
+		h.ChecksumStart += EthernetLen
+	}
 	put := func(i int, v uint16) { binary.NativeEndian.PutUint16(b[i:], v) }
 	b[0], b[1] = h.Flags, h.Type
 	put(2, h.Len)
 	put(4, h.Size)
 	put(6, h.ChecksumStart)
 	put(8, h.ChecksumOffset)
-	binary.LittleEndian.PutUint16(b[20:], h.OuterTransport)
-	binary.LittleEndian.PutUint16(b[22:], h.InnerNetwork)
 }
 
 // ErrMalformed: a packet is not what its header says. It is to be dropped and counted.
 var ErrMalformed = errors.New("malformed packet")
 
-func (h Header) tunnel() bool { return h.Type&(typeTunnel4|typeTunnel6) != 0 }
+// Lengths and numbers of VXLAN over IPv6 without extensions.
+const (
+	outerLen  = 40
+	vxlanAt   = outerLen + udpLen
+	vxlanLen  = 8
+	dotTagLen = 4 // of a VLAN tag
 
-// inner is the type without what it says of the tunnel.
-func (h Header) inner() uint8 { return h.Type &^ (typeTunnel4 | typeTunnel6) }
+	vxlanFlags = 0x08 // the VNI is valid; everything else is reserved (RFC 7348, 5)
+	etherVLAN  = 0x8100
+	etherQinQ  = 0x88a8
+	maxTags    = 2
+)
+
+// innerIP returns where the inner IP packet begins in a UDP packet whose UDP header is at
+// transport; -1 if it is not VXLAN or has more than two VLAN tags.
+func innerIP(p []byte, transport int) int {
+	vxlan := transport + udpLen
+	at := vxlan + vxlanLen + EthernetLen
+	if len(p) < at || p[vxlan] != vxlanFlags {
+		return -1
+	}
+	for range maxTags {
+		switch binary.BigEndian.Uint16(p[at-2:]) {
+		case etherVLAN, etherQinQ:
+			if at += dotTagLen; len(p) < at {
+				return -1
+			}
+		default:
+			return at
+		}
+	}
+	return at
+}

@@ -11,6 +11,7 @@ import (
 // segment describes one packet of TCP or UDP in VXLAN over IPv6, or without tunnel.
 type segment struct {
 	from, vni, port byte // of the outer source, the network, the connection
+	tags            int  // VLAN tags of the frame
 	v6, udp, bare   bool // inner family, protocol; without a tunnel
 	id              uint16
 	seq, ack        uint32
@@ -44,10 +45,14 @@ func (s segment) bytes() []byte {
 	if s.bare {
 		return p
 	}
-	frame := make([]byte, ethernetLen)
-	copy(frame, []byte{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0})
+	frame := []byte{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2}
+	for range s.tags {
+		frame = append(frame, etherVLAN>>8, etherVLAN&0xff, 0, 9)
+	}
 	if s.v6 {
-		binary.BigEndian.PutUint16(frame[12:], etherIPv6)
+		frame = append(frame, 0x86, 0xdd)
+	} else {
+		frame = append(frame, 8, 0)
 	}
 	u := []byte{0xc0, s.port, 0x12, 0xb5, 0, 0, 0, 0, vxlanFlags, 0, 0, 0, 0, 0, s.vni, 0}
 	u = append(append(u, frame...), p...)
@@ -71,7 +76,7 @@ func (s segment) ip(t []byte, protocol byte) []byte {
 	if s.v6 {
 		return header6(fd00(200), fd00(201), protocol, t)
 	}
-	h := []byte{4<<4 | 5, 0, 0, 0, 0, 0, dontFrag >> 8, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2}
+	h := []byte{4<<4 | 5, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2}
 	binary.BigEndian.PutUint16(h[2:], uint16(len(h)+len(t)))
 	binary.BigEndian.PutUint16(h[4:], s.id)
 	binary.BigEndian.PutUint16(h[10:], ^slow(h))
@@ -90,9 +95,9 @@ func setChecksum(ip []byte, protocol byte, at int) {
 }
 
 func slowPseudo(ip []byte, protocol byte, n int) []byte {
-	addrs := ip[8:40]
-	if ip[0]>>4 == 4 {
-		addrs = ip[12:20]
+	addrs := ip[12:20]
+	if ip[0]>>4 == 6 {
+		addrs = ip[8:40]
 	}
 	return slices.Concat(addrs, []byte{0, protocol, byte(n >> 8), byte(n)})
 }
@@ -114,9 +119,9 @@ func slow(b []byte) uint16 {
 // what Linux hands over.
 func (s segment) superframe(size int) (Header, []byte) {
 	p := s.bytes()
-	inner, outer := innerAt, outerLen
-	if s.bare {
-		inner, outer = 0, 0
+	inner := 0
+	if !s.bare {
+		inner = vxlanAt + vxlanLen + EthernetLen + s.tags*dotTagLen
 	}
 	ip := p[inner:]
 	transport := inner + ipLen(ip)
@@ -132,13 +137,6 @@ func (s segment) superframe(size int) (Header, []byte) {
 	}
 	h.ChecksumOffset = at
 	binary.BigEndian.PutUint16(p[transport+int(at):], slow(slowPseudo(ip, protocol, len(p)-transport)))
-	if !s.bare {
-		h.Type |= typeTunnel6
-		h.OuterTransport, h.InnerNetwork = uint16(outer), uint16(inner)
-		if !s.noOuterChecksum {
-			h.Flags |= flagTunnelChecksum
-		}
-	}
 	return h, p
 }
 

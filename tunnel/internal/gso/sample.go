@@ -2,28 +2,30 @@ package gso
 
 import (
 	"encoding/binary"
+	"net/netip"
 
 	"golang.org/x/sys/unix"
 )
 
-// Sample returns a joined packet with its header, from and to nobody (::), to find out
-// whether a kernel takes such packets; lag as in Joined.Header.
-func Sample(lag uint16) []byte {
-	const segment, segments, tcp = 8, 2, innerAt + 20
-	b := make([]byte, HeaderLen+tcp+tcpMinLen+segments*segment)
-	p := b[HeaderLen:]
-	p[0], p[6] = 6<<4, unix.IPPROTO_UDP
-	p[outerLen+udpLen] = vxlanFlags
-	binary.BigEndian.PutUint16(p[innerAt-2:], etherIPv4)
-	p[innerAt], p[innerAt+9] = 4<<4|5, unix.IPPROTO_TCP
-	binary.BigEndian.PutUint16(p[innerAt+6:], dontFrag)
-	p[tcp+tcpDataOffset] = 5 << 4
-	j := Joined{
-		Parts:   [][]byte{p[:len(p)-segment], p[len(p)-segment:]},
-		flow:    flow{at: tcp, head: tcp + tcpMinLen, size: segment},
-		payload: segments * segment,
-	}
-	j.finish()
-	j.Header(lag).Put(b)
-	return b
+// Sample returns a VXLAN packet with a frame of a reserved type (IEEE 802, local experimental) and
+// no use, to find out what a kernel does with such packets.
+func Sample(from, to netip.Addr, port uint16, vni uint32) []byte {
+	const etherExperimental = 0x88b5
+	p := make([]byte, vxlanAt+vxlanLen+EthernetLen+46)
+	n := uint16(len(p) - outerLen) //nolint:gosec // 76
+	p[0], p[6], p[7] = 6<<4, unix.IPPROTO_UDP, 64
+	binary.BigEndian.PutUint16(p[4:], n)
+	copy(p[8:], from.AsSlice())
+	copy(p[24:], to.AsSlice())
+	udp := p[outerLen:]
+	binary.BigEndian.PutUint16(udp, port)
+	binary.BigEndian.PutUint16(udp[2:], port)
+	binary.BigEndian.PutUint16(udp[4:], n)
+	p[vxlanAt] = vxlanFlags
+	binary.BigEndian.PutUint32(p[vxlanAt+4:], vni<<8)
+	frame := p[vxlanAt+vxlanLen:]
+	copy(frame, []byte{2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1})
+	binary.BigEndian.PutUint16(frame[12:], etherExperimental)
+	putTransport(udp[udpChecksum:], sum(udp, pseudo(p, unix.IPPROTO_UDP, int(n))))
+	return p
 }

@@ -23,11 +23,18 @@ type Segmenter struct {
 	packet []byte // of the caller, as long as there is more
 	h      Header
 	head   int // length of all headers
-	next   int // where the payload of the next segment begins
-	n      int // segments so far
+	tunnel
+	next int // where the payload of the next segment begins
+	n    int // segments so far
 }
 
-// Start takes a packet that Read of a TUN link returned, without its header h. The packet
+// tunnel is what is around a packet in VXLAN that is to be split.
+type tunnel struct {
+	outer, inner int  // where the outer UDP header and the inner IP header begin; 0: there is no tunnel
+	sums         bool // the outer UDP has a checksum
+}
+
+// Start takes a packet and its header h, as Decode returns them. The packet
 // is the Segmenter's until More is false. An error matches ErrMalformed.
 func (s *Segmenter) Start(h Header, packet []byte) error {
 	*s = Segmenter{}
@@ -35,40 +42,42 @@ func (s *Segmenter) Start(h Header, packet []byte) error {
 		int(h.ChecksumStart)+int(h.ChecksumOffset)+2 > len(packet) {
 		return fmt.Errorf("%w: checksum beyond its %d bytes", ErrMalformed, len(packet))
 	}
-	head := 0
+	head, around := 0, tunnel{}
 	if h.Type != unix.VIRTIO_NET_HDR_GSO_NONE {
 		var err error
-		if head, err = check(h, packet); err != nil {
+		if head, around, err = check(h, packet); err != nil {
 			return err
 		}
 	}
-	*s = Segmenter{packet: packet, h: h, head: head, next: head}
+	*s = Segmenter{packet: packet, h: h, head: head, tunnel: around, next: head}
 	return nil
 }
 
-// check returns the length of all headers of a packet that is to be split.
-func check(h Header, p []byte) (int, error) {
-	inner, transport := 0, int(h.ChecksumStart)
-	wrong := func(what string) (int, error) { return 0, fmt.Errorf("%w: %s", ErrMalformed, what) }
+// check returns the length of all headers of a packet that is to be split, and what is around it.
+func check(h Header, p []byte) (int, tunnel, error) {
+	transport, around := int(h.ChecksumStart), tunnel{}
+	wrong := func(what string) (int, tunnel, error) { return 0, around, fmt.Errorf("%w: %s", ErrMalformed, what) }
 	if h.Flags&unix.VIRTIO_NET_HDR_F_NEEDS_CSUM == 0 || h.Size == 0 {
 		return wrong("to be split, without a checksum or a size")
 	}
-	if h.tunnel() {
-		outer := int(h.OuterTransport)
-		inner = int(h.InnerNetwork)
-		// Their distance is even, since the checksum of one covers the other.
-		if ipLen(p) != outer || inner < outer+udpLen || (transport-outer)%2 != 0 {
+	// The kernel says no more than where the innermost checksum is.
+	if outer := ipLen(p); outer != transport {
+		// The distance is even, since the checksum of one covers the other.
+		if !isUDP(p) || outer+udpLen > len(p) || (transport-outer)%2 != 0 {
 			return wrong("a tunnel that is not UDP on IP without extensions")
 		}
+		if around = (tunnel{outer, innerIP(p, outer), binary.NativeEndian.Uint16(p[outer+udpChecksum:]) != 0}); around.inner < 0 {
+			return wrong("a tunnel that is not VXLAN")
+		}
 	}
-	if inner > len(p) || transport < inner || ipLen(p[inner:]) != transport-inner {
+	if transport < around.inner || ipLen(p[around.inner:]) != transport-around.inner {
 		return wrong("an inner packet that is not IP, or has extensions")
 	}
 	head := transport + udpLen
-	switch v, offset := p[inner]>>4, int(h.ChecksumOffset); {
-	case h.inner() == unix.VIRTIO_NET_HDR_GSO_UDP_L4 && offset == udpChecksum:
-	case h.inner() == unix.VIRTIO_NET_HDR_GSO_TCPV4 && v == 4 && offset == tcpChecksum,
-		h.inner() == unix.VIRTIO_NET_HDR_GSO_TCPV6 && v == 6 && offset == tcpChecksum:
+	switch v, offset := p[around.inner]>>4, int(h.ChecksumOffset); {
+	case h.Type == unix.VIRTIO_NET_HDR_GSO_UDP_L4 && offset == udpChecksum:
+	case h.Type == unix.VIRTIO_NET_HDR_GSO_TCPV4 && v == 4 && offset == tcpChecksum,
+		h.Type == unix.VIRTIO_NET_HDR_GSO_TCPV6 && v == 6 && offset == tcpChecksum:
 		if head = transport + tcpLen(p[transport:]); head < transport+tcpMinLen {
 			return wrong("a TCP header of less than 20 bytes")
 		}
@@ -78,7 +87,18 @@ func check(h Header, p []byte) (int, error) {
 	if head >= len(p) {
 		return wrong("to be split, without payload")
 	}
-	return head, nil
+	return head, around, nil
+}
+
+// isUDP reports whether an IP packet, whose header ipLen has looked at, says that UDP comes next.
+func isUDP(p []byte) bool {
+	switch {
+	case ipLen(p) < 0:
+		return false
+	case p[0]>>4 == 6:
+		return p[6] == unix.IPPROTO_UDP
+	}
+	return p[9] == unix.IPPROTO_UDP
 }
 
 // ipLen returns the length of the IP header that p begins with: 40 of IPv6, whatever
@@ -155,14 +175,10 @@ func putTransport(at []byte, s uint64) {
 
 // headers makes the headers of segment i what they are in a packet of its own.
 func (s *Segmenter) headers(b []byte, i int, last bool) {
-	inner, transport := 0, int(s.h.ChecksumStart)
-	if s.h.tunnel() {
-		inner = int(s.h.InnerNetwork)
-	}
-	ip, t := b[inner:], b[transport:]
+	ip, t := b[s.inner:], b[s.h.ChecksumStart:]
 	setLength(ip, i)
 	protocol := uint8(unix.IPPROTO_TCP)
-	if s.h.inner() == unix.VIRTIO_NET_HDR_GSO_UDP_L4 {
+	if s.h.Type == unix.VIRTIO_NET_HDR_GSO_UDP_L4 {
 		protocol = unix.IPPROTO_UDP
 		binary.BigEndian.PutUint16(t[4:], uint16(len(t)))
 	} else {
@@ -181,24 +197,23 @@ func (s *Segmenter) headers(b []byte, i int, last bool) {
 	} else {
 		put(checksum, ^fold(sum(t, pseudo))) // where the kernel has zero, too
 	}
-	if s.h.tunnel() {
-		s.outer(b, pseudo, i)
+	if s.outer > 0 {
+		s.around(b, pseudo, i)
 	}
 }
 
-// outer does the same for the outer headers. All that the inner checksum covers adds up
+// around does the same for the outer headers. All that the inner checksum covers adds up
 // to the complement of the inner pseudo header, so none of it is read again.
-func (s *Segmenter) outer(b []byte, innerPseudo uint64, i int) {
+func (s *Segmenter) around(b []byte, innerPseudo uint64, i int) {
 	setLength(b, i)
-	from := int(s.h.OuterTransport)
-	udp := b[from:]
+	udp := b[s.outer:]
 	binary.BigEndian.PutUint16(udp[4:], uint16(len(udp)))
 	put(udp[udpChecksum:], 0)
-	if s.h.Flags&flagTunnelChecksum == 0 {
+	if !s.sums {
 		return
 	}
 	covered := uint64(^fold(innerPseudo))
-	headers := udp[:int(s.h.ChecksumStart)-from]
+	headers := udp[:int(s.h.ChecksumStart)-s.outer]
 	putTransport(udp[udpChecksum:], sum(headers, add(covered, pseudo(b, unix.IPPROTO_UDP, len(udp)))))
 }
 

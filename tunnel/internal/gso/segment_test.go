@@ -30,6 +30,9 @@ func splitAll(h Header, p []byte) ([][]byte, error) {
 
 const readLimit = 1<<16 + 1<<10
 
+// innerAt is where the inner IP packet of one without VLAN tags begins.
+const innerAt = vxlanAt + vxlanLen + EthernetLen
+
 // TestSplit: a packet that is to be split becomes the packets that somebody who makes each by
 // itself makes.
 func TestSplit(t *testing.T) {
@@ -39,6 +42,7 @@ func TestSplit(t *testing.T) {
 		if s.udp {
 			s.options = nil
 		}
+		s.tags = rapid.IntRange(0, maxTags).Draw(t, "tags")
 		s.flags = 0x10 | rapid.Byte().Draw(t, "flags")&(flagFIN|flagPSH|flagCWR)
 		s.payload = rapid.SliceOfN(rapid.Byte(), 1, 200).Draw(t, "payload")
 		size := rapid.IntRange(1, 80).Draw(t, "size")
@@ -104,9 +108,13 @@ func TestMalformed(t *testing.T) {
 		"no size":                 func(h *Header, p []byte) []byte { h.Size = 0; return p },
 		"no checksum":             func(h *Header, p []byte) []byte { h.Flags = 0; return p },
 		"checksum beyond the end": func(h *Header, p []byte) []byte { h.ChecksumStart = uint16(len(p)); return p },
-		"outer header elsewhere":  func(h *Header, p []byte) []byte { h.OuterTransport++; return p },
-		"inner header elsewhere":  func(h *Header, p []byte) []byte { h.InnerNetwork += 2; return p },
-		"inner before outer":      func(h *Header, p []byte) []byte { h.InnerNetwork = h.OuterTransport; return p },
+		"checksum elsewhere":      func(h *Header, p []byte) []byte { h.ChecksumStart += 2; return p },
+		"checksum of VXLAN":       func(h *Header, p []byte) []byte { h.ChecksumStart = vxlanAt; return p },
+		"not IP":                  func(_ *Header, p []byte) []byte { p[0] = 5 << 4; return p },
+		"not UDP":                 func(_ *Header, p []byte) []byte { p[6] = unix.IPPROTO_TCP; return p },
+		"not VXLAN":               func(_ *Header, p []byte) []byte { p[vxlanAt] = 0x0c; return p },
+		"three tags":              func(*Header, []byte) []byte { s := s; s.tags = 3; _, p := s.superframe(10); return p },
+		"cut off in VXLAN":        func(_ *Header, p []byte) []byte { return p[:vxlanAt+4] },
 		"other version":           func(_ *Header, p []byte) []byte { p[innerAt] = 6<<4 | 5; return p },
 		"IP options cut off":      func(_ *Header, p []byte) []byte { p[innerAt] = 4<<4 | 15; return p },
 		"TCP without a header":    func(h *Header, p []byte) []byte { p[h.ChecksumStart+tcpDataOffset] = 1 << 4; return p },
@@ -115,8 +123,8 @@ func TestMalformed(t *testing.T) {
 			return p[:int(h.ChecksumStart)+30]
 		},
 		"no payload":      func(_ *Header, p []byte) []byte { return p[:len(p)-100] },
-		"UDP fragments":   func(h *Header, p []byte) []byte { h.Type = unix.VIRTIO_NET_HDR_GSO_UDP | typeTunnel6; return p },
-		"UDP that is TCP": func(h *Header, p []byte) []byte { h.Type = unix.VIRTIO_NET_HDR_GSO_UDP_L4 | typeTunnel6; return p },
+		"UDP fragments":   func(h *Header, p []byte) []byte { h.Type = unix.VIRTIO_NET_HDR_GSO_UDP; return p },
+		"UDP that is TCP": func(h *Header, p []byte) []byte { h.Type = unix.VIRTIO_NET_HDR_GSO_UDP_L4; return p },
 	} {
 		t.Run(name, func(t *testing.T) {
 			h, p := s.superframe(10)
@@ -145,15 +153,21 @@ func TestMalformed(t *testing.T) {
 }
 
 func TestHeaderGoesThere(t *testing.T) {
-	want := Header{1, 2, 3, 4, 5, 6, 7, 8}
-	b := slices.Repeat([]byte{0xee}, HeaderLen)
+	want := Header{unix.VIRTIO_NET_HDR_F_NEEDS_CSUM, 2, 3, 4, 5, 6}
+	b := slices.Repeat([]byte{0xee}, HeaderLen+EthernetLen+1)
 	want.Put(b)
-	got, err := Decode(b)
-	if err != nil || got != want {
+	if got, p, err := Decode(b); err != nil || got != want || !slices.Equal(p, []byte{0xee}) {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
-	if _, err := Decode(b[:HeaderLen-1]); !errors.Is(err, ErrMalformed) {
-		t.Errorf("of 23 bytes: %v", err)
+	if b[6] != 5+EthernetLen && b[7] != 5+EthernetLen {
+		t.Errorf("% x: the kernel counts from the Ethernet header", b)
+	}
+	if _, _, err := Decode(b[:len(b)-1]); !errors.Is(err, ErrMalformed) {
+		t.Errorf("of an empty packet: %v", err)
+	}
+	clear(b[6:8])
+	if _, _, err := Decode(b); !errors.Is(err, ErrMalformed) {
+		t.Errorf("of a checksum in the Ethernet header: %v", err)
 	}
 }
 
@@ -161,19 +175,18 @@ func TestHeaderGoesThere(t *testing.T) {
 func FuzzSplit(f *testing.F) {
 	for _, s := range []segment{
 		{flags: 0x18, payload: make([]byte, 300)}, {v6: true, flags: 0x11, payload: make([]byte, 300), options: make([]byte, 12)},
-		{udp: true, payload: make([]byte, 300)}, {bare: true, payload: make([]byte, 300)},
+		{udp: true, payload: make([]byte, 300)}, {bare: true, payload: make([]byte, 300)}, {tags: 2, payload: make([]byte, 300)},
 	} {
 		h, p := s.superframe(100)
-		var b [HeaderLen]byte
+		var b [HeaderLen + EthernetLen]byte
 		h.Put(b[:])
 		f.Add(append(b[:], p...))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		h, err := Decode(b)
+		h, p, err := Decode(b)
 		if err != nil {
 			return
 		}
-		p := b[HeaderLen:]
 		before := slices.Clone(p)
 		out, err := splitAll(h, p)
 		if err != nil && !errors.Is(err, ErrMalformed) {

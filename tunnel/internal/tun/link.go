@@ -3,57 +3,48 @@ package tun
 import (
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/block"
 )
 
-const clonePath = "/dev/net/tun"
+// Form is how packets cross a link.
+type Form string
 
-// openTUN makes a TUN link in the namespace of the calling thread. The link
-// lives as long as the file. flags are added to those of any such link.
-func openTUN(name string, flags uint16) (int, error) {
-	fd, err := unix.Open(clonePath, unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("open %s: %w", clonePath, err)
-	}
-	ifr, err := unix.NewIfreq(name)
-	if err != nil {
-		_ = unix.Close(fd)
-		return -1, fmt.Errorf("make tun %s: %w", name, err)
-	}
-	ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_TUN_EXCL | flags)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
-		_ = unix.Close(fd)
-		return -1, fmt.Errorf("make tun %s: %w", name, err)
-	}
-	return fd, nil
-}
+// The forms.
+const (
+	// Pair: a pair of veth links, up to 64 KiB at a time. It needs a kernel as FormFor finds.
+	Pair Form = "pair"
+	// Single: a TUN link, one packet at a time, on any kernel.
+	Single Form = "single"
+)
+
+// Types are what netlink calls the links of all forms (netlink.Link.Type).
+func Types() []string { return []string{"veth", "tuntap"} }
 
 // Options make a link.
 type Options struct {
 	Name string
 	MTU  int // bytes of packet; it may be changed from outside later
-	// Single makes packets cross one at a time, as on a kernel that cannot do more.
-	Single bool
+	Form Form
+	// Alias is what a pair's link says of itself (ifalias) from the beginning. The firewall's
+	// owner knows tunnel devices by it, so that no other veth link passes for one.
+	Alias string
 	// Block lets who reads wait in the kernel, not in the runtime's poller (package block).
 	Block bool
 	// Changed is called when the link's MTU has changed, if it is not nil. It must not wait.
 	Changed func()
 }
 
-// Link is an open TUN link.
+// Link is an open link.
 type Link struct {
 	packets
 	ns      *nl.Namespace
-	file    *os.File
 	name    string
 	index   int
 	mtu     atomic.Int32
@@ -75,23 +66,19 @@ const queueLength = 2048
 // Open makes the link in the namespace and watches its MTU. It keeps ns open and closes
 // it in the end.
 func Open(ns *nl.Namespace, o Options) (*Link, error) {
-	var p packets
-	var file *os.File
 	var alarm *block.Alarm
-	err := ns.Do(func() (err error) {
-		if o.Block {
-			if alarm, err = block.NewAlarm(); err != nil {
-				return err
-			}
+	if o.Block {
+		var err error
+		if alarm, err = block.NewAlarm(); err != nil {
+			return nil, errors.Join(err, ns.Close())
 		}
-		p, file, err = openPackets(o.Name, o.Single, alarm)
-		return err
-	})
+	}
+	p, err := openPackets(ns, o, alarm)
 	if err != nil {
 		return nil, errors.Join(err, ns.Close())
 	}
 	t := &Link{
-		packets: p, ns: ns, file: file, name: o.Name, changed: o.Changed, alarm: alarm, stop: make(chan struct{}), ended: make(chan struct{}),
+		packets: p, ns: ns, name: o.Name, changed: o.Changed, alarm: alarm, stop: make(chan struct{}), ended: make(chan struct{}),
 	}
 	t.mtu.Store(int32(o.MTU))
 	err = t.tune(o.MTU)
@@ -100,10 +87,25 @@ func Open(ns *nl.Namespace, o Options) (*Link, error) {
 		updates, err = t.subscribe()
 	}
 	if err != nil {
-		return nil, errors.Join(err, t.closeFiles(), ns.Close())
+		return nil, errors.Join(err, t.closeFiles())
 	}
 	go t.watch(updates)
 	return t, nil
+}
+
+func openPackets(ns *nl.Namespace, o Options, alarm *block.Alarm) (p packets, err error) {
+	switch o.Form {
+	case Pair:
+		p, err = openPair(ns, o, alarm)
+	case Single:
+		err = ns.Do(func() (err error) {
+			p, err = openSingle(o.Name, alarm)
+			return err
+		})
+	default:
+		err = fmt.Errorf("no form %q of a link: %s or %s", o.Form, Pair, Single)
+	}
+	return p, err
 }
 
 func (t *Link) tune(mtu int) error {
@@ -118,7 +120,7 @@ func (t *Link) tune(mtu int) error {
 	}
 	t.index = l.Attrs().Index
 	if err := h.LinkSetTxQLen(l, queueLength); err != nil {
-		return fmt.Errorf("set queue length of tun %s: %w", t.name, err)
+		return fmt.Errorf("set queue length of %s: %w", t.name, err)
 	}
 	if err := h.LinkSetMTU(l, mtu); err != nil {
 		return fmt.Errorf("set mtu %d on %s: %w", mtu, t.name, err)
@@ -140,7 +142,6 @@ func (t *Link) subscribe() (<-chan netlink.LinkUpdate, error) {
 // watch passes on changes of the MTU until Close.
 func (t *Link) watch(updates <-chan netlink.LinkUpdate) {
 	defer close(t.ended)
-	defer func() { _ = t.ns.Close() }()
 	for {
 		select {
 		case <-t.stop:
@@ -174,9 +175,6 @@ func (t *Link) update(u netlink.LinkUpdate) {
 	}
 }
 
-// File is what the link lives by.
-func (t *Link) File() *os.File { return t.file }
-
 // Name is the link's name.
 func (t *Link) Name() string { return t.name }
 
@@ -197,5 +195,23 @@ func (t *Link) closeFiles() error {
 	if t.alarm != nil {
 		t.alarm.Ring() // or the file would stay open as long as somebody waits
 	}
-	return t.file.Close()
+	return errors.Join(t.File().Close(), t.remove(), t.ns.Close())
+}
+
+// remove deletes the link if it is still there: a TUN went with its file, the namespace behind a
+// pair goes when the kernel gets round to it. By its index: the name may be a successor's.
+func (t *Link) remove() error {
+	if t.index == 0 {
+		return nil
+	}
+	h, err := t.ns.Handle()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	err = h.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: t.index}})
+	if err != nil && !nl.IsNotExist(err) {
+		return fmt.Errorf("delete link %s: %w", t.name, err)
+	}
+	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/tunnel"
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/tun"
 )
 
 // The files that the worker of a device is started with, beside the standard three.
@@ -27,14 +28,14 @@ type Device struct {
 	Mark   tunnel.Mark
 	Port   uint16 // outer UDP port
 	MTU    int
-	Single bool // tun.Options.Single
+	Form   tun.Form
 }
 
 // command is the inverse of parseDevice. The mark shows in ps, and tells whose worker it is.
 func (d Device) command() []string {
 	return []string{
 		"--device=" + d.Name, "--socket=" + d.Socket, "--mark=" + d.Mark.String(),
-		fmt.Sprintf("--port=%d", d.Port), fmt.Sprintf("--mtu=%d", d.MTU), fmt.Sprintf("--single=%t", d.Single),
+		fmt.Sprintf("--port=%d", d.Port), fmt.Sprintf("--mtu=%d", d.MTU), "--form=" + string(d.Form),
 	}
 }
 
@@ -48,7 +49,7 @@ func parseDevice(args []string) (Device, error) {
 	f.StringVar(&mark, "mark", "", "")
 	f.UintVar(&port, "port", 0, "")
 	f.IntVar(&d.MTU, "mtu", 0, "")
-	f.BoolVar(&d.Single, "single", false, "")
+	f.StringVar((*string)(&d.Form), "form", "", "")
 	if err := f.Parse(args); err != nil {
 		return d, err
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/internal/logkey"
 	"github.com/secure-overlay/secure-overlay/tunnel"
+	"github.com/secure-overlay/secure-overlay/tunnel/internal/tun"
 )
 
 // DefaultPatience is how long a worker may take to answer a request. The
@@ -35,6 +36,9 @@ type Fleet struct {
 	argv     []string
 	sockets  string // folder
 	patience time.Duration
+	driver   string
+	single   bool
+	form     tun.Form // of links, once a worker was started
 	children Children
 	// asked are the questions whether a worker works that have no good answer
 	// yet, by device. They are goroutines, which stop ends and asking counts.
@@ -49,6 +53,10 @@ type Options struct {
 	Argv    []string      // the command that calls RunDevice with the arguments that follow it
 	Sockets string        // folder in which workers listen
 	Timeout time.Duration // how long a worker may take to answer; 0: DefaultPatience
+	Driver  string        // whose they are
+	// Single makes workers exchange one packet at a time with their links, as on a kernel that
+	// cannot do more.
+	Single bool
 }
 
 // OpenFleet returns the workers of a driver. Those that its predecessor has started are among them.
@@ -60,7 +68,8 @@ func OpenFleet(env tunnel.Env, o Options) (*Fleet, error) {
 		return nil, err
 	}
 	f := &Fleet{
-		env: env, argv: o.Argv, sockets: o.Sockets, patience: cmp.Or(o.Timeout, DefaultPatience), children: Children{}, asked: map[string]*question{},
+		env: env, argv: o.Argv, sockets: o.Sockets, patience: cmp.Or(o.Timeout, DefaultPatience),
+		driver: o.Driver, single: o.Single, children: Children{}, asked: map[string]*question{},
 	}
 	f.life, f.stop = context.WithCancel(context.Background())
 	return f, nil
@@ -81,14 +90,21 @@ func (f *Fleet) socket(device string) string { return filepath.Join(f.sockets, d
 
 func (f *Fleet) log(device string) string { return filepath.Join(f.env.RuntimeDir, device+".log") }
 
-// Start starts the worker of a device, which has no link, and waits until it is ready.
+// Start starts the worker of a device, which has no link, and waits until it is ready. What
+// form the link has and where the worker listens is the fleet's to say.
 func (f *Fleet) Start(ctx context.Context, d Device) error {
+	if f.form == "" {
+		var err error
+		if f.form, err = tun.FormFor(ctx, f.driver, f.single); err != nil {
+			return err
+		}
+	}
 	// A worker that has lost its link is on its way out; when it goes it
 	// removes the socket by its path, so the successor must not be there yet.
 	if err := f.retire(ctx, d.Name); err != nil {
 		return err
 	}
-	d.Socket = f.socket(d.Name)
+	d.Form, d.Socket = f.form, f.socket(d.Name)
 	pid, err := Command{
 		Argv: append(append([]string{}, f.argv...), d.command()...), Host: f.env.Host, Log: f.log(d.Name), Files: []*os.File{f.env.Secure.File()},
 	}.Start(ctx)
