@@ -22,6 +22,10 @@ type kernel struct {
 // folder, or /var/cache without one.
 const CacheEnv = "SECURE_OVERLAY_VM_CACHE"
 
+// KernelEnv names the environment variable for the folder of an unpacked kernel package that is
+// booted instead of this Debian's own, such as one of a newer Debian (dpkg -x).
+const KernelEnv = "SECURE_OVERLAY_VM_KERNEL"
+
 // kernelPackage always depends on the newest kernel for virtual machines.
 const kernelPackage = "linux-image-cloud-amd64"
 
@@ -36,8 +40,11 @@ func cacheDir() string {
 }
 
 // fetchKernel returns Debian's cloud kernel, downloaded and unpacked into the
-// cache unless it is there. It is not installed: nothing on this machine changes.
+// cache unless it is there, or the one that KernelEnv names. It is not installed: nothing on this machine changes.
 func fetchKernel(ctx context.Context) (kernel, error) {
+	if dir := os.Getenv(KernelEnv); dir != "" {
+		return openKernel(dir)
+	}
 	name, err := realPackage(ctx)
 	if err != nil {
 		return kernel{}, err

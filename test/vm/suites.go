@@ -25,7 +25,7 @@ func (s Suite) Name() string {
 }
 
 // Suites returns what runs inside the machine, in order. To add a package, add a
-// line: its tests must pass there without a skip. Of TUN links there is only what an older
+// line: its tests must pass there without a skip. Of workers' links there is only what an older
 // kernel shows: tunnel/wguser needs nothing that the host's kernel lacks, and emulated it takes minutes.
 func Suites() []Suite {
 	suites := []Suite{
@@ -77,6 +77,8 @@ func endToEnd() []Suite {
 		return suites
 	}
 	return append(suites,
+		Suite{Package: "tunnel/internal/tun", Part: "all", Seconds: 240},
+		Suite{Package: "tunnel/wguser", Part: "all", Seconds: 600},
 		Suite{Package: "tunnel/espuser", Part: "kernel", Seconds: 420, Args: []string{run("^TestKernelIsPeer$")}},
 		e2e("members", 900, run(membersComeAndGo)),
 		e2e("esp-blocked", 240, run("^TestESPBlocked")),

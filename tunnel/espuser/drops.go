@@ -14,7 +14,7 @@ const (
 	dropReplay                  // was there before, or is older than the window
 	dropForged                  // wrong tag, or a trailer that makes no sense
 	dropUnread                  // an error in place of a packet
-	dropUnwritten               // the TUN did not take it
+	dropUnwritten               // the link did not take it
 	dropExhausted               // the association has no sequence number left
 	dropCongested               // marked on the way, for a sender that does not know of marks
 	reasons

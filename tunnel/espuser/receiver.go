@@ -17,7 +17,7 @@ type sink interface {
 	Write(packets [][]byte, offset int) (int, error)
 }
 
-// receiver takes packets from one socket, opens them, and lets them arrive on the TUN, in one
+// receiver takes packets from one socket, opens them, and lets them arrive on the link, in one
 // goroutine.
 type receiver struct {
 	in      *reception

@@ -15,7 +15,7 @@ const (
 	// behind the other, so that they stay in the processor's cache and the kernel
 	// takes many of them in one call.
 	arenaLen = 256 << 10
-	// longest is the longest packet that may come from the TUN.
+	// longest is the longest packet that may come from the link.
 	longest = 1<<16 - 1
 	// runBytes and runPackets are what the kernel takes in one call: an IP packet's length,
 	// without headers, and UDP_MAX_SEGMENTS.
@@ -37,7 +37,7 @@ type sealed struct {
 	by       *outbound
 }
 
-// sender takes packets from the TUN, seals them and sends them, in one goroutine: from the read to
+// sender takes packets from the link, seals them and sends them, in one goroutine: from the read to
 // the send a packet stays in the cache of one core, and nobody waits for a lock.
 type sender struct {
 	in      source
@@ -60,7 +60,7 @@ func newSender(in source, t *atomic.Pointer[table], e *atomic.Pointer[ends], dro
 	}
 }
 
-// run sends until the TUN is gone, and returns why.
+// run sends until the link is gone, and returns why.
 func (s *sender) run() error {
 	for turns := (block.Turns{}); ; turns.Next() {
 		if err := s.fill(); err != nil {
@@ -105,7 +105,7 @@ func (s *sender) fill() error {
 	return nil
 }
 
-// route finds whose a packet from the TUN is. That it comes from this node's inner address is
+// route finds whose a packet from the link is. That it comes from this node's inner address is
 // looked at where it arrives, by a node that does not trust this one.
 func (t *table) route(p []byte) (*outbound, reason) {
 	if len(p) < ipv6Len || p[0]>>4 != 6 {

@@ -56,7 +56,7 @@ func openDevice(w worker.Device, ns *nl.Namespace) (worker.Served, error) {
 }
 
 // open opens the sockets. The process's ordinary threads are in the host namespace: only the
-// TUN is in the secure one.
+// link is in the secure one.
 func (d *device) open(w worker.Device) error {
 	e, err := listen(w.Port)
 	if err != nil {

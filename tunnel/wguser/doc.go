@@ -7,7 +7,7 @@
 // which both WireGuard drivers share.
 //
 // Invariants: the worker outlives the agent and drops no packet when the
-// agent dies. Its TUN is in the secure namespace, its UDP sockets are in the
+// agent dies. Its link is in the secure namespace, its UDP sockets are in the
 // host's. Nothing merges VXLAN datagrams as datagrams (package tun). It ends when its
 // link or its control socket goes, or on SIGTERM, and its link goes with it: there is
 // never one without the other for longer than it takes.

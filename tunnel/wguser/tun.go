@@ -11,7 +11,7 @@ import (
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/worker"
 )
 
-// tunLink is the TUN as wireguard-go sees it. It differs from wireguard-go's
+// tunLink is the link as wireguard-go sees it. It differs from wireguard-go's
 // own in three points: packets cross it as package tun says; it never asks for
 // the MTU by name from whatever namespace a thread happens to be in; it
 // reports no up and down events, so the UDP sockets are open from start to

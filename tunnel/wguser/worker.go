@@ -34,7 +34,7 @@ func openServer(d worker.Device, ns *nl.Namespace) (worker.Served, error) {
 		return nil, err
 	}
 	// The sockets are opened by this process's ordinary threads, which are in
-	// the host namespace: only the TUN is in the secure one.
+	// the host namespace: only the link is in the secure one.
 	dev := device.NewDevice(link, newBind(), logger(d.Name))
 	w := &server{dev: dev}
 	if err := w.open(d); err != nil {
