@@ -78,6 +78,10 @@ type State struct {
 	Devices []DeviceState
 }
 
+// Overflow is why packets are dropped (DeviceState.Dropped) that came faster than a worker process takes
+// them: there are too few processors for what is sent.
+const Overflow = "queue full"
+
 // DeviceState is one existing device of the driver.
 type DeviceState struct {
 	Name   string
@@ -88,7 +92,8 @@ type DeviceState struct {
 	MTU    int
 	Up     bool
 	Peers  []PeerState
-	// Dropped are packets that were not let through, by why; nil: the driver does not count them.
+	// Dropped are packets that were not let through, by why (such as Overflow); nil: the driver does
+	// not count them.
 	Dropped map[string]uint64
 }
 

@@ -1,6 +1,10 @@
 package espuser
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/secure-overlay/secure-overlay/tunnel"
+)
 
 // reason is why a packet was dropped.
 type reason uint8
@@ -17,13 +21,14 @@ const (
 	dropUnwritten               // the link did not take it
 	dropExhausted               // the association has no sequence number left
 	dropCongested               // marked on the way, for a sender that does not know of marks
+	dropOverflow                // sent faster than the worker could take it
 	reasons
 )
 
 // String says it for people.
 func (r reason) String() string {
 	return [reasons]string{
-		"no peer", "foreign address", "not sent", "unknown SPI", "replay", "forged", "not read", "not delivered", "exhausted", "congestion",
+		"no peer", "foreign address", "not sent", "unknown SPI", "replay", "forged", "not read", "not delivered", "exhausted", "congestion", tunnel.Overflow,
 	}[r]
 }
 

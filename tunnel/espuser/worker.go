@@ -150,6 +150,7 @@ func (d *device) do(k kind, body []byte) ([]byte, error) {
 	switch k {
 	case kindGet:
 		s := state{port: d.ends.Load().port, dropped: d.dropped.read(), peers: d.builder.now.peers()}
+		s.dropped[dropOverflow] = d.link.Overflowed()
 		return s.encode(), nil
 	case kindSet:
 		port, peers, err := decodeSet(body)

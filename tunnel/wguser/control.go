@@ -6,15 +6,14 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/secure-overlay/secure-overlay/tunnel/internal/wg"
-	"github.com/secure-overlay/secure-overlay/tunnel/internal/worker"
 )
 
 // Control implements wg.Maker.
-func (m *maker) Control() (wg.Control, error) { return control{m.workers}, nil }
+func (m *maker) Control() (wg.Control, error) { return control{m}, nil }
 
 // control configures devices through their workers' sockets. Each request has
 // a connection of its own.
-type control struct{ workers *worker.Fleet }
+type control struct{ *maker }
 
 // Close implements wg.Control.
 func (control) Close() error { return nil }
@@ -23,17 +22,22 @@ func (control) Close() error { return nil }
 func (c control) Device(name string) (*wgtypes.Device, error) {
 	var dev *wgtypes.Device
 	var public wgtypes.Key
+	var overflowed int64
 	err := c.ask(name, []byte(identityRequest), func(l *lineReader) error {
 		return l.fields(func(key string, value []byte) error {
-			if key != "public_key" {
-				return nil
+			switch key {
+			case "public_key":
+				return readKey(&public, value)
+			case overflowKey: // workers of builds before do not say it
+				return readInt(&overflowed, value)
 			}
-			return readKey(&public, value)
+			return nil
 		})
 	})
 	if err != nil {
 		return nil, err
 	}
+	c.overflowed[name] = overflowed
 	err = c.ask(name, []byte(getRequest), func(l *lineReader) (err error) {
 		dev, err = readDevice(l)
 		return err

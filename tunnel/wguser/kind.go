@@ -71,7 +71,15 @@ func (d *driver) Set(ctx context.Context, spec tunnel.Spec) error {
 // State implements tunnel.Driver.
 func (d *driver) State(ctx context.Context) (tunnel.State, error) {
 	d.maker.workers.Reap()
-	return d.Driver.State(ctx)
+	s, err := d.Driver.State(ctx)
+	for i := range s.Devices {
+		dev := &s.Devices[i]
+		dev.Dropped = map[string]uint64{}
+		if n := d.maker.overflowed[dev.Name]; n > 0 {
+			dev.Dropped[tunnel.Overflow] = uint64(n)
+		}
+	}
+	return s, err
 }
 
 // Remove implements tunnel.Driver. After the links it looks for workers and

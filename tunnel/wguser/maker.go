@@ -19,6 +19,8 @@ const socketDir = "/var/run/wireguard"
 type maker struct {
 	secure  *nl.Handle
 	workers *worker.Fleet
+	// overflowed are packets that found no room, by device, as it was last read.
+	overflowed map[string]int64
 }
 
 func newMaker(env tunnel.Env, o Options) (*maker, error) {
@@ -31,7 +33,7 @@ func newMaker(env tunnel.Env, o Options) (*maker, error) {
 		fleet.Close()
 		return nil, err
 	}
-	return &maker{secure: secure, workers: fleet}, nil
+	return &maker{secure: secure, workers: fleet, overflowed: map[string]int64{}}, nil
 }
 
 func (m *maker) close() {
@@ -47,6 +49,7 @@ func (m *maker) Create(ctx context.Context, name string, mark tunnel.Mark, d tun
 // Delete implements wg.Maker: it deletes the link, which ends the worker, and
 // waits for that.
 func (m *maker) Delete(ctx context.Context, name string) error {
+	delete(m.overflowed, name)
 	err := m.workers.End(ctx, name, func() error { return links.Delete(m.secure, name) })
 	if err != nil {
 		return fmt.Errorf("delete device %s: %w", name, err)

@@ -30,6 +30,8 @@ const (
 	// identityRequest is this program's own: the worker answers with its public
 	// key, which WireGuard's protocol does not give out.
 	identityRequest = "identity=1\n\n"
+	// overflowKey is how many packets found no room to wait for the worker, in the same answer.
+	overflowKey = "overflowed"
 )
 
 // maxLine is the longest line of an answer: a key takes 79 bytes.

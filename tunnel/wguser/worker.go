@@ -24,6 +24,7 @@ func RunWorker(ctx context.Context, args []string) error {
 // server is one device in this process.
 type server struct {
 	dev     *device.Device
+	link    *tunLink
 	public  wgtypes.Key
 	control net.Listener
 }
@@ -36,7 +37,7 @@ func openServer(d worker.Device, ns *nl.Namespace) (worker.Served, error) {
 	// The sockets are opened by this process's ordinary threads, which are in
 	// the host namespace: only the link is in the secure one.
 	dev := device.NewDevice(link, newBind(), logger(d.Name))
-	w := &server{dev: dev}
+	w := &server{dev: dev, link: link}
 	if err := w.open(d); err != nil {
 		dev.Close()
 		return nil, err
@@ -116,7 +117,8 @@ func (w *server) answer(c net.Conn) {
 		}
 	}
 	if string(head[:got]) == identityRequest {
-		_, _ = c.Write(append(appendKey(nil, "public_key", &w.public), "errno=0\n\n"...))
+		b := appendKey(nil, "public_key", &w.public)
+		_, _ = c.Write(fmt.Appendf(b, "%s=%d\nerrno=0\n\n", overflowKey, w.link.Overflowed()))
 		_ = c.Close()
 		return
 	}

@@ -406,6 +406,29 @@ func TestPairOffload(t *testing.T) {
 	}
 }
 
+// TestPairOverflows: what finds no room to wait for the process is counted.
+func TestPairOverflows(t *testing.T) {
+	l := newTUNLab(t)
+	l.via("pair")
+	frame := superframe(false, false, 0x10, 60_000, 1210)
+	l.send(frame)
+	if n := l.pair.overflowed(); n != 0 {
+		t.Errorf("%d packets found no room, of one", n)
+	}
+	sent := 0
+	for range 2 * readQueue / 60_000 {
+		l.send(frame)
+		sent++
+	}
+	n := l.pair.overflowed()
+	if n == 0 || n > uint64(sent) {
+		t.Errorf("%d packets of %d found no room", n, sent)
+	}
+	if again := l.pair.overflowed(); again != 0 {
+		t.Errorf("%d packets are counted twice", again)
+	}
+}
+
 // await waits until something is so.
 func await(t *testing.T, so func() bool) {
 	t.Helper()

@@ -160,6 +160,16 @@ func (p *pair) Next(dst []byte, wait bool) (int, error) {
 	return n, nil
 }
 
+// overflowed returns how many packets found no room since it was asked last.
+func (p *pair) overflowed() (n uint64) {
+	_ = p.conn.Control(func(fd uintptr) { // fails once the file is closed: there is nothing to count
+		if s, err := unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil {
+			n = uint64(s.Drops)
+		}
+	})
+	return n
+}
+
 // output is what one call of Write needs.
 type output struct {
 	join   gso.Coalescer
