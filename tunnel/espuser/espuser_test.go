@@ -37,7 +37,7 @@ func options() espuser.Options {
 
 func TestConformance(t *testing.T) {
 	tunneltest.Run(t, tunneltest.Harness{
-		Kind: espuser.Kind(options()), Hosts: tunneltest.Namespaces, Keyless: true, InUDP: true, Leftovers: leftovers,
+		Kind: espuser.Kind(options()), Hosts: tunneltest.Namespaces, Keyless: true, InUDP: true, Marks: true, Leftovers: leftovers,
 	})
 }
 

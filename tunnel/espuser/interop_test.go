@@ -22,13 +22,13 @@ func TestKernelIsPeer(t *testing.T) {
 	kernel, user := ipsec.Kind(kernelOptions()), espuser.Kind(options())
 	t.Run("user first", func(t *testing.T) {
 		tunneltest.Interoperate(t, tunneltest.Harness{
-			Kind: user, Hosts: tunneltest.Namespaces, Keyless: true, InUDP: true, Leftovers: leftovers,
+			Kind: user, Hosts: tunneltest.Namespaces, Keyless: true, InUDP: true, Marks: true, Leftovers: leftovers,
 			Other: &tunneltest.Other{Kind: kernel, NoPort: true},
 		})
 	})
 	t.Run("kernel first", func(t *testing.T) {
 		tunneltest.Interoperate(t, tunneltest.Harness{
-			Kind: kernel, NoPort: true, Hosts: tunneltest.Namespaces, Keyless: true, InUDP: true, Leftovers: leftovers,
+			Kind: kernel, NoPort: true, Hosts: tunneltest.Namespaces, Keyless: true, InUDP: true, Marks: true, Leftovers: leftovers,
 			Other: &tunneltest.Other{Kind: user},
 		})
 	})

@@ -57,7 +57,7 @@ func TestConformanceInUDP(t *testing.T) { conformance(t, inUDP()) }
 func conformance(t *testing.T, o ipsec.Options) {
 	netlab.Require(t, netlab.FeatureXfrm)
 	tunneltest.Run(t, tunneltest.Harness{
-		Kind: ipsec.Kind(o), InUDP: o.Encap == ipsec.EncapUDP, Hosts: tunneltest.Namespaces, Keyless: true, NoPort: true, Leftovers: leftovers, Loosen: loosen,
+		Kind: ipsec.Kind(o), InUDP: o.Encap == ipsec.EncapUDP, Hosts: tunneltest.Namespaces, Keyless: true, NoPort: true, Marks: true, Leftovers: leftovers, Loosen: loosen,
 	})
 }
 

@@ -34,6 +34,9 @@ type Harness struct {
 	// NoPort says that devices have no outer UDP port of their own: at most one
 	// that the driver has for all of them, which it shows.
 	NoPort bool
+	// Marks says that the driver copies marks of congestion, out and back, and that its hosts are
+	// Namespaces.
+	Marks bool
 	// Other is the driver of every second host, from the second on, for Interoperate;
 	// the rest of a Harness is about the driver of the first.
 	Other *Other

@@ -47,6 +47,9 @@ func Run(t *testing.T, h Harness) {
 	if !h.NoPort {
 		cases = append(cases, testCase{"PortChange", testPort})
 	}
+	if h.Marks {
+		cases = append(cases, testCase{"CongestionMarks", testMarks})
+	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) { c.run(t, h) })
 	}
@@ -68,6 +71,9 @@ func Interoperate(t *testing.T, h Harness) {
 		{"OtherSecretIsRefused", testOtherSecret},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, h) })
+	}
+	if h.Marks {
+		t.Run("CongestionMarks", func(t *testing.T) { testMarks(t, h) })
 	}
 	if !h.Other.NoPort { // the sender is of the other driver, and lets such packets out
 		t.Run("ForeignInnerSourceIsDropped", func(t *testing.T) { testForeignSource(t, h) })

@@ -23,7 +23,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // test/vm runs it in a virtual machine.
 func TestConformance(t *testing.T) {
 	netlab.Require(t, netlab.FeatureWireGuard)
-	tunneltest.Run(t, tunneltest.Harness{Kind: wgkernel.Kind(), Hosts: tunneltest.Namespaces})
+	tunneltest.Run(t, tunneltest.Harness{Kind: wgkernel.Kind(), Hosts: tunneltest.Namespaces, Marks: true})
 }
 
 // TestProbe runs on any kernel: it works, or it says what is missing.
