@@ -45,7 +45,7 @@ func Probe(ctx context.Context, driver string) error {
 // needs, or that it is not to be used; nil: it has it.
 func Slower(ctx context.Context, driver string, single bool) error {
 	slow := &tunnel.UnsupportedError{
-		Driver: driver, Feature: "packet sockets that take joined datagrams for VXLAN, without which it is several times slower,", Since: "Linux 6.8.5",
+		Driver: driver, Feature: "taking joined VXLAN datagrams from packet sockets, without which it is several times slower,", Since: "Linux 6.8.5",
 	}
 	if single {
 		return slow
