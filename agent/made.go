@@ -17,12 +17,9 @@ type made[T any] struct {
 // recent reports whether it was made within the last resync.
 func (m *made[T]) recent(now time.Time) bool { return now.Before(m.at.Add(resync)) }
 
-// known reports whether it was made want, however long ago, as far as is known.
-func (m *made[T]) known(want T) bool { return !m.at.IsZero() && reflect.DeepEqual(m.spec, want) }
-
 // still reports whether making it want would do what was done just now.
 func (m *made[T]) still(now time.Time, want T) bool {
-	return m.recent(now) && m.known(want)
+	return m.recent(now) && reflect.DeepEqual(m.spec, want)
 }
 
 func (m *made[T]) note(now time.Time, spec T) { *m = made[T]{spec: spec, at: now} }

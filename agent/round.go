@@ -254,13 +254,6 @@ func (l *loop) applyGuard(ctx context.Context) {
 	if l.guard == nil || l.guarded.still(l.now(), l.out.Secure) {
 		return
 	}
-	// What was made before is looked at; making it anew, which reads everything as well, is for
-	// what looking finds.
-	if l.guarded.known(l.out.Secure) && l.guard.Verify(ctx) == nil {
-		l.verifiedAt = l.now()
-		l.guarded.note(l.verifiedAt, l.out.Secure)
-		return
-	}
 	l.guarded.forget()
 	l.guardFailed, l.routeFailed = false, map[secure.Route]bool{}
 	if err := l.guard.Set(ctx, l.out.Secure); err != nil {
