@@ -74,7 +74,7 @@ func open(env tunnel.Env, o Options) (tunnel.Driver, error) {
 	}
 	return &driver{
 		env: env, log: env.Log.With(logkey.Driver, Name), secure: secure, workers: workers,
-		owner: links.Owner{Node: env.Node, Protocol: protocol, Driver: Name, Types: tun.Types()},
+		owner: links.Owner{Node: env.Node, Protocol: protocol, Driver: Name, Type: tun.UnmarkedType},
 		used:  map[string]map[use]bool{},
 	}, nil
 }

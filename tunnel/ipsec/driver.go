@@ -52,7 +52,7 @@ func open(env tunnel.Env, o Options) (tunnel.Driver, error) {
 	}
 	d := &driver{
 		env: env, log: env.Log.With(logkey.Driver, Name), self: env.Node.InnerAddr(),
-		owner: links.Owner{Node: env.Node, Protocol: protocol, Driver: Name, Types: []string{linkType}},
+		owner: links.Owner{Node: env.Node, Protocol: protocol, Driver: Name, Type: linkType},
 		encap: o.Encap, port: o.port(), used: map[uint32]map[use]bool{}, owners: map[netip.Addr]ids.NodeID{},
 	}
 	d.holder = holder{env: env, port: d.port, children: worker.Children{}}

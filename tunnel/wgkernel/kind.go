@@ -59,7 +59,7 @@ func open(_ context.Context, env tunnel.Env) (tunnel.Driver, error) {
 		return nil, fmt.Errorf("open driver %s: %w", Name, err)
 	}
 	m := &maker{env: env, host: host, secure: secure}
-	d, err := wg.Open(wg.Options{Env: env, Driver: Name, LinkTypes: []string{linkType}, Maker: m})
+	d, err := wg.Open(wg.Options{Env: env, Driver: Name, LinkType: linkType, Maker: m})
 	if err != nil {
 		m.close()
 		return nil, err

@@ -48,7 +48,7 @@ func open(env tunnel.Env, o Options) (tunnel.Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open driver %s: %w", Name, err)
 	}
-	d, err := wg.Open(wg.Options{Env: env, Driver: Name, LinkTypes: tun.Types(), Maker: m})
+	d, err := wg.Open(wg.Options{Env: env, Driver: Name, LinkType: tun.UnmarkedType, Maker: m})
 	if err != nil {
 		m.close()
 		return nil, err

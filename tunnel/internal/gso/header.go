@@ -62,10 +62,10 @@ var ErrMalformed = errors.New("malformed packet")
 
 // Lengths and numbers of VXLAN over IPv6 without extensions.
 const (
-	outerLen  = 40
-	vxlanAt   = outerLen + udpLen
-	vxlanLen  = 8
-	dotTagLen = 4 // of a VLAN tag
+	outerLen = 40
+	vxlanAt  = outerLen + udpLen
+	vxlanLen = 8
+	tagLen   = 4 // of a VLAN tag
 
 	vxlanFlags = 0x08 // the VNI is valid; everything else is reserved (RFC 7348, 5)
 	etherVLAN  = 0x8100
@@ -84,7 +84,7 @@ func innerIP(p []byte, transport int) int {
 	for range maxTags {
 		switch binary.BigEndian.Uint16(p[at-2:]) {
 		case etherVLAN, etherQinQ:
-			if at += dotTagLen; len(p) < at {
+			if at += tagLen; len(p) < at {
 				return -1
 			}
 		default:

@@ -8,6 +8,9 @@ import (
 	"pgregory.net/rapid"
 )
 
+// Offsets of what splitting leaves alone.
+const tcpAck, tcpWindow = 8, 14
+
 // segment describes one packet of TCP or UDP in VXLAN over IPv6, or without tunnel.
 type segment struct {
 	from, vni, port byte // of the outer source, the network, the connection
@@ -121,7 +124,7 @@ func (s segment) superframe(size int) (Header, []byte) {
 	p := s.bytes()
 	inner := 0
 	if !s.bare {
-		inner = vxlanAt + vxlanLen + EthernetLen + s.tags*dotTagLen
+		inner = vxlanAt + vxlanLen + EthernetLen + s.tags*tagLen
 	}
 	ip := p[inner:]
 	transport := inner + ipLen(ip)

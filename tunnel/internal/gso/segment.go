@@ -9,12 +9,12 @@ import (
 
 // Offsets and flags of TCP (RFC 9293, 3.1).
 const (
-	tcpSeq, tcpAck, tcpDataOffset, tcpFlags, tcpWindow, tcpChecksum, tcpUrgent = 4, 8, 12, 13, 14, 16, 18
+	tcpSeq, tcpDataOffset, tcpFlags, tcpChecksum = 4, 12, 13, 16
 
 	tcpMinLen, udpLen = 20, 8
 	udpChecksum       = 6
 
-	flagFIN, flagSYN, flagRST, flagPSH, flagURG, flagCWR = 0x01, 0x02, 0x04, 0x08, 0x20, 0x80
+	flagFIN, flagPSH, flagCWR = 0x01, 0x08, 0x80
 )
 
 // Segmenter splits one packet after the other into packets that fit the link. It is

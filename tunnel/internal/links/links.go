@@ -17,9 +17,9 @@ import (
 // Owner says whose links are meant: those of one driver of one node.
 type Owner struct {
 	Node     ids.NodeID
-	Protocol string   // Mark.Protocol
-	Driver   string   // Mark.Driver
-	Types    []string // netlink.Link.Type: a link has one of these
+	Protocol string // Mark.Protocol
+	Driver   string // Mark.Driver
+	Type     string // netlink.Link.Type of a link that is not marked at once
 }
 
 // Link is an existing link of an Owner.
@@ -45,10 +45,7 @@ func (o Owner) List(h *nl.Handle) (map[string]Link, error) {
 	out := map[string]Link{}
 	for _, l := range all {
 		a := l.Attrs()
-		if !slices.Contains(o.Types, l.Type()) {
-			continue
-		}
-		if a.Alias == "" && strings.HasPrefix(a.Name, prefix) {
+		if a.Alias == "" && l.Type() == o.Type && strings.HasPrefix(a.Name, prefix) {
 			out[a.Name] = Link{Link: l}
 			continue
 		}

@@ -24,8 +24,9 @@ const (
 	Single Form = "single"
 )
 
-// Types are what netlink calls the links of all forms (netlink.Link.Type).
-func Types() []string { return []string{"veth", "tuntap"} }
+// UnmarkedType is what netlink calls a link of the form that has no alias at first
+// (netlink.Link.Type): Single. A pair's link has it from the beginning.
+const UnmarkedType = "tuntap"
 
 // Options make a link.
 type Options struct {
@@ -55,9 +56,6 @@ type Link struct {
 	ended  chan struct{} // closed by watch
 	closed sync.Once
 	err    error // of Close, written once inside closed
-
-	counting sync.Mutex
-	lost     uint64 // Overflowed
 }
 
 // queueLength is how many packets wait in the kernel for this process. What
@@ -183,19 +181,6 @@ func (t *Link) Name() string { return t.name }
 
 // MTU is the link's present MTU in bytes.
 func (t *Link) MTU() int { return int(t.mtu.Load()) }
-
-// Overflowed returns how many packets the link has sent that found no room to wait for this process. Of
-// a TUN they are in the link's own statistics and not here.
-func (t *Link) Overflowed() uint64 {
-	p, ok := t.packets.(*pair)
-	if !ok {
-		return 0
-	}
-	t.counting.Lock()
-	defer t.counting.Unlock()
-	t.lost += p.overflowed()
-	return t.lost
-}
 
 // Close ends the link, and returns when nothing is called any more.
 func (t *Link) Close() error {

@@ -20,6 +20,9 @@ type packets interface {
 	// Write lets packets, which begin at offset, arrive on the link, and returns how many
 	// did. It may change them. Several goroutines may call it.
 	Write(bufs [][]byte, offset int) (int, error)
+	// Overflowed returns how many packets that the link has sent found no room to wait for this
+	// process. Several goroutines may call it.
+	Overflowed() uint64
 	// File is what the link lives by.
 	File() *os.File
 }

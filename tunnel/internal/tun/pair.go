@@ -30,6 +30,9 @@ type pair struct {
 	split gso.Segmenter
 
 	outputs sync.Pool // of *output
+
+	counting sync.Mutex
+	lost     uint64 // packets that found no room
 }
 
 const (
@@ -160,14 +163,17 @@ func (p *pair) Next(dst []byte, wait bool) (int, error) {
 	return n, nil
 }
 
-// overflowed returns how many packets found no room since it was asked last.
-func (p *pair) overflowed() (n uint64) {
+// Overflowed implements packets.
+func (p *pair) Overflowed() uint64 {
+	p.counting.Lock()
+	defer p.counting.Unlock()
 	_ = p.conn.Control(func(fd uintptr) { // fails once the file is closed: there is nothing to count
+		// The kernel counts from the last time that it was asked.
 		if s, err := unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil {
-			n = uint64(s.Drops)
+			p.lost += uint64(s.Drops)
 		}
 	})
-	return n
+	return p.lost
 }
 
 // output is what one call of Write needs.

@@ -85,7 +85,7 @@ func TestPairOverflows(t *testing.T) {
 	l.via("pair")
 	frame := superframe(false, false, 0x10, 60_000, 1210)
 	l.send(frame)
-	if n := l.pair.overflowed(); n != 0 {
+	if n := l.pair.Overflowed(); n != 0 {
 		t.Errorf("%d packets found no room, of one", n)
 	}
 	sent := 0
@@ -93,12 +93,12 @@ func TestPairOverflows(t *testing.T) {
 		l.send(frame)
 		sent++
 	}
-	n := l.pair.overflowed()
+	n := l.pair.Overflowed()
 	if n == 0 || n > uint64(sent) {
 		t.Errorf("%d packets of %d found no room", n, sent)
 	}
-	if again := l.pair.overflowed(); again != 0 {
-		t.Errorf("%d packets are counted twice", again)
+	if again := l.pair.Overflowed(); again != n {
+		t.Errorf("asked again: %d packets, not %d", again, n)
 	}
 }
 

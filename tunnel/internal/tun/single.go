@@ -57,6 +57,9 @@ func openSingle(name string, alarm *block.Alarm) (*single, error) {
 // Next implements packets.
 func (s *single) Next(dst []byte, wait bool) (int, error) { return s.read(dst, wait) }
 
+// Overflowed implements packets: the link's own statistics say it.
+func (*single) Overflowed() uint64 { return 0 }
+
 // Write implements packets: packet by packet, never merged.
 func (s *single) Write(bufs [][]byte, offset int) (int, error) {
 	var errs []error

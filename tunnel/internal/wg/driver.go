@@ -46,10 +46,10 @@ type Control interface {
 
 // Options make a Driver.
 type Options struct {
-	Env       tunnel.Env
-	Driver    string   // Kind.Name, part of the mark
-	LinkTypes []string // netlink.Link.Type of its devices
-	Maker     Maker
+	Env      tunnel.Env
+	Driver   string // Kind.Name, part of the mark
+	LinkType string // netlink.Link.Type of its devices
+	Maker    Maker
 }
 
 // Driver is a tunnel.Driver over a Maker. One goroutine at a time uses it.

@@ -10,7 +10,7 @@ const protocol = "wg"
 
 // owner says which links are this driver's.
 func (d *Driver) owner() links.Owner {
-	return links.Owner{Node: d.o.Env.Node, Protocol: protocol, Driver: d.o.Driver, Types: d.o.LinkTypes}
+	return links.Owner{Node: d.o.Env.Node, Protocol: protocol, Driver: d.o.Driver, Type: d.o.LinkType}
 }
 
 func (d *Driver) links() (map[string]links.Link, error) { return d.owner().List(d.secure) }
