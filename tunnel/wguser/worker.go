@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"runtime"
 
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/ipc"
@@ -18,8 +19,15 @@ import (
 // deleted, its control socket is removed, SIGTERM arrives or ctx ends. The
 // arguments and the open files are the driver's own; nobody else calls it.
 func RunWorker(ctx context.Context, args []string) error {
+	runtime.GOMAXPROCS(processors(runtime.GOMAXPROCS(0)))
 	return worker.RunDevice(ctx, args, openServer)
 }
+
+// processors is how many of the n processors that a process may use run wireguard-go's goroutines: half.
+// A packet goes through five of them, and each that hands it over wakes a thread if a processor is
+// free for it, which then competes with what the kernel and the applications do for the same packet. System
+// calls that take long do not count (DESIGN.md has figures).
+func processors(n int) int { return max(1, n/2) }
 
 // server is one device in this process.
 type server struct {
