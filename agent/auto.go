@@ -76,7 +76,7 @@ func (l *loop) candidates() (out []candidate) {
 		out = append(out, candidate{name: "this node", able: l.facts.Able})
 	}
 	for _, m := range l.gossip.Snapshot().Members {
-		silent := l.gone(m.ID) || m.Cert.Roles&keys.RoleObserver != 0 || l.standings[m.ID] >= ended
+		silent := l.gone(m.ID) || m.Cert.Roles&keys.RoleObserver != 0 || l.standings[m.ID].standing >= ended
 		if m.ID != l.identity.ID && !silent && encrypts(m.Record) {
 			out = append(out, candidate{name: "node " + l.shown(m.ID), able: m.Record.Able})
 		}

@@ -167,12 +167,19 @@ func (l *loop) certificateProblems(snap membership.Snapshot) []api.Problem {
 	return out
 }
 
-// noteCertificates tells when a certificate came to stand worse than it did.
+// known is how the certificate of a node stood in the last turn.
+type known struct {
+	name string
+	standing
+}
+
+// noteCertificates tells when a certificate came to stand worse than it did, and which nodes are forgotten
+// because theirs ended long ago.
 func (l *loop) noteCertificates(snap membership.Snapshot) {
 	at := l.moment()
 	note := func(id ids.NodeID, c keys.Cert, ref *api.NodeRef) {
-		was, is := l.standings[id], standingOf(c, at)
-		l.standings[id] = is
+		was, is := l.standings[id].standing, standingOf(c, at)
+		l.standings[id] = known{c.Hostname, is}
 		kind, ok := map[standing]api.EventKind{
 			ageing: api.EventCertificateExpiring, expired: api.EventCertificateExpired, ended: api.EventCertificateEnded,
 		}[is]
@@ -184,6 +191,15 @@ func (l *loop) noteCertificates(snap membership.Snapshot) {
 	for _, m := range snap.Members {
 		if m.ID != l.identity.ID {
 			note(m.ID, m.Cert, &api.NodeRef{ID: m.ID, Name: m.Hostname})
+		}
+	}
+	for id, k := range l.standings {
+		if _, ok := snap.Member(id); ok || id == l.identity.ID {
+			continue
+		}
+		delete(l.standings, id)
+		if !l.gone(id) { // which has an event of its own
+			l.note(api.Event{Time: l.now(), Kind: api.EventNodeForgotten, Node: &api.NodeRef{ID: id, Name: k.name}})
 		}
 	}
 }

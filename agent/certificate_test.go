@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secure-overlay/secure-overlay/api"
+	"github.com/secure-overlay/secure-overlay/internal/events"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/keys/clock"
@@ -124,6 +126,41 @@ func TestPeerCertificates(t *testing.T) {
 	snap.Members = snap.Members[:2]
 	if got := peerCertificates(snap, at(25*day, 25*day)); len(got) != 1 || got[0].Subject != snap.Members[1].ID.String() || strings.Contains(got[0].Message, "more") {
 		t.Errorf("one node: %+v", got)
+	}
+}
+
+// TestForgottenIsAnEvent: a node that membership has forgotten has one, and one that left or was revoked not a
+// second one.
+func TestForgottenIsAnEvent(t *testing.T) {
+	log, err := events.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = log.Close() }()
+	var snap membership.Snapshot
+	for i, name := range []string{"self", "dead", "left", "revoked", "here"} {
+		c := keys.Cert{Identity: keys.IdentityPublic{byte(i)}, Hostname: name, NotBefore: begin, NotAfter: time.Now().Add(day)}
+		snap.Members = append(snap.Members, membership.Member{ID: c.ID(), Hostname: name, Cert: c})
+	}
+	id := func(i int) ids.NodeID { return snap.Members[i].ID }
+	l := &loop{
+		now: time.Now, events: log, identity: keystore.Identity{ID: id(0), Cert: snap.Members[0].Cert}, clock: clock.New(clock.Options{}),
+		standings: map[ids.NodeID]known{}, left: map[ids.NodeID]bool{id(2): true}, revoked: map[ids.NodeID]bool{id(3): true},
+	}
+	l.noteCertificates(snap)
+	here := membership.Snapshot{Members: []membership.Member{snap.Members[0], snap.Members[4]}}
+	for range 2 {
+		l.noteCertificates(here)
+	}
+	list, err := log.Read(events.Query{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list) != 1 || list[0].Kind != string(api.EventNodeForgotten) || list[0].Node != id(1) || list[0].Name != "dead" {
+		t.Errorf("events %+v, want one about %s", list, id(1))
+	}
+	if len(l.standings) != 2 {
+		t.Errorf("%d nodes are remembered, want 2", len(l.standings))
 	}
 }
 

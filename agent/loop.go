@@ -144,7 +144,7 @@ type loop struct {
 	revoked    map[ids.NodeID]bool   // nodes that were thrown out, as noted
 	left       map[ids.NodeID]bool   // nodes that have left, as noted
 	alarms     map[alarm]api.Problem // as noted
-	standings  map[ids.NodeID]standing
+	standings  map[ids.NodeID]known
 	signs      signs
 	toldClock  string // the problem with the clock that was told last
 

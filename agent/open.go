@@ -147,7 +147,7 @@ func newLoop(a *Agent, identity keystore.Identity, dir files) *loop {
 		events:   a.opts.Events,
 		reported: map[api.Problem]bool{}, tunnelsUp: map[ids.NodeID]bool{}, revoked: map[ids.NodeID]bool{}, left: map[ids.NodeID]bool{},
 		revokedIssuers: map[keys.IssuerPublic]bool{},
-		standings:      map[ids.NodeID]standing{},
+		standings:      map[ids.NodeID]known{},
 	}
 }
 

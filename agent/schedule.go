@@ -38,7 +38,7 @@ func (l *loop) schedule(ctx context.Context) {
 	if l.worn() && l.rot.askAfter.Before(l.now()) {
 		l.ask(ctx, item.ReasonLimit, askPause)
 	}
-	fresh := l.standings[l.identity.ID] < expired // else no peer agrees on anything with this node
+	fresh := l.standings[l.identity.ID].standing < expired // else no peer agrees on anything with this node
 	if fresh && l.facts.setBack(l.now(), l.identity.ID, l.target.Epoch, l.rot.routes) && l.rot.askAfter.Before(l.now()) {
 		// New devices have new keys, of which no peer has seen a later date. The
 		// session that is there lives long enough for that, and nothing is lost.

@@ -48,6 +48,7 @@ const (
 	EventStaleOver         EventKind = "stale-over"         // it is not any more; Text: what was
 	EventItemConflict      EventKind = CodeConflict         // two cluster items with one version came here; Text: which, and who signed them
 	EventNodeLeft          EventKind = "node-left"          // Node has left the cluster
+	EventNodeForgotten     EventKind = "node-forgotten"     // Node was dead, and its certificate ended long ago
 
 	// About the certificate of Node, or of this node if there is no Node.
 	EventCertificateExpiring EventKind = "certificate-expiring" // four fifths of its life are over
@@ -66,7 +67,7 @@ const (
 func EventKinds() []EventKind {
 	return []EventKind{
 		EventRotationRequested, EventEpochStarted, EventSwitched, EventEpochEnded, EventRotationRefused, EventPairRefused, EventBlocked, EventESPBlocked,
-		EventNodeRevoked, EventIssuerRevoked, EventNodeLeft, EventStale, EventStaleOver, EventItemConflict,
+		EventNodeRevoked, EventIssuerRevoked, EventNodeLeft, EventNodeForgotten, EventStale, EventStaleOver, EventItemConflict,
 		EventCertificateExpiring, EventCertificateExpired, EventCertificateEnded, EventClock, EventConfigChanged, EventConfigRefused, EventAgentStarted, EventAgentStopped,
 	}
 }

@@ -16,11 +16,6 @@ import (
 // ErrLeft: the node has left the cluster, by its own word.
 var ErrLeft = errors.New("node has left the cluster")
 
-// forgetAfter is how long after the end of its certificate a node that has left
-// is remembered. From the end on the certificate opens no handshake anywhere;
-// the day is for clocks that differ.
-const forgetAfter = 24 * time.Hour
-
 // departure asks the loop to publish the final record.
 type departure struct {
 	at   time.Time
@@ -108,8 +103,7 @@ func (l *loop) letGo(now time.Time, it *record.Item) {
 	l.leavers = append(l.leavers, leaver{id, now.Add(l.c.prof.grace)})
 }
 
-// tickLeft closes the streams and sessions of nodes that have left, and forgets
-// those that left long ago.
+// tickLeft closes the streams and sessions of nodes that have left.
 func (l *loop) tickLeft(now time.Time) {
 	l.leavers = slices.DeleteFunc(l.leavers, func(f leaver) bool {
 		if now.Before(f.due) {
@@ -118,42 +112,6 @@ func (l *loop) tickLeft(now time.Time) {
 		l.c.transport.Drop(f.node)
 		return true
 	})
-	if !now.Before(l.forgetAt) {
-		l.forgetAt = now.Add(l.c.prof.forget)
-		// A clock that was set lately says nothing about who left long ago.
-		if l.c.opts.Clock.Settled() {
-			l.forgetLeft(l.c.now())
-		} else {
-			l.overdue = nil
-		}
-	}
-}
-
-// forgetLeft drops the records of nodes that left and whose certificates ended
-// more than forgetAfter before now, so that leaves do not fill the set. Others
-// may still have them and hand them over again: an entry with an expired
-// certificate of a node that is not known is passed over (verifyAll), and the two
-// sets count as synced.
-//
-// A clock that is wrong for a while must not open the door to a node whose
-// certificate is in truth still good: only who was overdue at the last look, too,
-// is dropped, and the looks are an hour apart.
-func (l *loop) forgetLeft(now time.Time) {
-	overdue := make(map[ids.NodeID]bool)
-	for _, it := range l.set.Items() {
-		id := it.Head.ID
-		if !it.Head.Final() || id == l.c.self || now.Before(it.Cert.NotAfter.Add(forgetAfter)) {
-			continue
-		}
-		if !l.overdue[id] {
-			overdue[id] = true
-			continue
-		}
-		l.set.Delete(id)
-		l.dirty = true
-		l.c.log.Debug("node that has left is forgotten", logkey.Node, id, logkey.Expires, it.Cert.NotAfter)
-	}
-	l.overdue = overdue
 }
 
 // noteTold notes that a node knows by now that this one has left: it has

@@ -75,7 +75,7 @@ type loop struct {
 	expelled  []ids.NodeID                // revoked, and their streams still open
 	aside     map[ids.NodeID]*record.Item // of revoked nodes
 	leavers   []leaver                    // have left, and their streams still open
-	overdue   map[ids.NodeID]bool         // left long ago, at the last look
+	overdue   map[ids.NodeID]bool         // left or ended long ago, at the last look
 	forgetAt  time.Time                   // next look at them
 	accessAt  time.Time                   // next look at the access key
 	formerAt  time.Time                   // next look at the former ones

@@ -35,7 +35,7 @@ type profile struct {
 	renewMax time.Duration // and at last
 	beat     time.Duration // between two heartbeats of an issuer; 0: none (tests)
 	stale    time.Duration // silence of all issuers, or lack of what one has, until it is shown
-	forget   time.Duration // how often nodes that left long ago are looked for
+	forget   time.Duration // how often nodes that left, or ended, long ago are looked for
 }
 
 var profiles = map[string]profile{

@@ -49,6 +49,7 @@ func (l *loop) tick(ctx context.Context, now time.Time) {
 	l.tickAccess(ctx, now)
 	l.tickBeat(ctx, now)
 	l.tickLeft(now)
+	l.tickForget(now)
 	if !l.strangerAt.IsZero() && !now.Before(l.strangerAt) {
 		l.strangerAt = time.Time{}
 		l.syncAny(ctx)
@@ -181,7 +182,7 @@ func next(d time.Duration, prof profile) time.Duration {
 }
 
 // tickSeeds tries seeds: each until somebody answered there once, all of them
-// again while this node is alone. Later the records of the members are
+// again while this node is alone, or has forgotten a dead member. Later the records of the members are
 // reason enough to keep trying.
 func (l *loop) tickSeeds(ctx context.Context, now time.Time) {
 	alone := l.c.view.Load().alive <= 1
