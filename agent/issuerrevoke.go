@@ -129,7 +129,7 @@ func (l *loop) draftIssuerRevocation(req api.IssuerRevocationRequest) (api.Issue
 	if err != nil {
 		return out, err
 	}
-	out.Issuer, out.Request = views[key], item.Line(item.IssuerRequestTag, unsigned)
+	out.Issuer, out.Request = views[key], item.Line(item.RootRequestTag, unsigned)
 	for _, m := range snap.Members {
 		if m.Cert.Issuer == key {
 			out.Members = append(out.Members, api.NodeRef{ID: m.ID, Name: m.Hostname})
@@ -184,7 +184,10 @@ func findIssuer(text string, views map[keys.IssuerPublic]api.Issuer) (keys.Issue
 // RevokeIssuer implements api.IssuerRevoker.
 func (a *Agent) RevokeIssuer(ctx context.Context, req api.IssuerRevocationSigned) (api.IssuerRevocation, error) {
 	var out api.IssuerRevocation
-	raw, err := item.ParseLine(item.IssuerRevocationTag, req.Revocation)
+	items, err := item.ParseLine(item.RootSignedTag, req.Revocation)
+	if err == nil && len(items) != 1 {
+		err = fmt.Errorf("%w: there are %d", item.ErrMalformed, len(items))
+	}
 	if err != nil {
 		return out, issuerRevocationError(err)
 	}
@@ -192,7 +195,7 @@ func (a *Agent) RevokeIssuer(ctx context.Context, req api.IssuerRevocationSigned
 	if err := a.do(ctx, func(_ context.Context, l *loop) { root = l.rooted }); err != nil {
 		return out, err
 	}
-	done, err := root.RevokeIssuer(raw)
+	done, err := root.RevokeIssuer(items[0])
 	if err != nil {
 		return out, issuerRevocationError(err)
 	}
@@ -208,7 +211,7 @@ func issuerRevocationError(err error) error {
 	case errors.Is(err, keys.ErrNotYetValid):
 		return typed(api.CodeInvalid, err, fmt.Sprintf("the revocation cannot be used now: %v", err), "compare the clocks")
 	case errors.Is(err, item.ErrMalformed):
-		return typed(api.CodeInvalid, err, "this is no signed revocation: it begins with "+item.IssuerRevocationTag+" and is one line",
+		return typed(api.CodeInvalid, err, "this is no signed revocation: it begins with "+item.RootSignedTag+" and is one line",
 			"copy the whole line that secure-overlay issuer sign printed")
 	}
 	return err

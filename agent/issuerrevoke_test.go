@@ -84,7 +84,7 @@ func TestDraftIssuerRevocation(t *testing.T) {
 		if len(d.asked) != 1 || d.asked[0].Issuer != c.want || d.asked[0].Undo != c.req.Undo || len(got.Members) != c.members || got.Issuer.Key != c.want.String() && c.members > 0 {
 			t.Errorf("%s: asked %+v, got %+v", name, d.asked, got)
 		}
-		if !strings.HasPrefix(got.Request, item.IssuerRequestTag) {
+		if !strings.HasPrefix(got.Request, item.RootRequestTag) {
 			t.Errorf("%s: request %q", name, got.Request)
 		}
 	}

@@ -60,7 +60,7 @@ func (l *loop) self() api.NodeRef {
 func (l *loop) status(ctx context.Context) api.Status {
 	l.show(ctx)
 	s := api.Status{
-		Schema: api.Schema, Cluster: l.identity.Trust.Cluster, Node: l.self(), Version: l.version,
+		Schema: api.Schema, Cluster: l.identity.Trust.Cluster, Root: l.identity.Trust.Root.String(), Node: l.self(), Version: l.version,
 		PID: os.Getpid(), Started: l.started, Ready: l.isReady, Epoch: l.target.Epoch,
 		Driver: api.Driver{Name: l.facts.Driver, Label: label(l.facts.Driver), Refused: l.facts.Refused},
 	}

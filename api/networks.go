@@ -44,7 +44,7 @@ type NetworkUpdate struct {
 	Encrypted bool   `json:"encrypted,omitempty"`
 	Driver    string `json:"driver,omitempty"`  // empty: as it was
 	Migrate   bool   `json:"migrate,omitempty"` // have both forms, until a second update without it
-	Item      []byte `json:"item,omitempty"`    // of item.SignNetworkRoot; then nothing else
+	Item      []byte `json:"item,omitempty"`    // of the root key, about this network; then nothing else
 }
 
 // NetworkAnswer is the answer of POST /v1/networks and /v1/networks/{name}.

@@ -30,6 +30,7 @@ const (
 type Status struct {
 	Schema  int           `json:"schema"`
 	Cluster ids.ClusterID `json:"cluster"`
+	Root    string        `json:"root"` // public: so-root-pub: and 64 hexadecimal digits
 	Node    NodeRef       `json:"node"`
 	Version string        `json:"version"`
 	PID     int           `json:"pid"`

@@ -67,7 +67,7 @@ func (c *Cluster) raiseFloor(now time.Time, least uint8) (item.Floor, error) {
 	return c.view.Load().cluster.Floor(), nil
 }
 
-// SetFloor takes in a floor that the root has signed (item.SignFloorRoot), on
+// SetFloor takes in a floor that the root has signed (item.FloorContent), on
 // any node: also on one that the present floor keeps from talking to others.
 func (c *Cluster) SetFloor(raw []byte) (item.Floor, error) {
 	f, err := c.setFloor(c.now(), raw)

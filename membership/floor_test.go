@@ -18,7 +18,11 @@ func (l *lab) rootFloor(have item.Floor, least uint8) []byte {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	raw, err := item.SignFloorRoot(l.auth.Trust.Cluster, key, have, least, time.Now())
+	content, err := item.FloorContent(have, least, time.Now())
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	raw, err := item.SignRoot(l.auth.Trust.Cluster, key, content)
 	if err != nil {
 		l.t.Fatal(err)
 	}

@@ -62,7 +62,7 @@ func (l *lab) rootRevokes(n *node, r item.IssuerRevocation) []byte {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	raw, err := item.SignIssuerRevocation(root, unsigned)
+	raw, err := item.SignUnsigned(root, unsigned)
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -303,7 +303,7 @@ func TestRevokedIssuerIsNotWaitedFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := item.SignIssuerRevocation(root, unsigned)
+	raw, err := item.SignUnsigned(root, unsigned)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,7 +52,7 @@ func (c *Cluster) ChangeNetwork(_ context.Context, name string, change func(item
 }
 
 // SetNetwork takes in what the root has signed about a network
-// (item.SignNetworkRoot), on any node.
+// (item.NetworkContent), on any node.
 func (c *Cluster) SetNetwork(raw []byte) (item.Network, error) {
 	it, err := c.takeRoots(c.now(), raw, item.KindNetwork, ErrNetworkOld)
 	if err != nil {

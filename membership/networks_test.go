@@ -118,7 +118,11 @@ func (l *lab) rootNetwork(have, n item.Network) []byte {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	raw, err := item.SignNetworkRoot(l.auth.Trust.Cluster, key, have, n, time.Now())
+	content, err := item.NetworkContent(have, n, time.Now())
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	raw, err := item.SignRoot(l.auth.Trust.Cluster, key, content)
 	if err != nil {
 		l.t.Fatal(err)
 	}

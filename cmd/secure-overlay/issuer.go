@@ -103,8 +103,9 @@ func (a *app) issuerSign() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "sign REQUEST", Short: "Sign a request with the root key", Args: args("REQUEST"),
 		Long: `Sign a request with the root key: that of issuer request, and print the delegation for
-issuer install; or that of issuer revoke, and print the revocation for issuer revoke
---signed. Needs the root key file and nothing else: no agent, no network, and no
+issuer install; or that of issuer revoke, network update --plaintext or protocol floor
+--lower, and print what the same command takes with --signed. It says first what is
+asked for. Needs the root key file and nothing else: no agent, no network, and no
 host of the cluster. REQUEST may be -, which reads standard input.`,
 	}
 	format := a.output(cmd)
@@ -117,11 +118,11 @@ host of the cluster. REQUEST may be -, which reads standard input.`,
 		if err != nil {
 			return err
 		}
-		if strings.HasPrefix(text, item.IssuerRequestTag) {
+		if strings.HasPrefix(text, item.RootRequestTag) {
 			if f.Changed("lifetime") {
-				return &usageError{msg: "--lifetime is for a delegation; this request is to revoke an issuer", fix: "leave it out"}
+				return &usageError{msg: "--lifetime is for a delegation; this request is for something else", fix: "leave it out"}
 			}
-			return a.signRevocationFile(*root, text, *format)
+			return a.signRootFile(*root, text, *format)
 		}
 		out, err := a.signIssuer(*root, text, *life)
 		if err != nil {

@@ -9,9 +9,6 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/internal/cli"
-	"github.com/secure-overlay/secure-overlay/keys"
-	"github.com/secure-overlay/secure-overlay/keys/keystore"
-	"github.com/secure-overlay/secure-overlay/membership/item"
 )
 
 func (a *app) issuerRevoke() *cobra.Command {
@@ -34,7 +31,7 @@ This takes the root key, which can stay on a machine of its own:
 
   on any node          secure-overlay issuer revoke ISSUER
   with the root key    secure-overlay issuer sign --root-key FILE REQUEST
-  on any node          secure-overlay issuer revoke --signed REVOCATION
+  on any node          secure-overlay issuer revoke --signed SIGNED
 
 Where the root key is at hand on the node, --root-key FILE does all three.`,
 	}
@@ -54,7 +51,7 @@ Where the root key is at hand on the node, --root-key FILE does all three.`,
 		case *timeout <= 0:
 			return &usageError{msg: "--timeout must be more than zero", fix: "--timeout 1m"}
 		case *signed && (*root != "" || req != api.IssuerRevocationRequest{}):
-			return &usageError{msg: "--signed takes what was signed as it is", fix: cmd.CommandPath() + " --signed REVOCATION"}
+			return &usageError{msg: "--signed takes what was signed as it is", fix: cmd.CommandPath() + " --signed SIGNED"}
 		}
 		text, err := a.lineOf(args[0])
 		if err != nil {
@@ -75,13 +72,12 @@ Where the root key is at hand on the node, --root-key FILE does all three.`,
 // draftIssuerRevocation gets the request, and signs it if the root key is at hand;
 // else it prints it and returns nothing.
 func (a *app) draftIssuerRevocation(ctx context.Context, req api.IssuerRevocationRequest, root string, format cli.Format) (string, error) {
-	var key keys.RootPrivate
-	if root != "" {
-		// Read first, so that a wrong file is found before anything else.
-		var err error
-		if key, err = keystore.ReadRootKey(root, a.rootPassphrase); err != nil {
-			return "", err
-		}
+	// Read first, so that a wrong file is found before anything else.
+	key, err := a.readRoot(root)
+	if err != nil {
+		return "", err
+	}
+	if key != nil {
 		defer key.Wipe()
 	}
 	draft, err := ask(ctx, a, func(c *api.Client) (api.IssuerRevocationDraft, error) { return c.RequestIssuerRevocation(ctx, req) })
@@ -91,15 +87,11 @@ func (a *app) draftIssuerRevocation(ctx context.Context, req api.IssuerRevocatio
 	if n := len(draft.Members); n > 0 {
 		a.say("%s from this issuer; whoever you do not know among secure-overlay members, revoke", certificates(n))
 	}
-	if root != "" {
-		out, err := signRevocation(key, draft.Request)
-		return out.Revocation, err
+	if key != nil {
+		out, err := signRoot(*key, draft.Request)
+		return out.Signed, err
 	}
-	return "", a.show(format, draft, nil, func() error {
-		a.print("%s", draft.Request)
-		a.say("where the root key is, run:\n  secure-overlay issuer sign --root-key FILE REQUEST\nand then on any node:\n  secure-overlay issuer revoke --signed REVOCATION")
-		return nil
-	})
+	return "", a.askRoot(draft.Request, draft.Members, format)
 }
 
 func certificates(n int) string {
@@ -107,74 +99,6 @@ func certificates(n int) string {
 		return "1 member has its certificate"
 	}
 	return cli.Plural(n, "member") + " have their certificates"
-}
-
-// signedRevocation is what issuer sign prints for programs about the revocation
-// of an issuer.
-type signedRevocation struct {
-	Schema     int       `json:"schema"`
-	Cluster    string    `json:"cluster"`
-	Key        string    `json:"key"`
-	Reason     string    `json:"reason,omitempty"`
-	Undo       bool      `json:"undo"`
-	Created    time.Time `json:"created"`
-	Revocation string    `json:"revocation"`
-}
-
-// parseRevocationRequest reads what the holder of the root key is asked to sign.
-func parseRevocationRequest(text string) ([]byte, signedRevocation, error) {
-	unsigned, err := item.ParseLine(item.IssuerRequestTag, text)
-	if err == nil {
-		var trust keys.Trust
-		var r item.IssuerRevocation
-		if trust, r, err = item.ParseUnsigned(unsigned); err == nil {
-			return unsigned, signedRevocation{
-				Schema: api.Schema, Cluster: trust.Cluster.String(), Key: r.Issuer.String(), Reason: r.Reason, Undo: r.Undo, Created: r.Created,
-			}, nil
-		}
-	}
-	return nil, signedRevocation{}, &usageError{msg: "this is no request: " + err.Error(), fix: "copy the whole line that secure-overlay issuer revoke printed"}
-}
-
-func signRevocation(root keys.RootPrivate, request string) (signedRevocation, error) {
-	unsigned, out, err := parseRevocationRequest(request)
-	if err != nil {
-		return out, err
-	}
-	raw, err := item.SignIssuerRevocation(root, unsigned)
-	if err != nil {
-		return out, err
-	}
-	out.Revocation = item.Line(item.IssuerRevocationTag, raw)
-	return out, nil
-}
-
-// signRevocationFile signs with the key in a file, and prints what came of it.
-func (a *app) signRevocationFile(rootFile, request string, format cli.Format) error {
-	if rootFile == "" {
-		return errNoRootKey()
-	}
-	if _, _, err := parseRevocationRequest(request); err != nil {
-		return err // before anybody types a passphrase
-	}
-	root, err := keystore.ReadRootKey(rootFile, a.rootPassphrase)
-	if err != nil {
-		return err
-	}
-	defer root.Wipe()
-	out, err := signRevocation(root, request)
-	if err != nil {
-		return err
-	}
-	return a.show(format, out, nil, func() error {
-		a.print("%s", out.Revocation)
-		undo := ""
-		if out.Undo {
-			undo = "; nodes that it has revoked come back"
-		}
-		a.say("signed: issuer %s of cluster %s is to be revoked%s; on any node run:\n  secure-overlay issuer revoke --signed REVOCATION", out.Key, out.Cluster, undo)
-		return nil
-	})
 }
 
 // revokeIssuer hands over what the root key has signed.

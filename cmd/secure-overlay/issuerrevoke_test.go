@@ -38,16 +38,16 @@ func (d *issuerDesk) RequestIssuerRevocation(_ context.Context, req api.IssuerRe
 	unsigned, err := item.IssuerRevocation{Issuer: d.issuer, Undo: req.Undo, Reason: req.Reason, Created: time.Now().Truncate(time.Second)}.Unsigned(d.trust)
 	return api.IssuerRevocationDraft{
 		Issuer: api.Issuer{Key: d.issuer.String()}, Members: []api.NodeRef{nodeRef("web-1"), nodeRef("web-2")},
-		Request: item.Line(item.IssuerRequestTag, unsigned),
+		Request: item.Line(item.RootRequestTag, unsigned),
 	}, err
 }
 
 func (d *issuerDesk) RevokeIssuer(_ context.Context, req api.IssuerRevocationSigned) (api.IssuerRevocation, error) {
-	raw, err := item.ParseLine(item.IssuerRevocationTag, req.Revocation)
+	items, err := item.ParseLine(item.RootSignedTag, req.Revocation)
 	if err != nil {
 		return api.IssuerRevocation{}, err
 	}
-	it, err := item.Verify(d.trust, time.Now(), raw)
+	it, err := item.Verify(d.trust, time.Now(), items[0])
 	if err != nil {
 		return api.IssuerRevocation{}, err
 	}
@@ -87,7 +87,7 @@ func TestIssuerRevoke(t *testing.T) {
 	c := canned{issuers: d}
 	got := against(t, c, "issuer", "revoke", "web-1", "--reason", "stolen")
 	request := strings.TrimSpace(got.out)
-	if got.code != 0 || !strings.HasPrefix(request, item.IssuerRequestTag) || !strings.Contains(got.err, "2 members have their certificates") || !strings.Contains(got.err, "issuer sign") {
+	if got.code != 0 || !strings.HasPrefix(request, item.RootRequestTag) || !strings.Contains(got.err, "2 members have their certificates") || !strings.Contains(got.err, "issuer sign") {
 		t.Fatalf("%d\n%s\n%s", got.code, got.out, got.err)
 	}
 	if got := against(t, c, "issuer", "sign", "--root-key", other, request); got.code == 0 {
@@ -95,11 +95,11 @@ func TestIssuerRevoke(t *testing.T) {
 	}
 	got = against(t, c, "issuer", "sign", "--root-key", file, request)
 	signed := strings.TrimSpace(got.out)
-	if got.code != 0 || !strings.HasPrefix(signed, item.IssuerRevocationTag) || !strings.Contains(got.err, d.issuer.String()) {
+	if got.code != 0 || !strings.HasPrefix(signed, item.RootSignedTag) || !strings.Contains(got.err, d.issuer.String()) {
 		t.Fatalf("%d\n%s\n%s", got.code, got.out, got.err)
 	}
-	var forPrograms signedRevocation
-	if got := against(t, c, "issuer", "sign", "--root-key", file, request, "-o", "json"); got.code != 0 || json.Unmarshal([]byte(got.out), &forPrograms) != nil || forPrograms.Reason != "stolen" {
+	var forPrograms rootSigned
+	if got := against(t, c, "issuer", "sign", "--root-key", file, request, "-o", "json"); got.code != 0 || json.Unmarshal([]byte(got.out), &forPrograms) != nil || forPrograms.Changes[0].Issuer.Reason != "stolen" {
 		t.Errorf("%d %s", got.code, got.out)
 	}
 	got = against(t, c, "issuer", "revoke", "--signed", signed)

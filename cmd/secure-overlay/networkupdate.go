@@ -10,9 +10,6 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/internal/cli"
-	"github.com/secure-overlay/secure-overlay/keys/keystore"
-	"github.com/secure-overlay/secure-overlay/membership/item"
-	"github.com/secure-overlay/secure-overlay/membership/record"
 )
 
 // toggle is a change of a network between encrypted and plaintext.
@@ -21,7 +18,8 @@ type toggle struct {
 	driver          string // of --encrypted; empty: not given
 	plaintext       bool
 	strict, migrate bool
-	rootKey         string
+	rootKey, signed string
+	steps           map[bool]step // what the root key has signed, by whether both forms are there; nil: an issuer signs
 	timeout         time.Duration
 	format          cli.Format
 }
@@ -41,12 +39,20 @@ No packet is lost. Packets are readable until then. Where the MTU has to become 
 packets larger than the new one are lost for a moment, unless the network was created
 with an --mtu that fits both.
 
-Encrypting takes an issuer key on this node. Taking encryption away takes the root key:
-no node, and no issuer, can do that. UDP 4789 must be open between the nodes then, and
-nothing tells whether it is.
+Encrypting takes an issuer key on this node:
 
   secure-overlay network update blue --encrypted --migrate
-  secure-overlay network update blue --plaintext --root-key FILE --strict
+
+Taking encryption away takes the root key, which can stay on a machine of its own: no
+node, and no issuer, can do that. UDP 4789 must be open between the nodes then, and
+nothing tells whether it is.
+
+  on any node          secure-overlay network update blue --plaintext --migrate
+  with the root key    secure-overlay issuer sign --root-key FILE REQUEST
+  on any node          secure-overlay network update blue --signed SIGNED
+
+Where the root key is at hand on the node, --plaintext --migrate --root-key FILE does all
+three.
 
 Exit code 0 if every node has followed; 4 if only nodes that cannot be reached are
 missing, 6 if it was refused, 8 if a node that can be reached has not followed in time.
@@ -58,8 +64,9 @@ A migration that was interrupted is gone on with by the same command, and cut sh
 	f := cmd.Flags()
 	f.StringVar(&t.driver, "encrypted", "", "make it encrypted; driver: auto, wireguard, userspace, ipsec or ipsec-userspace (default auto)")
 	f.Lookup("encrypted").NoOptDefVal = "auto"
-	f.BoolVar(&t.plaintext, "plaintext", false, "make it readable by whoever sees the underlay; needs --root-key")
+	f.BoolVar(&t.plaintext, "plaintext", false, "make it readable by whoever sees the underlay; takes the root key")
 	f.StringVar(&t.rootKey, "root-key", "", "file with the root key that init wrote")
+	f.StringVar(&t.signed, "signed", "", "what issuer sign printed; - reads standard input")
 	f.BoolVar(&t.strict, "strict", false, "change at once; packets are lost for a moment")
 	f.BoolVar(&t.migrate, "migrate", false, "lose no packet; have it both ways meanwhile")
 	f.DurationVar(&t.timeout, "timeout", 2*time.Minute, "how long to wait for the nodes")
@@ -69,7 +76,7 @@ A migration that was interrupted is gone on with by the same command, and cut sh
 		if err := t.check(); err != nil {
 			return err
 		}
-		_, err := ask(cmd.Context(), a, func(c *api.Client) (struct{}, error) { return struct{}{}, a.toggle(cmd.Context(), c, t) })
+		_, err := ask(cmd.Context(), a, func(c *api.Client) (struct{}, error) { return struct{}{}, a.updateNetwork(cmd.Context(), c, t) })
 		return err
 	}
 	return cmd
@@ -77,16 +84,17 @@ A migration that was interrupted is gone on with by the same command, and cut sh
 
 func (t *toggle) check() error {
 	switch {
+	case t.signed != "" && (t.driver != "" || t.plaintext || t.strict || t.migrate || t.rootKey != ""):
+		return &usageError{msg: "--signed takes what was signed as it is", fix: "secure-overlay network update NETWORK --signed SIGNED"}
+	case t.timeout <= 0:
+		return &usageError{msg: "--timeout must be more than zero", fix: "--timeout 2m"}
+	case t.signed != "":
 	case t.driver == "" && !t.plaintext:
 		return &usageError{msg: "nothing to change", fix: "give --encrypted or --plaintext"}
 	case t.driver != "" && t.plaintext:
 		return &usageError{msg: "--encrypted and --plaintext contradict each other", fix: "leave out one of the two"}
 	case t.strict == t.migrate:
 		return &usageError{msg: "say how: at once, or without losing packets", fix: "give one of --strict and --migrate"}
-	case t.plaintext && t.rootKey == "":
-		return &usageError{msg: "--plaintext needs the root key: the file that init wrote and told you to take away", fix: "--plaintext --root-key FILE"}
-	case t.timeout <= 0:
-		return &usageError{msg: "--timeout must be more than zero", fix: "--timeout 2m"}
 	}
 	return nil
 }
@@ -144,7 +152,7 @@ func formWord(encrypted bool) string {
 
 // setForm says to the cluster what the network is to be, if it is not that.
 func (a *app) setForm(ctx context.Context, c *api.Client, t *toggle, migrate bool) (api.Network, error) {
-	if t.rootKey == "" {
+	if t.steps == nil {
 		n, err := c.UpdateNetwork(ctx, t.name, api.NetworkUpdate{Encrypted: true, Driver: t.driver, Migrate: migrate})
 		return n.Network, err
 	}
@@ -152,56 +160,15 @@ func (a *app) setForm(ctx context.Context, c *api.Client, t *toggle, migrate boo
 	if err != nil {
 		return n, err
 	}
-	want, err := t.want(n, migrate)
-	if err != nil || want == nil {
+	s, ok := t.steps[migrate]
+	if !ok {
+		return n, nil // it is that
+	}
+	if done, err := s.done(n, t); done || err != nil {
 		return n, err
 	}
-	raw, err := a.signNetwork(ctx, c, t.rootKey, n, *want)
-	if err != nil {
-		return n, err
-	}
-	answer, err := c.UpdateNetwork(ctx, t.name, api.NetworkUpdate{Item: raw})
+	answer, err := c.UpdateNetwork(ctx, t.name, api.NetworkUpdate{Item: s.Raw})
 	return answer.Network, err
-}
-
-// want is what the root is to say about a network; nil if it is that.
-func (t *toggle) want(n api.Network, migrate bool) (*item.Network, error) {
-	d := n.Definition
-	if d == nil {
-		return nil, fail(api.CodeRefused, "change encrypted: there, on every node", "network %s is of this node's configuration, not of the cluster", t.name)
-	}
-	if d.Encrypted == !t.plaintext && !d.Moving {
-		return nil, nil // it is there
-	}
-	if d.Encrypted == !t.plaintext && d.Moving == migrate {
-		return nil, nil
-	}
-	w := &item.Network{
-		Network: record.Network{Name: n.Name, VNI: n.VNI, Encrypted: !t.plaintext, Subnets: n.Subnets, VTEPPort: d.VXLANPort, Options: n.Options},
-		Driver:  item.DriverAuto, MTU: uint16(min(d.MTU, 1<<16-1)), //nolint:gosec // at most that
-		Labels: n.Labels, Moving: migrate,
-	}
-	switch {
-	case d.Encrypted == w.Encrypted:
-		w.Driver = d.Driver
-	case w.Encrypted:
-		w.Driver = t.driver
-	}
-	return w, nil
-}
-
-// signNetwork signs with the root key, which the agent never sees.
-func (a *app) signNetwork(ctx context.Context, c *api.Client, rootFile string, have api.Network, want item.Network) ([]byte, error) {
-	st, err := c.Status(ctx)
-	if err != nil {
-		return nil, err
-	}
-	key, err := keystore.ReadRootKey(rootFile, a.rootPassphrase)
-	if err != nil {
-		return nil, err
-	}
-	defer key.Wipe()
-	return item.SignNetworkRoot(st.Cluster, key, item.Network{Generation: have.Definition.Generation}, want, time.Now())
 }
 
 // find returns a network by name.

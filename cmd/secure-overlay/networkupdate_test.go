@@ -81,7 +81,8 @@ func TestNetworkUpdate(t *testing.T) {
 		"both":            {&togglingNet{}, "--strict --encrypted --plaintext", 2, nil, "contradict"},
 		"not how":         {&togglingNet{}, "--encrypted", 2, nil, "--strict and --migrate"},
 		"both ways":       {&togglingNet{}, "--encrypted --strict --migrate", 2, nil, "--strict and --migrate"},
-		"no root key":     {&togglingNet{}, "--plaintext --strict", 2, nil, "root key"},
+		"signed and how":  {&togglingNet{}, "--signed x --strict", 2, nil, "as it is"},
+		"nothing signed":  {&togglingNet{}, "--signed x", 2, nil, "so-root-signed:"},
 		"a root key lost": {&togglingNet{def: api.NetworkDefinition{Encrypted: true}}, "--plaintext --strict --root-key /nowhere", 1, nil, "/nowhere"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -119,7 +120,7 @@ func TestNetworkUpdateByRoot(t *testing.T) {
 		}
 		net.def.Encrypted, net.def.Moving, net.def.Generation, net.def.Driver = n.Encrypted, n.Moving, n.Generation, n.Driver
 	}
-	c := canned{definer: d, status: api.Status{Cluster: id.Trust.Cluster}}
+	c := canned{definer: d, status: api.Status{Cluster: id.Trust.Cluster, Root: id.Trust.Root.String()}}
 	root := filepath.Join(dir, "root.key")
 	got := against(t, c, "network", "update", "blue", "--plaintext", "--migrate", "--root-key", root)
 	if got.code != 0 || len(d.updates) != 2 || net.def.Moving || net.def.Generation != 6 {
@@ -131,6 +132,70 @@ func TestNetworkUpdateByRoot(t *testing.T) {
 	// Nothing is left to sign.
 	if got := against(t, c, "network", "update", "blue", "--plaintext", "--migrate", "--root-key", root); got.code != 0 || len(d.updates) != 2 {
 		t.Errorf("once more: exit code %d, %s", got.code, got.err)
+	}
+}
+
+// TestNetworkUpdateSigned: the root key never comes to the node. What it signed is two steps, is used once, and
+// only for the network as it was when it was asked for.
+func TestNetworkUpdateSigned(t *testing.T) {
+	dir, id := foundedIn(t)
+	root := filepath.Join(dir, "root.key")
+	net := &togglingNet{def: api.NetworkDefinition{Encrypted: true, Driver: "ipsec", MTU: 1300, VXLANPort: 4789, Generation: 4}}
+	d := &netDesk{states: net.state}
+	d.update = func(req api.NetworkUpdate) {
+		it, err := item.Verify(id.Trust, time.Now(), req.Item)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, _ := it.Network()
+		net.mu.Lock()
+		defer net.mu.Unlock()
+		net.def.Encrypted, net.def.Moving, net.def.Generation, net.def.Driver = n.Encrypted, n.Moving, n.Generation, n.Driver
+	}
+	c := canned{definer: d, status: api.Status{Cluster: id.Trust.Cluster, Root: id.Trust.Root.String()}}
+	must := func(says string, args ...string) string {
+		t.Helper()
+		got := against(t, c, args...)
+		if got.code != 0 || !strings.Contains(got.out+got.err, says) {
+			t.Fatalf("%q: exit code %d, and not %q\n%s\n%s", args, got.code, says, got.out, got.err)
+		}
+		return strings.TrimSpace(got.out)
+	}
+	ask := []string{"network", "update", "blue", "--plaintext", "--migrate"}
+	request := must("network update blue --signed SIGNED", ask...)
+	if len(d.updates) != 0 || !strings.HasPrefix(request, item.RootRequestTag) {
+		t.Fatalf("asked %d times; %s", len(d.updates), request)
+	}
+	signed := must("network blue (VNI 7, 10.77.0.0/16) is PLAINTEXT", "issuer", "sign", "--root-key", root, request)
+	if got := against(t, c, "network", "update", "red", "--signed", signed); got.code != 2 || len(d.updates) != 0 {
+		t.Errorf("of another network: exit code %d, asked %d times\n%s", got.code, len(d.updates), got.err)
+	}
+	if got := against(t, c, "protocol", "floor", "--signed", signed); got.code != 2 {
+		t.Errorf("as a floor: exit code %d\n%s", got.code, got.err)
+	}
+	refused := func(what string) {
+		t.Helper()
+		before := len(d.updates)
+		if got := against(t, c, "network", "update", "blue", "--signed", signed); got.code != 6 || len(d.updates) != before || !strings.Contains(got.err, "has been changed") {
+			t.Errorf("%s: exit code %d, asked %d times\n%s", what, got.code, len(d.updates)-before, got.err)
+		}
+	}
+	net.def.MTU = 1200
+	refused("changed by an issuer since the request")
+	net.def.MTU = 1300
+	for range 2 { // the second time there is nothing left to do
+		must("network blue is PLAINTEXT on every node", "network", "update", "blue", "--signed", signed)
+		if len(d.updates) != 2 || net.def.Moving || net.def.Encrypted || net.def.Generation != 6 {
+			t.Fatalf("asked %d times, %+v", len(d.updates), net.def)
+		}
+	}
+	net.def.Encrypted = true
+	refused("encrypted again")
+	net.def.Encrypted, net.def.Generation = false, 7
+	refused("changed by the root")
+	must("network blue is PLAINTEXT on every node", ask...)
+	if len(d.updates) != 2 {
+		t.Errorf("asked %d times", len(d.updates))
 	}
 }
 

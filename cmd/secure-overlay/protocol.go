@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -8,7 +9,6 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/internal/cli"
-	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/membership/item"
 )
@@ -28,18 +28,26 @@ func (a *app) protocolFloor() *cobra.Command {
 change it. Nodes whose program is older than that are refused by the others, until
 they are updated; their tunnels stay as they are.
 
-A node that holds an issuer key raises the floor. Lowering it takes the root key,
-on any node; where no node can talk to another any more, on each.`,
+A node that holds an issuer key raises the floor. Lowering it takes the root key, which
+can stay on a machine of its own:
+
+  on any node          secure-overlay protocol floor --lower N
+  with the root key    secure-overlay issuer sign --root-key FILE REQUEST
+  on any node          secure-overlay protocol floor --signed SIGNED
+
+Where the root key is at hand on the node, --lower N --root-key FILE does all three.
+Where no node can talk to another any more, the last step is needed on each.`,
 	}
 	format := a.output(cmd)
 	f := cmd.Flags()
 	raise := f.Uint8("raise", 0, "lowest version from now on")
 	force := f.Bool("force", false, "with --raise: also if nodes are known that speak less")
-	lower := f.Uint8("lower", 0, "lowest version from now on; needs --root-key")
+	lower := f.Uint8("lower", 0, "lowest version from now on; takes the root key")
 	root := f.String("root-key", "", "with --lower: file with the root key that init wrote")
+	signed := f.String("signed", "", "what issuer sign printed; - reads standard input")
 	_ = cmd.MarkFlagFilename("root-key")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := checkFloor(f.Changed("raise"), f.Changed("lower"), *force, *root); err != nil {
+		if err := checkFloor(f.Changed("raise"), f.Changed("lower"), *force, *root, *signed); err != nil {
 			return err
 		}
 		var p api.ProtocolAnswer
@@ -48,7 +56,15 @@ on any node; where no node can talk to another any more, on each.`,
 		case f.Changed("raise"):
 			p, err = a.setFloor(cmd, api.FloorRequest{Raise: *raise, Force: *force})
 		case f.Changed("lower"):
-			p, err = a.lowerFloor(cmd, *root, *lower)
+			var request string
+			if request, err = a.draftFloor(cmd.Context(), *lower); err == nil && *root == "" {
+				return a.askRoot(request, nil, *format)
+			}
+			if err == nil {
+				p, err = a.lowerFloor(cmd, *root, request)
+			}
+		case *signed != "":
+			p, err = a.signedFloor(cmd, *signed)
 		default:
 			p, err = ask(cmd.Context(), a, func(c *api.Client) (api.ProtocolAnswer, error) { return c.Protocol(cmd.Context()) })
 		}
@@ -60,12 +76,12 @@ on any node; where no node can talk to another any more, on each.`,
 	return cmd
 }
 
-func checkFloor(raise, lower, force bool, root string) error {
+func checkFloor(raise, lower, force bool, root, signed string) error {
 	switch {
 	case raise && lower:
 		return &usageError{msg: "--raise and --lower contradict each other", fix: "give one of them"}
-	case lower && root == "":
-		return &usageError{msg: "--lower needs the root key: the file that init wrote and told you to take away", fix: "--lower N --root-key FILE"}
+	case signed != "" && (raise || lower || root != ""):
+		return &usageError{msg: "--signed takes what was signed as it is", fix: "secure-overlay protocol floor --signed SIGNED"}
 	case root != "" && !lower:
 		return &usageError{msg: "--root-key is for --lower", fix: "--lower N --root-key FILE"}
 	case force && !raise:
@@ -78,33 +94,60 @@ func (a *app) setFloor(cmd *cobra.Command, req api.FloorRequest) (api.ProtocolAn
 	return ask(cmd.Context(), a, func(c *api.Client) (api.ProtocolAnswer, error) { return c.SetFloor(cmd.Context(), req) })
 }
 
-// lowerFloor signs with the root key, which the agent never sees.
-func (a *app) lowerFloor(cmd *cobra.Command, rootFile string, least uint8) (api.ProtocolAnswer, error) {
-	var cluster ids.ClusterID
-	have, err := ask(cmd.Context(), a, func(c *api.Client) (api.ProtocolAnswer, error) {
-		st, err := c.Status(cmd.Context())
+// draftFloor makes the request for a lower floor.
+func (a *app) draftFloor(ctx context.Context, least uint8) (string, error) {
+	return ask(ctx, a, func(c *api.Client) (string, error) {
+		have, err := c.Protocol(ctx)
 		if err != nil {
-			return api.ProtocolAnswer{}, err
+			return "", err
 		}
-		cluster = st.Cluster
-		return c.Protocol(cmd.Context())
+		if least >= have.Floor {
+			return "", &usageError{msg: fmt.Sprintf("the floor is %d: %d is not lower", have.Floor, least), fix: "secure-overlay protocol floor --raise N on a node with an issuer key"}
+		}
+		trust, err := trustOf(ctx, c)
+		if err != nil {
+			return "", err
+		}
+		content, err := item.FloorContent(item.Floor{Min: have.Floor, Generation: have.Generation}, least, time.Now())
+		if err != nil {
+			return "", err
+		}
+		unsigned, err := content.Unsigned(trust)
+		if err != nil {
+			return "", &usageError{msg: fmt.Sprintf("%d is no floor: %v", least, err), fix: "--lower 1"}
+		}
+		return item.Line(item.RootRequestTag, unsigned), nil
 	})
-	if err != nil {
-		return have, err
-	}
-	if least >= have.Floor {
-		return have, &usageError{msg: fmt.Sprintf("the floor is %d: %d is not lower", have.Floor, least), fix: "secure-overlay protocol floor --raise N on a node with an issuer key"}
-	}
+}
+
+// lowerFloor signs a request with the root key, which the agent never sees.
+func (a *app) lowerFloor(cmd *cobra.Command, rootFile, request string) (api.ProtocolAnswer, error) {
 	key, err := keystore.ReadRootKey(rootFile, a.rootPassphrase)
 	if err != nil {
-		return have, err
+		return api.ProtocolAnswer{}, err
 	}
 	defer key.Wipe()
-	raw, err := item.SignFloorRoot(cluster, key, item.Floor{Min: have.Floor, Generation: have.Generation}, least, time.Now())
+	out, err := signRoot(key, request)
 	if err != nil {
-		return have, err
+		return api.ProtocolAnswer{}, err
 	}
-	return a.setFloor(cmd, api.FloorRequest{Item: raw})
+	return a.signedFloor(cmd, out.Signed)
+}
+
+// signedFloor hands over what the root key has signed.
+func (a *app) signedFloor(cmd *cobra.Command, text string) (api.ProtocolAnswer, error) {
+	text, err := a.lineOf(text)
+	if err != nil {
+		return api.ProtocolAnswer{}, err
+	}
+	items, err := rootItems(text)
+	if err != nil {
+		return api.ProtocolAnswer{}, err
+	}
+	if len(items) != 1 || items[0].Slot != item.FloorSlot() {
+		return api.ProtocolAnswer{}, &usageError{msg: "what was signed is no protocol floor", fix: "the command that issuer sign named"}
+	}
+	return a.setFloor(cmd, api.FloorRequest{Item: items[0].Raw})
 }
 
 func (a *app) sayFloor(p api.Protocol, now time.Time) {

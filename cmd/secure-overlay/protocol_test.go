@@ -45,17 +45,19 @@ func TestProtocolFloor(t *testing.T) {
 		out  string
 		err  string
 	}{
-		"shown":           {fresh(), "protocol floor", 0, "floor 1   this program speaks 1 to 2\n", ""},
-		"for programs":    {fresh(), "protocol floor -o json", 0, `"floor": 1`, ""},
-		"raised":          {fresh(), "protocol floor --raise 2", 0, "floor 2", ""},
-		"refused":         {refused, "protocol floor --raise 2", 6, "", "update them first"},
-		"both":            {fresh(), "protocol floor --raise 2 --lower 1", 2, "", "contradict"},
-		"no root key":     {fresh(), "protocol floor --lower 1", 2, "", "root key"},
-		"root key alone":  {fresh(), "protocol floor --root-key x", 2, "", "--lower"},
-		"force alone":     {fresh(), "protocol floor --force", 2, "", "--raise"},
-		"too high":        {fresh(), "protocol floor --raise 256", 2, "", "256"},
-		"not lower":       {fresh(), "protocol floor --lower 1 --root-key x", 2, "", "not lower"},
-		"no such command": {fresh(), "protocol flour", 2, "", "floor"},
+		"shown":            {fresh(), "protocol floor", 0, "floor 1   this program speaks 1 to 2\n", ""},
+		"for programs":     {fresh(), "protocol floor -o json", 0, `"floor": 1`, ""},
+		"raised":           {fresh(), "protocol floor --raise 2", 0, "floor 2", ""},
+		"refused":          {refused, "protocol floor --raise 2", 6, "", "update them first"},
+		"both":             {fresh(), "protocol floor --raise 2 --lower 1", 2, "", "contradict"},
+		"signed and more":  {fresh(), "protocol floor --signed x --lower 1", 2, "", "as it is"},
+		"nothing signed":   {fresh(), "protocol floor --signed x", 2, "", "so-root-signed:"},
+		"not lower, asked": {fresh(), "protocol floor --lower 1", 2, "", "not lower"},
+		"root key alone":   {fresh(), "protocol floor --root-key x", 2, "", "--lower"},
+		"force alone":      {fresh(), "protocol floor --force", 2, "", "--raise"},
+		"too high":         {fresh(), "protocol floor --raise 256", 2, "", "256"},
+		"not lower":        {fresh(), "protocol floor --lower 1 --root-key x", 2, "", "not lower"},
+		"no such command":  {fresh(), "protocol flour", 2, "", "floor"},
 	} {
 		got := against(t, canned{floors: c.f}, strings.Fields(c.args)...)
 		if got.code != c.code || !strings.Contains(got.out, c.out) || !strings.Contains(got.err, c.err) {
@@ -88,7 +90,7 @@ func foundedIn(t *testing.T) (dir string, id keystore.Identity) {
 func TestProtocolFloorLowered(t *testing.T) {
 	dir, id := foundedIn(t)
 	f := &floors{now: api.Protocol{Min: 1, Max: 2, Floor: 2, Generation: 4}}
-	c := canned{floors: f, status: api.Status{Cluster: id.Trust.Cluster}}
+	c := canned{floors: f, status: api.Status{Cluster: id.Trust.Cluster, Root: id.Trust.Root.String()}}
 	got := against(t, c, "protocol", "floor", "--lower", "1", "--root-key", filepath.Join(dir, "root.key"))
 	if got.code != 0 || len(f.asked) != 1 {
 		t.Fatalf("exit code %d, asked %d times\n%s", got.code, len(f.asked), got.err)
@@ -105,5 +107,26 @@ func TestProtocolFloorLowered(t *testing.T) {
 	}
 	if got := against(t, c, "protocol", "floor", "--lower", "1", "--root-key", dir+"/none"); got.code == 0 || len(f.asked) != 1 {
 		t.Errorf("without the file: %d", got.code)
+	}
+	// The same, with the root key elsewhere.
+	got = against(t, c, "protocol", "floor", "--lower", "1")
+	request := strings.TrimSpace(got.out)
+	if got.code != 0 || len(f.asked) != 1 || !strings.Contains(got.err, "nodes may speak protocol version 1") {
+		t.Fatalf("exit code %d, asked %d times\n%s", got.code, len(f.asked), got.err)
+	}
+	got = against(t, c, "issuer", "sign", "--root-key", filepath.Join(dir, "root.key"), request)
+	signed := strings.TrimSpace(got.out)
+	if got.code != 0 || !strings.Contains(got.err, "protocol floor --signed") {
+		t.Fatalf("exit code %d\n%s", got.code, got.err)
+	}
+	if got := against(t, c, "protocol", "floor", "--signed", signed); got.code != 0 || len(f.asked) != 2 {
+		t.Fatalf("exit code %d, asked %d times\n%s", got.code, len(f.asked), got.err)
+	}
+	again, err := item.Verify(id.Trust, time.Now(), f.asked[1].Item)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if floor, ok := again.Floor(); !ok || floor.Min != 1 || floor.Generation != 5 {
+		t.Errorf("signed %+v", floor)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"math"
 	"time"
 
-	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/keys"
 )
 
@@ -50,15 +49,15 @@ func (s *Set) SignFloor(now time.Time, trust keys.Trust, by Signer, least uint8)
 	})
 }
 
-// SignFloorRoot makes the item with which the root sets the floor, higher or
+// FloorContent is what the root signs to set the floor, higher or
 // lower, in the generation after that of have.
-func SignFloorRoot(cluster ids.ClusterID, root keys.RootPrivate, have Floor, least uint8, created time.Time) ([]byte, error) {
+func FloorContent(have Floor, least uint8, created time.Time) (Content, error) {
 	if have.Generation == math.MaxUint32 {
-		return nil, fmt.Errorf("set protocol floor to %d: %w", least, malformed("generations are used up"))
+		return Content{}, fmt.Errorf("set protocol floor to %d: %w", least, malformed("generations are used up"))
 	}
-	return SignRoot(cluster, root, Content{
+	return Content{
 		Slot: FloorSlot(), Version: ranked(have.Generation+1, uint32(least)), Created: created.UTC().Truncate(time.Second), Body: []byte{least},
-	})
+	}, nil
 }
 
 // parseFloor reads the body of a floor: version u8, base.

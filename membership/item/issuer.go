@@ -166,47 +166,11 @@ func (r IssuerRevocation) keeps(it *Item) bool {
 	return stands
 }
 
-// Unsigned returns the bytes of r that the root key has to sign, so that it can
-// be done where nothing but the root key is.
+// Unsigned returns the bytes of r that the root key has to sign.
 func (r IssuerRevocation) Unsigned(trust keys.Trust) ([]byte, error) {
 	c, err := r.Content()
 	if err != nil {
 		return nil, err
 	}
-	it := c.item()
-	it.Root, it.Signer = true, trust.Root
-	if err := it.validate(); err != nil {
-		return nil, fmt.Errorf("make revocation of issuer %s: %w", r.Issuer.Fingerprint(), err)
-	}
-	return encode(trust.Cluster, it), nil
-}
-
-// ParseUnsigned reads what Unsigned returned. It is a claim: the holder of the
-// root key decides about it.
-func ParseUnsigned(unsigned []byte) (keys.Trust, IssuerRevocation, error) {
-	// With a signature of zeros it has the form of an item.
-	raw := append(unsigned[:len(unsigned):len(unsigned)], make([]byte, keys.SignatureSize)...)
-	cluster, it, err := parse(raw)
-	if err != nil {
-		return keys.Trust{}, IssuerRevocation{}, err
-	}
-	r, ok := it.IssuerRevocation()
-	if !ok {
-		return keys.Trust{}, IssuerRevocation{}, malformed("it is about a %s, not an issuer", it.Slot.Kind)
-	}
-	return keys.Trust{Cluster: cluster, Root: keys.RootPublic(it.Signer)}, r, nil
-}
-
-// SignIssuerRevocation signs what Unsigned returned, and nothing else, with the
-// root key. keys.ErrBadSignature (wrapped) if it is for another root key.
-func SignIssuerRevocation(root keys.RootPrivate, unsigned []byte) ([]byte, error) {
-	trust, _, err := ParseUnsigned(unsigned)
-	if err != nil {
-		return nil, fmt.Errorf("sign revocation of an issuer: %w", err)
-	}
-	if trust.Root != root.Public() {
-		return nil, fmt.Errorf("sign revocation of an issuer: it is for another root key: %w", keys.ErrBadSignature)
-	}
-	sig := root.Sign(keys.DomainItem, unsigned[len(keys.DomainItem):])
-	return append(unsigned[:len(unsigned):len(unsigned)], sig[:]...), nil
+	return c.Unsigned(trust)
 }

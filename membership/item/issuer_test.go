@@ -43,10 +43,11 @@ func TestIssuerRevocation(t *testing.T) {
 		if err != nil || trust != b.Trust {
 			t.Fatalf("%+v, %v", trust, err)
 		}
-		if d := cmp.Diff(want, claim); d != "" {
-			t.Error(d)
+		said, ok := claim.IssuerRevocation()
+		if d := cmp.Diff(want, said); d != "" || !ok {
+			t.Error(ok, d)
 		}
-		raw, err := SignIssuerRevocation(root, unsigned)
+		raw, err := SignUnsigned(root, unsigned)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -96,7 +97,7 @@ func TestIssuerRevocationNeedsRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	target := b.root(target(t, 9, DriverAuto)).Raw
-	if _, err := SignIssuerRevocation(root, target[:len(target)-keys.SignatureSize]); !errors.Is(err, ErrMalformed) {
+	if _, err := SignUnsigned(root, target[:len(target)-keys.SignatureSize]); !errors.Is(err, ErrMalformed) {
 		t.Errorf("a target is signed: %v", err)
 	}
 	other, err := keys.RootPrivateFromRaw32(bytes.Repeat([]byte{5}, 32))
@@ -107,7 +108,7 @@ func TestIssuerRevocationNeedsRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := SignIssuerRevocation(other, unsigned); !errors.Is(err, keys.ErrBadSignature) {
+	if _, err := SignUnsigned(other, unsigned); !errors.Is(err, keys.ErrBadSignature) {
 		t.Errorf("with another root key: %v", err)
 	}
 	for name, edit := range map[string]func(*Content){
@@ -257,21 +258,6 @@ func TestFullSetKeepsIssuerRevocations(t *testing.T) {
 	changed, err := s.Insert(b.revokeIssuer(IssuerRevocation{Issuer: b.issuer("a").Public(), Undo: true}))
 	if !changed || !errors.Is(err, ErrFull) || !s.IssuerRevoked(b.issuer("a").Public()) || s.Len() != 1 {
 		t.Errorf("changed %v, %v, %d items", changed, err, s.Len())
-	}
-}
-
-func TestLine(t *testing.T) {
-	raw := []byte{1, 2, 3}
-	got, err := ParseLine(IssuerRequestTag, " "+Line(IssuerRequestTag, raw)+"\n")
-	if err != nil || !bytes.Equal(got, raw) {
-		t.Errorf("%x, %v", got, err)
-	}
-	for name, text := range map[string]string{
-		"the other tag": Line(IssuerRevocationTag, raw), "no tag": "AQID", "no base64": IssuerRequestTag + "A?", "nothing": "",
-	} {
-		if _, err := ParseLine(IssuerRequestTag, text); !errors.Is(err, ErrMalformed) {
-			t.Errorf("%s: %v", name, err)
-		}
 	}
 }
 

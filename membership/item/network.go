@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/secure-overlay/secure-overlay/internal/ids"
 	"github.com/secure-overlay/secure-overlay/internal/netdef"
 	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/membership/record"
@@ -240,19 +239,19 @@ func (s *Set) SignNetwork(now time.Time, trust keys.Trust, by Signer, n Network)
 	})
 }
 
-// SignNetworkRoot makes the item with which the root changes a network, to what
+// NetworkContent is what the root signs to change a network, to what
 // issuers may not make of it as well, in the generation after that of have. Edit,
 // Generation and Created of n are ignored.
-func SignNetworkRoot(cluster ids.ClusterID, root keys.RootPrivate, have, n Network, created time.Time) ([]byte, error) {
+func NetworkContent(have, n Network, created time.Time) (Content, error) {
 	if have.Generation == math.MaxUint32 {
-		return nil, fmt.Errorf("sign network %q: %w", n.Name, malformed("generations are used up"))
+		return Content{}, fmt.Errorf("change network %q: %w", n.Name, malformed("generations are used up"))
 	}
 	n.Edit, n.Generation = 0, have.Generation+1
 	body, err := n.body()
 	if err != nil {
-		return nil, fmt.Errorf("sign network %q: %w", n.Name, err)
+		return Content{}, fmt.Errorf("change network %q: %w", n.Name, err)
 	}
-	return SignRoot(cluster, root, Content{
+	return Content{
 		Slot: NetworkSlot(n.Name), Version: ranked(n.Generation, n.step()), Created: created.UTC().Truncate(time.Second), Body: body,
-	})
+	}, nil
 }

@@ -162,7 +162,11 @@ func TestNetworkMoves(t *testing.T) {
 	back.Moving = true
 	for _, n := range []Network{back, plain} {
 		have := mustNetwork(t, &s)
-		raw, err := SignNetworkRoot(b.Trust.Cluster, mustRoot(t, b), have, n, noon)
+		content, err := NetworkContent(have, n, noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := SignRoot(b.Trust.Cluster, mustRoot(t, b), content)
 		if err != nil {
 			t.Fatal(err)
 		}

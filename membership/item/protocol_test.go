@@ -51,7 +51,7 @@ func TestProtocolVectors(t *testing.T) {
 	}
 	revoked, err := IssuerRevocation{Issuer: issuer.Public(), Target: 7, Access: 2, Reason: "stolen", Created: noon}.Unsigned(trust)
 	if err == nil {
-		revoked, err = SignIssuerRevocation(root, revoked)
+		revoked, err = SignUnsigned(root, revoked)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -60,7 +60,11 @@ func TestProtocolVectors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	floor, err := SignFloorRoot(trust.Cluster, root, FirstFloor(), 1, noon)
+	first, err := FloorContent(FirstFloor(), 1, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	floor, err := SignRoot(trust.Cluster, root, first)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -118,7 +118,7 @@ func TestSecondIssuer(t *testing.T) {
 	}); err != nil {
 		t.Error(err)
 	}
-	if _, err := third.CLI(ctx, "protocol", "floor", "--lower", "1", "--root-key", root); err != nil {
+	if _, err := third.CLI(ctx, "protocol", "floor", "--signed", rootSigns(ctx, t, third, founder, "protocol", "floor", "--lower", "1")); err != nil {
 		t.Error(err)
 	}
 	floor(1)

@@ -207,7 +207,7 @@ func (r *rogue) wishes() []wish {
 		{"protocol floor", func(s item.Signer) error {
 			_, err := none.SignFloor(now, trust, s, 2)
 			return err
-		}, func() ([]byte, error) { return item.SignFloorRoot(cluster, r.root, item.FirstFloor(), 1, now) }},
+		}, func() ([]byte, error) { return byRoot(item.FloorContent(item.FirstFloor(), 1, now)) }},
 		{"network without encryption", func(s item.Signer) error {
 			_, err := none.SignNetwork(now, trust, s, plain)
 			return err

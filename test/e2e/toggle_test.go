@@ -71,12 +71,13 @@ func (g *toggled) more(ctx context.Context, when string) {
 // update runs a command of a node and looks at the wires from when it returned on.
 func (g *toggled) update(ctx context.Context, node int, encrypted bool, args ...string) {
 	g.t.Helper()
-	args = append([]string{"network", "update", "blue", "-o", "json"}, args...)
-	if !encrypted {
-		args = append(args, "--plaintext", "--root-key", filepath.Join(g.f.Nodes[0].DataDir(), "root.key"))
-	} else {
+	if encrypted {
 		args = append(args, "--encrypted")
+	} else {
+		request := append([]string{"network", "update", "blue", "--plaintext"}, args...)
+		args = []string{"--signed", rootSigns(ctx, g.t, g.f.Nodes[node], g.f.Nodes[0], request...)}
 	}
+	args = append([]string{"network", "update", "blue", "-o", "json"}, args...)
 	start := time.Now()
 	out, err := g.f.Nodes[node].CLI(ctx, args...)
 	if err != nil {
@@ -98,6 +99,25 @@ func (g *toggled) update(ctx context.Context, node int, encrypted bool, args ...
 	if n := wire.Stop(); n.Matched < 50 {
 		g.t.Errorf("in clear, and the capture saw %d frames", n.Matched)
 	}
+}
+
+// rootSigns has the root key sign what a command asks for. It is where the cluster was founded, and
+// no other node sees it.
+func rootSigns(ctx context.Context, t *testing.T, asker, founder *fleet.Node, command ...string) string {
+	t.Helper()
+	var asked struct {
+		Request string `json:"request"`
+	}
+	if err := asker.JSON(ctx, &asked, command...); err != nil {
+		t.Fatal(err)
+	}
+	var signed struct {
+		Signed string `json:"signed"`
+	}
+	if err := founder.JSON(ctx, &signed, "issuer", "sign", "--root-key", filepath.Join(founder.DataDir(), "root.key"), asked.Request); err != nil {
+		t.Fatal(err)
+	}
+	return signed.Signed
 }
 
 // TestToggleMigrate: a network goes from plaintext to encrypted and back under load,
