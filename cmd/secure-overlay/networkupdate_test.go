@@ -11,6 +11,7 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/internal/ids"
+	"github.com/secure-overlay/secure-overlay/keys"
 	"github.com/secure-overlay/secure-overlay/membership/item"
 )
 
@@ -47,6 +48,23 @@ func (n *togglingNet) state(name string) api.Network {
 		out.Change = nil
 	}
 	return out
+}
+
+// follow makes of the network what the root has signed, and returns that.
+func (n *togglingNet) follow(t *testing.T, trust keys.Trust, raw []byte) item.Network {
+	t.Helper()
+	it, err := item.Verify(trust, time.Now(), raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, ok := it.Network()
+	if !ok || !it.Root {
+		t.Errorf("signed %+v", it)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.def.Encrypted, n.def.Moving, n.def.Generation, n.def.Driver = to.Encrypted, to.Moving, to.Generation, to.Driver
+	return to
 }
 
 func TestNetworkUpdate(t *testing.T) {
@@ -108,17 +126,11 @@ func TestNetworkUpdateByRoot(t *testing.T) {
 	net := &togglingNet{def: api.NetworkDefinition{Encrypted: true, Driver: "ipsec", MTU: 1300, VXLANPort: 4789, Generation: 4}, looks: 1}
 	d := &netDesk{states: net.state}
 	d.update = func(req api.NetworkUpdate) {
-		it, err := item.Verify(id.Trust, time.Now(), req.Item)
-		if err != nil {
-			t.Fatal(err)
-		}
-		n, ok := it.Network()
-		net.mu.Lock()
-		defer net.mu.Unlock()
-		if !ok || !it.Root || n.Encrypted || n.Generation != net.def.Generation+1 || n.MTU != 1300 || n.VNI != ids.VNI(7) || n.Driver != "auto" {
+		was := net.def.Generation
+		n := net.follow(t, id.Trust, req.Item)
+		if n.Encrypted || n.Generation != was+1 || n.MTU != 1300 || n.VNI != ids.VNI(7) || n.Driver != "auto" {
 			t.Errorf("signed %+v", n)
 		}
-		net.def.Encrypted, net.def.Moving, net.def.Generation, net.def.Driver = n.Encrypted, n.Moving, n.Generation, n.Driver
 	}
 	c := canned{definer: d, status: api.Status{Cluster: id.Trust.Cluster, Root: id.Trust.Root.String()}}
 	root := filepath.Join(dir, "root.key")
@@ -142,16 +154,7 @@ func TestNetworkUpdateSigned(t *testing.T) {
 	root := filepath.Join(dir, "root.key")
 	net := &togglingNet{def: api.NetworkDefinition{Encrypted: true, Driver: "ipsec", MTU: 1300, VXLANPort: 4789, Generation: 4}}
 	d := &netDesk{states: net.state}
-	d.update = func(req api.NetworkUpdate) {
-		it, err := item.Verify(id.Trust, time.Now(), req.Item)
-		if err != nil {
-			t.Fatal(err)
-		}
-		n, _ := it.Network()
-		net.mu.Lock()
-		defer net.mu.Unlock()
-		net.def.Encrypted, net.def.Moving, net.def.Generation, net.def.Driver = n.Encrypted, n.Moving, n.Generation, n.Driver
-	}
+	d.update = func(req api.NetworkUpdate) { net.follow(t, id.Trust, req.Item) }
 	c := canned{definer: d, status: api.Status{Cluster: id.Trust.Cluster, Root: id.Trust.Root.String()}}
 	must := func(says string, args ...string) string {
 		t.Helper()

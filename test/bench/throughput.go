@@ -29,7 +29,8 @@ type variant struct {
 	four     []float64 // Mbit/s of four streams together
 	small    []float64 // small packets that arrived, in 1000/s
 	lost     []float64 // share of the small packets that did not
-	rtt      []time.Duration
+	rtt      []time.Duration // of the idle way
+	loaded   []time.Duration // beside four streams
 	memory   float64 // MiB in use on a host
 }
 
@@ -200,17 +201,37 @@ func (v *variant) measure(ctx context.Context, d time.Duration) error {
 	v.mbit = append(v.mbit, tcp.MbitPerS)
 	v.cpu = append(v.cpu, used.Seconds()/(tcp.MbitPerS*d.Seconds()/1000))
 	v.busy = append(v.busy, used.Seconds()/(allAfter-all).Seconds())
-	four, err := streams(ctx, v, 4, d)
-	if err != nil {
+	if err := v.load(ctx, d); err != nil {
 		return err
 	}
-	v.four = append(v.four, four)
 	sent, received, err := flood(ctx, v.from, v.to, v.dst, d)
 	if err != nil {
 		return err
 	}
 	v.small = append(v.small, float64(received)/d.Seconds()/1000)
 	v.lost = append(v.lost, 1-float64(received)/float64(sent))
+	return nil
+}
+
+// load has four streams beside each other, and pings meanwhile.
+func (v *variant) load(ctx context.Context, d time.Duration) error {
+	const interval = 20 * time.Millisecond
+	type outcome struct {
+		ping netlab.PingResult
+		err  error
+	}
+	pinged := make(chan outcome)
+	go func() {
+		r, err := netlab.Ping(ctx, v.from, v.dst, netlab.PingOptions{Count: int(d / interval), Interval: interval})
+		pinged <- outcome{r, err}
+	}()
+	four, err := streams(ctx, v, 4, d)
+	o := <-pinged
+	if err := errors.Join(err, o.err); err != nil {
+		return err
+	}
+	v.four = append(v.four, four)
+	v.loaded = append(v.loaded, o.ping.RTTs...)
 	return nil
 }
 
@@ -249,10 +270,12 @@ func report(vs []*variant, mtu int) {
 			four(v), ratio(v, four), median(v.cpu), 100*median(v.busy))
 	}
 	small, rtt := func(v *variant) float64 { return median(v.small) }, func(v *variant) float64 { return median(v.rtt).Seconds() }
-	fmt.Printf("\n%-22s %8s %5s %5s %9s %9s %5s %5s\n", fmt.Sprintf("%d BYTES OF UDP; PING", smallPacket), "1000/S", "x", "LOST", "RTT P50", "P99", "x", "MIB")
+	ms := func(d time.Duration) string { return fmt.Sprintf("%.2f", 1000*d.Seconds()) }
+	fmt.Printf("\n%-22s %6s %5s %5s %7s %7s %5s %9s %5s\n", fmt.Sprintf("%d BYTES OF UDP; PING", smallPacket),
+		"1000/S", "x", "LOST", "RTT MS", "P99", "x", "4 STREAMS", "MIB")
 	for _, v := range vs {
-		fmt.Printf("%-22s %8.0f %5.2f %4.0f%% %9s %9s %5.2f %5.0f\n", v.name, small(v), ratio(v, small), 100*median(v.lost),
-			median(v.rtt).Round(time.Microsecond), quantile(v.rtt, 0.99).Round(time.Microsecond), ratio(v, rtt), v.memory)
+		fmt.Printf("%-22s %6.0f %5.2f %4.0f%% %7s %7s %5.2f %9s %5.0f\n", v.name, small(v), ratio(v, small), 100*median(v.lost),
+			ms(median(v.rtt)), ms(quantile(v.rtt, 0.99)), ratio(v, rtt), ms(median(v.loaded)), v.memory)
 	}
 }
 
