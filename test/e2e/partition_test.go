@@ -204,8 +204,9 @@ func (h *halves) cut(t *testing.T, ctx context.Context, c partitionCase) {
 	all := slices.Concat(within, right, left)
 	all.wait(t, ctx, 50, "before the cut")
 
-	var lostRight, lostLeft uint64 // sent while there was no way
+	var lostRight, lostLeft, cuts uint64 // sent while there was no way
 	down := func() (up func()) {
+		cuts++
 		r, l := right.sent(), left.sent()
 		h.block(t, c.blocks)
 		return func() {
@@ -257,8 +258,8 @@ func (h *halves) cut(t *testing.T, ctx context.Context, c partitionCase) {
 		t.Error(err)
 	}
 	t.Logf("nothing older than epoch %d is left %v after healing", epoch, time.Since(healed).Round(time.Millisecond))
-	// Packets under way at either end of a cut count for a moment more.
-	slack := uint64(4*cutRate(t)) / 10
+	// Packets under way at either end of a cut, each of them, count for a moment more.
+	slack := cuts * uint64(4*cutRate(t)) / 10
 	all.stop()
 	within.wantLost(t, "within the halves", 0)
 	if lostRight > 0 {
