@@ -24,7 +24,7 @@ func RunWorker(ctx context.Context, args []string) error {
 }
 
 // processors is how many of the n processors that a process may use run wireguard-go's goroutines: half.
-// A packet goes through five of them, and each that hands it over wakes a thread if a processor is
+// A packet goes through three of them, and whichever hands it over wakes a thread if a processor is
 // free for it, which then competes with what the kernel and the applications do for the same packet. System
 // calls that take long do not count (DESIGN.md has figures).
 func processors(n int) int { return max(1, n/2) }
