@@ -24,14 +24,14 @@ type variant struct {
 	dst      netip.Addr
 	hosts    []*netlab.Host // whose processes carry it; none: the kernel does
 	mbit     []float64
-	cpu      []float64 // of the whole machine, in seconds per Gbit of payload
-	busy     []float64 // share of all processors' time
-	four     []float64 // Mbit/s of four streams together
-	small    []float64 // small packets that arrived, in 1000/s
-	lost     []float64 // share of the small packets that did not
+	cpu      []float64       // of the whole machine, in seconds per Gbit of payload
+	busy     []float64       // share of all processors' time
+	four     []float64       // Mbit/s of four streams together
+	small    []float64       // small packets that arrived, in 1000/s
+	lost     []float64       // share of the small packets that did not
 	rtt      []time.Duration // of the idle way
 	loaded   []time.Duration // beside four streams
-	memory   float64 // MiB in use on a host
+	memory   float64         // MiB in use on a host
 }
 
 // throughput builds all set-ups side by side, measures them alternately and
