@@ -113,6 +113,26 @@ func TestCollect(t *testing.T) {
 	}
 }
 
+// TestEmulatorFault: a machine is booted again only if nothing of ours can have been the reason.
+func TestEmulatorFault(t *testing.T) {
+	const int3 = "[    1.8] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\r\n"
+	for name, c := range map[string]struct {
+		outcomes []Outcome
+		console  string
+		want     bool
+	}{
+		"at boot":           {nil, int3, true},
+		"while tests run":   {[]Outcome{{Suite: "vxlan"}}, int3, false},
+		"another panic":     {nil, "[    1.8] Kernel panic - not syncing: VFS: Unable to mount root fs", false},
+		"nothing was said":  {nil, "", false},
+		"another exception": {nil, "[    1.8] Oops: general protection fault", false},
+	} {
+		if got := emulatorFault(c.outcomes, []byte(c.console)); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
 func TestArchive(t *testing.T) {
 	var b bytes.Buffer
 	a := newArchive(&b)
