@@ -59,8 +59,9 @@ Where the root key is at hand on the node, --root-key FILE does all three.`,
 		}
 		if !*signed {
 			req.Issuer = text
-			text, err = a.draftIssuerRevocation(cmd.Context(), req, *root, *format)
-			if err != nil || text == "" {
+			var printed bool
+			text, printed, err = a.rootSays(*root, *format, func() (rootRequest, error) { return a.draftIssuerRevocation(cmd.Context(), req) })
+			if err != nil || printed {
 				return err
 			}
 		}
@@ -69,29 +70,12 @@ Where the root key is at hand on the node, --root-key FILE does all three.`,
 	return cmd
 }
 
-// draftIssuerRevocation gets the request, and signs it if the root key is at hand;
-// else it prints it and returns nothing.
-func (a *app) draftIssuerRevocation(ctx context.Context, req api.IssuerRevocationRequest, root string, format cli.Format) (string, error) {
-	// Read first, so that a wrong file is found before anything else.
-	key, err := a.readRoot(root)
-	if err != nil {
-		return "", err
-	}
-	if key != nil {
-		defer key.Wipe()
-	}
+func (a *app) draftIssuerRevocation(ctx context.Context, req api.IssuerRevocationRequest) (rootRequest, error) {
 	draft, err := ask(ctx, a, func(c *api.Client) (api.IssuerRevocationDraft, error) { return c.RequestIssuerRevocation(ctx, req) })
-	if err != nil {
-		return "", err
-	}
 	if n := len(draft.Members); n > 0 {
 		a.say("%s from this issuer; whoever you do not know among secure-overlay members, revoke", certificates(n))
 	}
-	if key != nil {
-		out, err := signRoot(*key, draft.Request)
-		return out.Signed, err
-	}
-	return "", a.askRoot(draft.Request, draft.Members, format)
+	return rootRequest{Request: draft.Request, Members: draft.Members}, err
 }
 
 func certificates(n int) string {

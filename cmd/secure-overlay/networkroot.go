@@ -19,38 +19,20 @@ type step struct {
 
 // updateNetwork changes a network, or asks for the signature that it takes.
 func (a *app) updateNetwork(ctx context.Context, c *api.Client, t *toggle) error {
-	signed := t.signed
+	signed, err := a.lineOf(t.signed)
 	if t.rootKey != "" || t.plaintext {
-		// Read first, so that a wrong file is found before anything else.
-		key, err := a.readRoot(t.rootKey)
-		if err != nil {
+		var printed bool
+		signed, printed, err = a.rootSays(t.rootKey, t.format, func() (rootRequest, error) { return t.draft(ctx, c) })
+		if printed {
 			return err
 		}
-		if key != nil {
-			defer key.Wipe()
-		}
-		request, err := t.draft(ctx, c)
-		switch {
-		case err != nil:
-			return err
-		case request == "":
-			t.steps = map[bool]step{} // it is there already
-		case key == nil:
-			return a.askRoot(request, nil, t.format)
-		default:
-			out, err := signRoot(*key, request)
-			if err != nil {
-				return err
-			}
-			signed = out.Signed
-		}
+		t.steps = map[bool]step{} // none, if it is that already
+	}
+	if err != nil {
+		return err
 	}
 	if signed != "" {
-		text, err := a.lineOf(signed)
-		if err != nil {
-			return err
-		}
-		if err := t.take(text); err != nil {
+		if err := t.take(signed); err != nil {
 			return err
 		}
 	}
@@ -58,39 +40,39 @@ func (a *app) updateNetwork(ctx context.Context, c *api.Client, t *toggle) error
 }
 
 // draft makes the request for what the network still has to become, in one step or in two; empty: nothing.
-func (t *toggle) draft(ctx context.Context, c *api.Client) (string, error) {
+func (t *toggle) draft(ctx context.Context, c *api.Client) (out rootRequest, err error) {
 	n, err := find(ctx, c, t.name)
 	if err != nil {
-		return "", err
+		return out, err
 	}
 	trust, err := trustOf(ctx, c)
 	if err != nil {
-		return "", err
+		return out, err
+	}
+	// A network that has both forms already gets them once more: so what is signed says how it is to go on.
+	moves := []bool{false}
+	if t.migrate {
+		moves = []bool{true, false}
 	}
 	var items [][]byte
-	for _, moving := range []bool{true, false} {
+	for i, moving := range moves {
 		want, err := t.want(n, moving)
-		if err != nil {
-			return "", err
+		if err != nil || want == nil {
+			return out, err
 		}
-		if want == nil || moving && !t.migrate {
-			continue
-		}
-		have := item.Network{Generation: n.Definition.Generation + uint32(len(items))} //nolint:gosec // 0 or 1
+		have := item.Network{Generation: n.Definition.Generation + uint32(i)} //nolint:gosec // 0 or 1
 		content, err := item.NetworkContent(have, *want, time.Now())
 		if err != nil {
-			return "", err
+			return out, err
 		}
 		unsigned, err := content.Unsigned(trust)
 		if err != nil {
-			return "", err
+			return out, err
 		}
 		items = append(items, unsigned)
 	}
-	if len(items) == 0 {
-		return "", nil
-	}
-	return item.Line(item.RootRequestTag, items...), nil
+	out.Request = item.Line(item.RootRequestTag, items...)
+	return out, nil
 }
 
 // take takes what was signed for what to do.
@@ -148,13 +130,13 @@ func errOfNode(name string) error {
 	return fail(api.CodeRefused, "change encrypted: there, on every node", "network %s is of this node's configuration, not of the cluster", name)
 }
 
-// want is what the root is to say about a network; nil if it is that.
+// want is what the root is to say about a network, moving or in the end; nil if it is there.
 func (t *toggle) want(n api.Network, moving bool) (*item.Network, error) {
 	d := n.Definition
 	if d == nil {
 		return nil, errOfNode(n.Name)
 	}
-	if d.Encrypted == !t.plaintext && (!d.Moving || moving) {
+	if d.Encrypted == !t.plaintext && !d.Moving {
 		return nil, nil //nolint:nilnil // it is there
 	}
 	w := &item.Network{

@@ -9,7 +9,6 @@ import (
 
 	"github.com/secure-overlay/secure-overlay/api"
 	"github.com/secure-overlay/secure-overlay/internal/cli"
-	"github.com/secure-overlay/secure-overlay/keys/keystore"
 	"github.com/secure-overlay/secure-overlay/membership/item"
 )
 
@@ -56,12 +55,12 @@ Where no node can talk to another any more, the last step is needed on each.`,
 		case f.Changed("raise"):
 			p, err = a.setFloor(cmd, api.FloorRequest{Raise: *raise, Force: *force})
 		case f.Changed("lower"):
-			var request string
-			if request, err = a.draftFloor(cmd.Context(), *lower); err == nil && *root == "" {
-				return a.askRoot(request, nil, *format)
+			text, printed, err := a.rootSays(*root, *format, func() (rootRequest, error) { return a.draftFloor(cmd.Context(), *lower) })
+			if err != nil || printed {
+				return err
 			}
-			if err == nil {
-				p, err = a.lowerFloor(cmd, *root, request)
+			if p, err = a.signedFloor(cmd, text); err != nil {
+				return err
 			}
 		case *signed != "":
 			p, err = a.signedFloor(cmd, *signed)
@@ -95,43 +94,30 @@ func (a *app) setFloor(cmd *cobra.Command, req api.FloorRequest) (api.ProtocolAn
 }
 
 // draftFloor makes the request for a lower floor.
-func (a *app) draftFloor(ctx context.Context, least uint8) (string, error) {
-	return ask(ctx, a, func(c *api.Client) (string, error) {
+func (a *app) draftFloor(ctx context.Context, least uint8) (rootRequest, error) {
+	return ask(ctx, a, func(c *api.Client) (out rootRequest, err error) {
 		have, err := c.Protocol(ctx)
 		if err != nil {
-			return "", err
+			return out, err
 		}
 		if least >= have.Floor {
-			return "", &usageError{msg: fmt.Sprintf("the floor is %d: %d is not lower", have.Floor, least), fix: "secure-overlay protocol floor --raise N on a node with an issuer key"}
+			return out, &usageError{msg: fmt.Sprintf("the floor is %d: %d is not lower", have.Floor, least), fix: "secure-overlay protocol floor --raise N on a node with an issuer key"}
 		}
 		trust, err := trustOf(ctx, c)
 		if err != nil {
-			return "", err
+			return out, err
 		}
 		content, err := item.FloorContent(item.Floor{Min: have.Floor, Generation: have.Generation}, least, time.Now())
 		if err != nil {
-			return "", err
+			return out, err
 		}
 		unsigned, err := content.Unsigned(trust)
 		if err != nil {
-			return "", &usageError{msg: fmt.Sprintf("%d is no floor: %v", least, err), fix: "--lower 1"}
+			return out, &usageError{msg: fmt.Sprintf("%d is no floor: %v", least, err), fix: "--lower 1"}
 		}
-		return item.Line(item.RootRequestTag, unsigned), nil
+		out.Request = item.Line(item.RootRequestTag, unsigned)
+		return out, nil
 	})
-}
-
-// lowerFloor signs a request with the root key, which the agent never sees.
-func (a *app) lowerFloor(cmd *cobra.Command, rootFile, request string) (api.ProtocolAnswer, error) {
-	key, err := keystore.ReadRootKey(rootFile, a.rootPassphrase)
-	if err != nil {
-		return api.ProtocolAnswer{}, err
-	}
-	defer key.Wipe()
-	out, err := signRoot(key, request)
-	if err != nil {
-		return api.ProtocolAnswer{}, err
-	}
-	return a.signedFloor(cmd, out.Signed)
 }
 
 // signedFloor hands over what the root key has signed.

@@ -57,8 +57,8 @@ type rootNetwork struct {
 	Removed   bool     `json:"removed,omitempty"`
 }
 
-// changeOf says what an item is. Whoever asks for a signature may be anybody: this is what its text and the signer
-// of it go by, and not what the request says of itself.
+// changeOf says what an item is. Whoever asks for a signature may be anybody: this, read from the very bytes that are
+// signed, is what the signer goes by, and a request says nothing else of itself.
 func changeOf(it *item.Item) (rootChange, error) {
 	c := rootChange{Created: it.Created}
 	if r, ok := it.IssuerRevocation(); ok {
@@ -103,85 +103,88 @@ func (c rootChange) String() string {
 	return fmt.Sprintf("network %s (VNI %d, %s) is %s", cli.Clean(n.Name), n.VNI, strings.Join(n.Subnets, ", "), form)
 }
 
-// sayChanges tells what is asked for, or signed.
-func (a *app) sayChanges(changes []rootChange) {
-	for _, c := range changes {
+// asked is a request, read: of one cluster and one root key.
+type asked struct {
+	drafts  [][]byte
+	cluster string
+	changes []rootChange
+}
+
+// parseRootRequest reads what the holder of the root key is asked to sign.
+func parseRootRequest(text string) (asked, error) {
+	out, err := readRootRequest(text)
+	if err != nil {
+		return asked{}, &usageError{msg: "this is no request: " + err.Error(), fix: "copy the whole line that the command printed"}
+	}
+	return out, nil
+}
+
+func readRootRequest(text string) (out asked, err error) {
+	if out.drafts, err = item.ParseLine(item.RootRequestTag, text); err != nil {
+		return out, err
+	}
+	var first keys.Trust
+	for i, draft := range out.drafts {
+		trust, it, err := item.ParseUnsigned(draft)
+		if err != nil {
+			return out, err
+		}
+		if i > 0 && trust != first {
+			return out, fmt.Errorf("%w: it is about two clusters", item.ErrMalformed)
+		}
+		c, err := changeOf(it)
+		if err != nil {
+			return out, err
+		}
+		first, out.cluster, out.changes = trust, trust.Cluster.String(), append(out.changes, c)
+	}
+	return out, nil
+}
+
+// say tells people what is asked for.
+func (r asked) say(a *app) {
+	a.say("it asks of cluster %s:", r.cluster)
+	for _, c := range r.changes {
 		a.say("  %s", c)
 	}
 }
 
-// parseRootRequest reads what the holder of the root key is asked to sign: of one cluster and one root key.
-func parseRootRequest(text string) ([][]byte, rootSigned, error) {
-	drafts, err := item.ParseLine(item.RootRequestTag, text)
-	out := rootSigned{Schema: api.Schema}
-	var first keys.Trust
-	for i := range drafts {
-		var trust keys.Trust
-		var it *item.Item
-		if trust, it, err = item.ParseUnsigned(drafts[i]); err != nil {
-			break
-		}
-		if i > 0 && trust != first {
-			err = fmt.Errorf("%w: it is about two clusters", item.ErrMalformed)
-			break
-		}
-		first, out.Cluster = trust, trust.Cluster.String()
-		var c rootChange
-		if c, err = changeOf(it); err != nil {
-			break
-		}
-		out.Changes = append(out.Changes, c)
-	}
-	if err != nil {
-		return nil, out, &usageError{msg: "this is no request: " + err.Error(), fix: "copy the whole line that the command printed"}
-	}
-	return drafts, out, nil
-}
-
-// signRoot signs a request.
-func signRoot(root keys.RootPrivate, request string) (rootSigned, error) {
-	drafts, out, err := parseRootRequest(request)
-	if err != nil {
-		return out, err
-	}
+func (r asked) sign(root keys.RootPrivate) (rootSigned, error) {
 	var items [][]byte
-	for _, d := range drafts {
-		raw, err := item.SignUnsigned(root, d)
+	for _, draft := range r.drafts {
+		raw, err := item.SignUnsigned(root, draft)
 		if err != nil {
-			return out, err
+			return rootSigned{}, err
 		}
 		items = append(items, raw)
 	}
-	out.Signed = item.Line(item.RootSignedTag, items...)
-	return out, nil
+	return rootSigned{Schema: api.Schema, Cluster: r.cluster, Changes: r.changes, Signed: item.Line(item.RootSignedTag, items...)}, nil
 }
 
-// signRootFile signs with the key in a file, and prints what came of it.
+// signRootFile signs a request with the key in a file, and prints what came of it.
 func (a *app) signRootFile(rootFile, request string, format cli.Format) error {
 	if rootFile == "" {
 		return errNoRootKey()
 	}
-	_, asked, err := parseRootRequest(request)
+	r, err := parseRootRequest(request)
 	if err != nil {
 		return err
 	}
 	if format == cli.FormatTable {
-		// Before anybody types a passphrase: what the request says, in words of this program.
-		a.say("to be signed for cluster %s:", asked.Cluster)
-		a.sayChanges(asked.Changes)
+		r.say(a) // before anybody types a passphrase
 	}
 	root, err := keystore.ReadRootKey(rootFile, a.rootPassphrase)
 	if err != nil {
 		return err
 	}
 	defer root.Wipe()
-	out, err := signRoot(root, request)
+	out, err := r.sign(root)
 	if err != nil {
 		return err
 	}
 	return a.show(format, out, nil, func() error {
 		a.print("%s", out.Signed)
-		a.say("signed; on any node run:\n  %s --signed SIGNED", out.Changes[0].command())
+		a.say("signed; on any node run:\n  %s --signed SIGNED", r.changes[0].command())
 		return nil
 	})
 }
@@ -197,32 +200,34 @@ func (c rootChange) command() string {
 	return "secure-overlay protocol floor"
 }
 
-// askRoot prints a request, and where it goes.
-func (a *app) askRoot(request string, members []api.NodeRef, format cli.Format) error {
-	_, asked, err := parseRootRequest(request)
-	if err != nil {
-		return err
+// rootSays returns what the root key has signed of a request: draft makes it, which changes nothing; empty if there is
+// nothing to say. If the key's file is at hand it signs here, and the agent never sees it. If not, the
+// request is printed, and printed is true.
+func (a *app) rootSays(rootFile string, format cli.Format, draft func() (rootRequest, error)) (signed string, printed bool, err error) {
+	out, err := draft()
+	if err != nil || out.Request == "" {
+		return "", false, err
 	}
-	out := rootRequest{Schema: api.Schema, Changes: asked.Changes, Request: request, Members: members}
-	return a.show(format, out, nil, func() error {
+	r, err := parseRootRequest(out.Request)
+	if err != nil {
+		return "", false, err
+	}
+	if rootFile != "" {
+		root, err := keystore.ReadRootKey(rootFile, a.rootPassphrase)
+		if err != nil {
+			return "", false, err
+		}
+		defer root.Wipe()
+		s, err := r.sign(root)
+		return s.Signed, false, err
+	}
+	out.Schema, out.Changes = api.Schema, r.changes
+	return "", true, a.show(format, out, nil, func() error {
 		a.print("%s", out.Request)
-		a.say("it asks for:")
-		a.sayChanges(out.Changes)
-		a.say("where the root key is, run:\n  secure-overlay issuer sign --root-key FILE REQUEST\nand then on any node:\n  %s --signed SIGNED", out.Changes[0].command())
+		r.say(a)
+		a.say("where the root key is, run:\n  secure-overlay issuer sign --root-key FILE REQUEST\nand then on any node:\n  %s --signed SIGNED", r.changes[0].command())
 		return nil
 	})
-}
-
-// readRoot reads the root key if it is at hand. Nil: it is not.
-func (a *app) readRoot(file string) (*keys.RootPrivate, error) {
-	if file == "" {
-		return nil, nil //nolint:nilnil // no key and no error are what it means
-	}
-	key, err := keystore.ReadRootKey(file, a.rootPassphrase)
-	if err != nil {
-		return nil, err
-	}
-	return &key, nil
 }
 
 // rootItems reads what issuer sign has printed.

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/secure-overlay/secure-overlay/config"
 	"github.com/secure-overlay/secure-overlay/internal/nl"
 	"github.com/secure-overlay/secure-overlay/test/fleet"
@@ -216,23 +218,15 @@ func (v *variant) measure(ctx context.Context, d time.Duration) error {
 // load has four streams beside each other, and pings meanwhile.
 func (v *variant) load(ctx context.Context, d time.Duration) error {
 	const interval = 20 * time.Millisecond
-	type outcome struct {
-		ping netlab.PingResult
-		err  error
-	}
-	pinged := make(chan outcome)
-	go func() {
+	var pings errgroup.Group
+	pings.Go(func() error {
 		r, err := netlab.Ping(ctx, v.from, v.dst, netlab.PingOptions{Count: int(d / interval), Interval: interval})
-		pinged <- outcome{r, err}
-	}()
-	four, err := streams(ctx, v, 4, d)
-	o := <-pinged
-	if err := errors.Join(err, o.err); err != nil {
+		v.loaded = append(v.loaded, r.RTTs...)
 		return err
-	}
+	})
+	four, err := streams(ctx, v, 4, d)
 	v.four = append(v.four, four)
-	v.loaded = append(v.loaded, o.ping.RTTs...)
-	return nil
+	return errors.Join(err, pings.Wait())
 }
 
 // weigh reads how much memory the processes on a host have, after all the traffic.
