@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -88,6 +89,27 @@ func (e *end) receive(t *testing.T) {
 	done := make(chan struct{})
 	go func() { r.run(); close(done) }()
 	t.Cleanup(func() { e.ends.Load().close(); <-done })
+}
+
+// TestReceiverEnds: also if the socket is closed while the receiver has something to do, and comes back to find it so. It
+// would run for ever, and a change of port wait for it.
+func TestReceiverEnds(t *testing.T) {
+	e := newEnd(t, labSelf)
+	s := e.ends.Load().v4
+	s.close()
+	ended := make(chan struct{})
+	go func() {
+		(&receiver{in: newReception(s), is4: true, table: &e.table, out: &e.heap, dropped: &e.dropped}).run()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the receiver goes on, and its socket is closed")
+	}
+	if err := newTransmission().send(s, []byte{1}, sourceMessage(labSelf), rawAddr(netip.AddrPortFrom(labSelf, 9))); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("send: %v, want %v", err, os.ErrClosed)
+	}
 }
 
 func (e *end) addr(t *testing.T) netip.AddrPort {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -22,7 +21,7 @@ type ends struct {
 // socket is one UDP socket. The runtime's poller does not know it (package block).
 type socket struct {
 	file  *os.File
-	conn  syscall.RawConn
+	conn  block.Conn
 	alarm *block.Alarm // rings when it is closed
 }
 
@@ -63,7 +62,7 @@ func newSocket(at unix.Sockaddr) (*socket, error) {
 	if s.file, err = block.NewFile(fd, "udp"); err != nil {
 		return nil, err
 	}
-	if s.conn, err = s.file.SyscallConn(); err == nil {
+	if s.conn, err = block.NewConn(s.file); err == nil {
 		s.alarm, err = block.NewAlarm()
 	}
 	if err != nil {

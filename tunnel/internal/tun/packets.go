@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -40,7 +39,7 @@ func gone(err error) error {
 // reader reads a file, waiting or not. One goroutine uses it.
 type reader struct {
 	file *os.File
-	conn syscall.RawConn
+	conn block.Conn
 	once func(fd uintptr) bool
 
 	alarm *block.Alarm // nil: the runtime's poller waits
@@ -64,7 +63,7 @@ func newReader(fd int, name string, alarm *block.Alarm) (*reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", name, err)
 	}
-	conn, err := file.SyscallConn()
+	conn, err := block.NewConn(file)
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
